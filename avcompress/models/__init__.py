@@ -1,0 +1,1 @@
+"""Reference networks in plain torch, and loading a user's own."""

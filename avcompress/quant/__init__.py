@@ -1,0 +1,1 @@
+"""Quantization: where, with which ranges, and how it enters the graph."""

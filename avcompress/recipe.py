@@ -1,0 +1,287 @@
+"""The YAML recipe as frozen pydantic models: a closed union of data formats, stages and engines.
+
+Config flows one way: YAML -> these models -> function arguments. Paths are stored as written; `paths.py` resolves them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Triple = tuple[float, float, float]
+
+
+class Model(BaseModel):
+    """Frozen, and closed: an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# --- the network
+
+
+class OnnxModel(Model):
+    """An ONNX file."""
+
+    onnx: str = Field(description="path of the ONNX file")
+
+
+class TorchModel(Model):
+    """A torch.nn.Module built by the user's own code."""
+
+    factory: str = Field(pattern=r"^[\w.]+:\w+$", description="module:function that returns the module")
+    import_from: str | None = Field(None, description="folder to import the module from, relative to the recipe")
+    weights: str | None = Field(None, description="state dict: .safetensors, or .pth read with weights_only=True")
+    args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the factory")
+
+
+# --- data
+
+
+class Preprocess(Model):
+    """From an RGB uint8 image to the network's input: resize, pad, reorder, then scale * (pixel - mean) / std."""
+
+    size: tuple[PositiveInt, PositiveInt] = Field(description="height, width of the network's input")
+    fit: Literal["letterbox", "stretch"] = Field("letterbox", description="letterbox keeps the aspect ratio and pads")
+    anchor: Literal["top_left", "center"] = Field("center", description="where letterbox puts the image")
+    pad: Annotated[int, Field(ge=0, le=255)] = Field(114, description="grey value of the padding")
+    channels: Literal["rgb", "bgr"] = "rgb"
+    mean: Triple = Field((0.0, 0.0, 0.0), description="by channel, in the network's channel order, 0-255 scale")
+    std: Triple = Field((1.0, 1.0, 1.0), description="by channel, in the network's channel order, 0-255 scale")
+    scale: PositiveFloat = Field(1.0, description="final factor: 0.00392157 gives 0-1 with mean 0 and std 1")
+
+
+class SourceSettings(Model):
+    """What every data format shares."""
+
+    every: PositiveInt = Field(1, description="take every n-th image, in the order of the format")
+    limit: PositiveInt | None = Field(None, description="take at most so many, after `every`")
+    on_bad_image: Literal["fail", "skip"] = Field("fail", description="what an undecodable image does to the run")
+
+
+class CocoSource(SourceSettings):
+    """Images and a COCO JSON; the order is that of the image ids."""
+
+    format: Literal["coco"]
+    images: str
+    labels: str
+    aliases: dict[str, str | None] = Field(
+        default_factory=dict, description="label name -> class name; null means ignore the object"
+    )
+
+
+class KittiSource(SourceSettings):
+    """Images and KITTI object labels (15-field txt); the order is that of the file names."""
+
+    format: Literal["kitti"]
+    images: str
+    labels: str
+    aliases: dict[str, str | None] = Field(
+        default_factory=lambda: {"DontCare": None},
+        description="label name -> class name; null means ignore the object",
+    )
+
+
+class MaskSource(SourceSettings):
+    """Images and masks of the same stem; a mask holds class indices, or colours looked up in `colours`."""
+
+    format: Literal["masks"]
+    images: str
+    labels: str
+    void: tuple[Annotated[int, Field(ge=0, le=255)], ...] = Field((255,), description="indices that mean unlabelled")
+    colours: dict[str, tuple[int, int, int]] | None = Field(
+        None,
+        description="class name -> RGB, for colour masks; colours that are not listed are an error, `void` is a name",
+    )
+
+
+class ImageSource(SourceSettings):
+    """A plain folder of images, without labels: enough for calibration."""
+
+    format: Literal["images"]
+    images: str
+
+
+class SceneSource(SourceSettings):
+    """Road scenes rendered here: needs no files."""
+
+    format: Literal["scenes"]
+    count: PositiveInt
+    seed: NonNegativeInt = 0
+    size: tuple[PositiveInt, PositiveInt] = Field((192, 320), description="height, width")
+
+
+DataSource = Annotated[CocoSource | KittiSource | MaskSource | ImageSource | SceneSource, Field(discriminator="format")]
+
+
+class Data(Model):
+    """What the network is trained, calibrated and judged on."""
+
+    calibration: DataSource
+    validation: DataSource
+    train: DataSource | None = Field(None, description="needed by `train` stages only")
+
+
+# --- task
+
+
+class Detection(Model):
+    """Boxes: how the network's output is decoded."""
+
+    kind: Literal["detection"]
+    decode: Literal["yolox", "yolov5", "yolov8", "ltrb"] = Field(
+        description="yolox: (1,N,5+C) undecoded; yolov5: (1,N,5+C) cx,cy,w,h; yolov8: (1,4+C,N) cx,cy,w,h; "
+        "ltrb: (1,N,4+C) distances to the four sides in strides, class logits"
+    )
+    strides: tuple[PositiveInt, ...] = (8, 16, 32)
+    score_threshold: Fraction = 0.001
+    nms_iou: Fraction = 0.65
+    max_detections: PositiveInt = 100
+
+
+class Segmentation(Model):
+    """One class a pixel: argmax over the channels of (1,C,h,w) logits, resized to the label's size."""
+
+    kind: Literal["segmentation"]
+
+
+Task = Annotated[Detection | Segmentation, Field(discriminator="kind")]
+
+# --- stages
+
+
+class Train(Model):
+    """Train the network's float weights on `data.train`; the module brings its own `loss`."""
+
+    kind: Literal["train"]
+    steps: PositiveInt
+    batch_size: PositiveInt = 16
+    learning_rate: PositiveFloat = 2e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    seed: NonNegativeInt = 0
+
+
+class KeepFloat(Model):
+    """Which weighted layers stay float."""
+
+    head: bool = Field(True, description="layers with no other weighted layer between them and an output")
+    depthwise: bool = Field(True, description="convolutions with one input channel a group")
+    layers: tuple[str, ...] = Field((), description="fnmatch patterns on a node's name, its weight's or output's name")
+
+
+class Ptq(Model):
+    """Post-training quantization to symmetric INT8: per-tensor activations, per-channel weights."""
+
+    kind: Literal["ptq"]
+    ranges: Literal["mse", "minmax"] = Field("mse", description="how an activation's range follows from its histogram")
+    keep_float: KeepFloat = KeepFloat()
+
+
+Stage = Annotated[Train | Ptq, Field(discriminator="kind")]
+
+# --- engines
+
+
+class OrtEngine(Model):
+    """ONNX Runtime on the CPU, graph optimizations off: the numeric reference of a quantized network."""
+
+    backend: Literal["ort"]
+    required: bool = Field(True, description="false: skip it, and say so, where the backend is not installed")
+
+
+class OpenVinoEngine(Model):
+    """OpenVINO on the CPU."""
+
+    backend: Literal["openvino"]
+    required: bool = Field(True, description="false: skip it, and say so, where the backend is not installed")
+    threads: PositiveInt | None = Field(None, description="default: all cores")
+    precision: Literal["f32", "bf16"] = Field("f32", description="of the layers that are not INT8")
+
+
+class RtxEngine(Model):
+    """TensorRT for RTX, built ahead of time on the CPU: proves that the graph parses, types and compiles to INT8."""
+
+    backend: Literal["trt_rtx"]
+    required: bool = Field(True, description="false: skip it, and say so, where the backend is not installed")
+    compute_capabilities: tuple[Literal["sm75", "sm80", "sm86", "sm89", "sm120", "sm121"], ...] = ("sm86", "sm89")
+    timeout_s: PositiveFloat = 600.0
+
+
+Engine = Annotated[OrtEngine | OpenVinoEngine | RtxEngine, Field(discriminator="backend")]
+
+
+class Target(Model):
+    """Where the network shall run. The first engine that runs on this machine is the one pictures are made with."""
+
+    engines: tuple[Engine, ...] = Field(min_length=1)
+
+
+# --- contract
+
+
+class AccuracyTerm(Model):
+    """A floor on one metric, absolute or against the float network."""
+
+    metric: str = Field(description="AP, AP50, AP75, AP_small ... or AP/<class>; mIoU or IoU/<class>")
+    min: Fraction | None = None
+    max_drop: Fraction | None = Field(None, description="float network minus quantized, in the metric's own unit, 0-1")
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> AccuracyTerm:
+        if self.min is None and self.max_drop is None:
+            raise ValueError("expected `min` or `max_drop`, got neither")
+        return self
+
+
+class LatencyTerm(Model):
+    """A deadline on one percentile of the engine's latency at batch 1."""
+
+    percentile: Literal["p50", "p90", "p99", "p99.9"] = "p99"
+    deadline_ms: PositiveFloat
+    engine: Literal["ort", "openvino"] = Field("openvino", description="the engine it is measured on")
+
+
+class Int8Term(Model):
+    """A floor on the share of multiply-accumulates that run in INT8, 0-1."""
+
+    min_macs: Fraction
+
+
+class Contract(Model):
+    """What the result must keep. Accuracy terms hold on every engine that runs on this machine."""
+
+    accuracy: tuple[AccuracyTerm, ...] = ()
+    latency: tuple[LatencyTerm, ...] = ()
+    int8: Int8Term | None = None
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Contract:
+        if not (self.accuracy or self.latency or self.int8):
+            raise ValueError("expected at least one term, got none: a contract that asks for nothing cannot be kept")
+        return self
+
+
+class Measure(Model):
+    """How latency is sampled."""
+
+    warmup: NonNegativeInt = 20
+    runs: PositiveInt = 200
+
+
+class Recipe(Model):
+    """One compression job: a network, data, a target, stages, and the contract the result must keep."""
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    task: Task
+    model: OnnxModel | TorchModel
+    classes: tuple[str, ...] | None = Field(
+        None, description="the network's classes in output order; default: the validation labels' own table"
+    )
+    preprocess: Preprocess
+    data: Data
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    target: Target
+    contract: Contract
+    measure: Measure = Measure()

@@ -1,0 +1,189 @@
+"""The values that flow between the packages, and the errors they raise.
+
+AvcompressError             one clear line for the user, and an exit code
+├── RecipeError       (2)   a recipe, or a command-line argument, is wrong
+├── DataError         (2)   images, labels, a calibration set
+├── ModelError        (2)   the user's network
+├── EngineError       (2)   a backend refused or failed
+│   └── EngineBuildError    ... while it built an engine
+├── MissingError      (3)   something this machine lacks: a backend, a GPU
+└── OutputError       (3)   the output could not be written: full disk, no permission
+
+Every message reads `where: expected X, got Y; what to do`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Batch = Mapping[str, Array]
+"""Network inputs by name: float32, (N, C, H, W)."""
+
+T = TypeVar("T")
+Precision = Literal["int8", "float"]
+Sense = Literal["<=", ">=", "=="]
+
+
+class AvcompressError(Exception):
+    """Anything the user can mend; printed as one line, never as a traceback."""
+
+    exit_code = 2
+
+
+class RecipeError(AvcompressError):
+    """A recipe or an argument is wrong."""
+
+
+class DataError(AvcompressError):
+    """Images, labels or a calibration set are wrong."""
+
+
+class ModelError(AvcompressError):
+    """The user's network cannot be read, run or exported."""
+
+
+class EngineError(AvcompressError):
+    """A backend refused or failed."""
+
+
+class EngineBuildError(EngineError):
+    """A backend could not build an engine; `stage` is parse, build or load."""
+
+    def __init__(self, stage: str, message: str) -> None:
+        super().__init__(f"{stage}: {message}")
+        self.stage = stage
+
+
+class MissingError(AvcompressError):
+    """This machine lacks something; the message holds the command that installs it."""
+
+    exit_code = 3
+
+
+class OutputError(AvcompressError):
+    """The output could not be written."""
+
+    exit_code = 3
+
+
+class Track(Protocol):
+    """Wraps an iterable so that someone can watch it being consumed; never changes the items."""
+
+    def __call__(self, items: Iterable[T], total: int | None = None) -> Iterable[T]: ...
+
+
+def untracked(items: Iterable[T], total: int | None = None) -> Iterable[T]:
+    """The Track that nobody watches."""
+    return items
+
+
+@dataclass(frozen=True)
+class TensorRange:
+    """A fact about data: the interval a tensor covers; per channel where `axis` is set.
+
+    One value per tensor, or one per channel along `axis`. Raises ValueError when empty, unordered or not finite.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    axis: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.low or len(self.low) != len(self.high):
+            raise ValueError(f"range: expected as many lows as highs, got {len(self.low)} and {len(self.high)}")
+        if not all(np.isfinite((*self.low, *self.high))) or any(
+            a > b for a, b in zip(self.low, self.high, strict=True)
+        ):
+            raise ValueError(f"range: expected finite low <= high, got {self.low} .. {self.high}")
+
+
+@dataclass(frozen=True)
+class QuantParams:
+    """A decision about hardware: real = (q - zero_point) * scale, q saturated to `dtype`.
+
+    One scale per tensor, or one per channel along `axis`. Source: ONNX QuantizeLinear.
+    """
+
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    dtype: Literal["int8"] = "int8"
+    axis: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.scale or len(self.scale) != len(self.zero_point):
+            raise ValueError("expected as many scales as zero points, at least one")
+        if not all(np.isfinite(s) and s > 0 for s in self.scale):
+            raise ValueError(f"expected finite scales above zero, got {min(self.scale)}")
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What the recipe expects of one weighted layer: its precision, and why."""
+
+    name: str
+    op: str
+    precision: Precision
+    reason: str
+    macs: int
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a stage receives and returns: a network and what has been decided about it.
+
+    Attributes:
+        model: a torch.nn.Module until it is exported, an onnx.ModelProto from then on.
+        qparams: the quantization parameters by tensor name.
+        layers: the precision of every weighted layer, in graph order; empty until quantized.
+        log: one line for each thing done, for people.
+    """
+
+    model: Any
+    qparams: Mapping[str, QuantParams] = field(default_factory=dict)
+    layers: tuple[LayerPlan, ...] = ()
+    log: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of a contract held against one measurement; NaN never passes."""
+
+    name: str
+    measured: float
+    sense: Sense
+    limit: float
+    unit: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the measurement keeps the limit."""
+        match self.sense:
+            case "<=":
+                return bool(self.measured <= self.limit)
+            case ">=":
+                return bool(self.measured >= self.limit)
+            case "==":
+                return bool(self.measured == self.limit)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The contract, line by line."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """False when nothing was checked."""
+        return bool(self.checks) and all(check.passed for check in self.checks)
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        """The lines that are not kept."""
+        return tuple(check for check in self.checks if not check.passed)

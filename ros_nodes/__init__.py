@@ -1,0 +1,1 @@
+"""Serving a bundle in a vehicle stack; never imports torch."""
