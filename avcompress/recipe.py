@@ -79,7 +79,7 @@ class KittiSource(SourceSettings):
     images: str
     labels: str
     aliases: dict[str, str | None] = Field(
-        default_factory=lambda: {"DontCare": None},
+        {"DontCare": None},
         description="label name -> class name; null means ignore the object",
     )
 

@@ -75,11 +75,13 @@ class OutputError(AvcompressError):
 class Track(Protocol):
     """Wraps an iterable so that someone can watch it being consumed; never changes the items."""
 
-    def __call__(self, items: Iterable[T], total: int | None = None) -> Iterable[T]: ...
+    def __call__(self, items: Iterable[T], total: int | None = None) -> Iterable[T]:
+        """Yield the same items; `total` is their number where it is known."""
+        ...
 
 
-def untracked(items: Iterable[T], total: int | None = None) -> Iterable[T]:
-    """The Track that nobody watches."""
+def untracked(items: Iterable[T], total: int | None = None) -> Iterable[T]:  # noqa: ARG001
+    """Yield the items: the Track that nobody watches."""
     return items
 
 
