@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    model_validator,
+)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Triple = tuple[float, float, float]
@@ -36,6 +46,16 @@ class TorchModel(Model):
     weights: str | None = Field(None, description="state dict: .safetensors, or .pth read with weights_only=True")
     args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the factory")
 
+
+def _model_kind(value: Any) -> str:
+    """A network is an ONNX file or built by a factory: the key that is there decides."""
+    has_file = "onnx" in value if isinstance(value, dict) else isinstance(value, OnnxModel)
+    return "file" if has_file else "module"
+
+
+Network = Annotated[
+    Annotated[OnnxModel, Tag("file")] | Annotated[TorchModel, Tag("module")], Discriminator(_model_kind)
+]
 
 # --- data
 
@@ -275,7 +295,7 @@ class Recipe(Model):
 
     name: str = Field(pattern=r"^[\w.-]+$")
     task: Task
-    model: OnnxModel | TorchModel
+    model: Network
     classes: tuple[str, ...] | None = Field(
         None, description="the network's classes in output order; default: the validation labels' own table"
     )

@@ -1,0 +1,5 @@
+"""`python -m avcompress` is the command line."""
+
+from avcompress.cli import main
+
+main()

@@ -1,0 +1,58 @@
+"""Finished steps of a run on disk, so that a killed run goes on where it stopped.
+
+A step writes files into a folder; the folder appears under `state/` only when it is whole. Its key is a hash over its
+settings and the keys of the steps before it: a changed recipe repeats just the steps that the change concerns.
+A resumed run and an uninterrupted one take the same road: results are always read back from the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from avcompress import __version__
+from avcompress.files import atomic_folder, write_atomically
+
+RECORD = "step.json"
+
+
+def step_key(*parts: Any) -> str:
+    """sha256 over the parts as canonical JSON and over this version of avcompress."""
+    text = json.dumps([__version__, *parts], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class State:
+    """The steps that a run in this folder has finished."""
+
+    folder: Path
+
+    def seconds(self, name: str, key: str) -> float | None:
+        """How long the finished step `name` took; None where it is not finished, or was with another key."""
+        try:
+            record = json.loads((self.folder / name / RECORD).read_text())
+        except (OSError, ValueError):
+            return None
+        return float(record["seconds"]) if record.get("key") == key else None
+
+    def step(self, name: str, key: str, compute: Callable[[Path], None]) -> Path:
+        """Return the step's folder, after `compute` has filled it where it was not finished with the same key."""
+        final = self.folder / name
+        if self.seconds(name, key) is None:
+            start = time.monotonic()
+            with atomic_folder(final) as folder:
+                compute(folder)
+                record = {"key": key, "seconds": round(time.monotonic() - start, 3)}
+                write_atomically(folder / RECORD, json.dumps(record))
+        return final
+
+    def clear(self) -> None:
+        """Forget every finished step."""
+        shutil.rmtree(self.folder, ignore_errors=True)

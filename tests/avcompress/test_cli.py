@@ -1,0 +1,332 @@
+"""The command line as a user's CI sees it: a tiny network, real files, a child process, its exit code and its lines."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import yaml
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+CLASSES = ("low", "middle", "high")
+
+
+def tiny_segmenter() -> onnx.ModelProto:
+    """Three 3x3 convolutions: 3 -> 16 -> 16 -> 3 channels, 24x32."""
+    rng = np.random.default_rng(0)
+    widths = (3, 16, 16, 3)
+    nodes, weights, tensor = [], [], "images"
+    for i in range(3):
+        weight = rng.normal(0, (2 / (9 * widths[i])) ** 0.5, (widths[i + 1], widths[i], 3, 3)).astype(np.float32)
+        weights.append(numpy_helper.from_array(weight, f"conv{i}.weight"))
+        last = i == 2
+        out = "logits" if last else f"conv{i}_out"
+        nodes.append(helper.make_node("Conv", [tensor, f"conv{i}.weight"], [out], name=f"conv{i}", pads=[1] * 4))
+        if not last:
+            nodes.append(helper.make_node("Relu", [out], [f"relu{i}_out"], name=f"relu{i}"))
+        tensor = f"relu{i}_out"
+    image = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 24, 32])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 3, 24, 32])
+    graph = helper.make_graph(nodes, "tiny", [image], [logits], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> dict[str, Any]:
+    """A recipe whose labels are the float network's own answers, so that the float network reaches mIoU 1."""
+    import onnxruntime
+
+    model = tiny_segmenter()
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    network = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(1)
+    for split in ("train", "val"):
+        (tmp_path / split / "images").mkdir(parents=True)
+        (tmp_path / split / "labels").mkdir()
+        for i in range(6):
+            small = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+            image = np.asarray(Image.fromarray(small).resize((32, 24), Image.Resampling.BICUBIC))
+            (logits,) = network.run(None, {"images": image.transpose(2, 0, 1)[None].astype(np.float32) / 255})
+            Image.fromarray(image).save(tmp_path / split / "images" / f"{i}.png")
+            Image.fromarray(logits[0].argmax(0).astype(np.uint8)).save(tmp_path / split / "labels" / f"{i}.png")
+    return {
+        "name": "tiny",
+        "task": {"kind": "segmentation"},
+        "model": {"onnx": "net.onnx"},
+        "classes": list(CLASSES),
+        "preprocess": {"size": [24, 32], "scale": 1 / 255},
+        "data": {
+            "calibration": {"format": "images", "images": "train/images"},
+            "validation": {"format": "masks", "images": "val/images", "labels": "val/labels"},
+        },
+        "stages": [{"kind": "ptq", "keep_float": {"head": False}}],
+        "target": {"engines": [{"backend": "ort"}]},
+        "contract": {"accuracy": [{"metric": "mIoU", "min": 0.8, "max_drop": 0.2}]},
+        "measure": {"warmup": 1, "runs": 5},
+    }
+
+
+def launch(folder: Path, recipe: dict[str, Any], *options: str) -> subprocess.Popen[str]:
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    command = [sys.executable, "-m", "avcompress", "run", "recipe.yaml", "--out", "out", *options]
+    environment = {k: v for k, v in os.environ.items() if k != "AVCOMPRESS_DATA"} | {"COLUMNS": "100"}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def run(folder: Path, recipe: dict[str, Any], *options: str) -> tuple[int, str, str]:
+    process = launch(folder, recipe, *options)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def assert_refused(result: tuple[int, str, str], *parts: str, code: int = 2) -> None:
+    status, _, err = result
+    assert status == code, err
+    assert len(err.splitlines()) == 1, err
+    for part in ("error: ", *parts):
+        assert part in err
+
+
+def test_a_kept_contract_exits_with_0_and_leaves_network_engine_and_report(tmp_path: Path, job: dict[str, Any]) -> None:
+    status, out, err = run(tmp_path, job, "--json", "facts.json")
+
+    assert (status, err) == (0, ""), err
+    assert "tiny: contract met" in out
+    assert "\x1b" not in out  # plain where nobody sits at a terminal
+    folder = tmp_path / "out"
+    assert {path.name for path in folder.iterdir()} == {
+        "engines", "model.onnx", "recipe.yaml", "report.html", "report.json", "state",
+    }  # fmt: skip
+    onnx.checker.check_model(str(folder / "model.onnx"), full_check=True)
+    report = json.loads((folder / "report.json").read_text())
+    assert report["schema_version"] == 1
+    assert json.loads((tmp_path / "facts.json").read_text()) == report
+
+
+def test_a_broken_contract_exits_with_1_and_names_the_failing_check(tmp_path: Path, job: dict[str, Any]) -> None:
+    job["contract"]["accuracy"][0] = {"metric": "mIoU", "min": 1.0}
+    status, out, _ = run(tmp_path, job)
+
+    assert status == 1
+    assert "failed: mIoU @ ort: expected >= 1" in out
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_quiet_prints_the_verdict_only(tmp_path: Path, job: dict[str, Any]) -> None:
+    _, out, _ = run(tmp_path, job, "--quiet")
+    assert out.split()[0] == "tiny:"
+
+
+def test_a_resumed_run_keeps_every_finished_step_and_repeats_the_same_report(
+    tmp_path: Path, job: dict[str, Any]
+) -> None:
+    run(tmp_path, job)
+    first = json.loads((tmp_path / "out" / "report.json").read_text())
+    status, out, _ = run(tmp_path, job, "--resume")
+    second = json.loads((tmp_path / "out" / "report.json").read_text())
+
+    assert status == 0
+    assert out.count("kept from the last run") >= 4
+    assert {**first, "created": ""} == {**second, "created": ""}
+
+
+def test_a_changed_contract_alone_repeats_no_measurement(tmp_path: Path, job: dict[str, Any]) -> None:
+    run(tmp_path, job)
+    job["contract"]["accuracy"][0] = {"metric": "mIoU", "min": 1.0}
+    status, out, _ = run(tmp_path, job, "--resume")
+
+    assert status == 1
+    assert out.count("kept from the last run") >= 4
+
+
+def test_a_killed_run_resumes_at_the_last_finished_step(tmp_path: Path, job: dict[str, Any]) -> None:
+    process = launch(tmp_path, job)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "out" / "state").glob("*ptq*/step.json")) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "out" / "report.json").exists()
+
+    status, out, _ = run(tmp_path, job, "--resume")
+
+    assert status == 0
+    assert "kept from the last run" in out
+    leftovers = [path for path in (tmp_path / "out").rglob("*") if path.name.endswith(".tmp")]
+    assert leftovers == []
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, job: dict[str, Any], sent: int, code: int) -> None:
+    job["measure"] = {"warmup": 0, "runs": 100_000_000}
+    job["contract"]["latency"] = [{"deadline_ms": 100, "engine": "ort"}]
+    process = launch(tmp_path, job)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "out" / "state").glob("*ptq*/step.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(sent)
+    _, err = process.communicate(timeout=60)
+
+    assert process.returncode == code
+    assert err.startswith(
+        "interrupted: finished steps are kept; go on with: avcompress run recipe.yaml --out out --resume"
+    )
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [(b"", "net.onnx"), (b"this is not a network\n", "net.onnx"), (None, "net.onnx"), ("truncated", "net.onnx")],
+)
+def test_a_file_that_is_no_network_is_refused(tmp_path: Path, job: dict[str, Any], content: Any, part: str) -> None:
+    path = tmp_path / "net.onnx"
+    if content is None:
+        path.unlink()
+    elif content == "truncated":
+        path.write_bytes(path.read_bytes()[:-700])
+    else:
+        path.write_bytes(content)
+
+    assert_refused(run(tmp_path, job), part)
+    assert not (tmp_path / "out" / "model.onnx").exists()
+
+
+def test_a_broken_image_is_named_and_fails_the_run_unless_the_recipe_skips_it(
+    tmp_path: Path, job: dict[str, Any]
+) -> None:
+    broken = tmp_path / "val" / "images" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+
+    assert_refused(run(tmp_path, job), "3.png")
+
+    job["data"]["validation"]["on_bad_image"] = "skip"
+    status, out, _ = run(tmp_path, job)
+    assert status == 0
+    assert "3.png" in out
+
+
+def test_missing_images_and_an_empty_calibration_set_are_named(tmp_path: Path, job: dict[str, Any]) -> None:
+    job["data"]["calibration"]["images"] = "nowhere"
+    assert_refused(run(tmp_path, job), "nowhere")
+
+    (tmp_path / "empty").mkdir()
+    job["data"]["calibration"]["images"] = "empty"
+    assert_refused(run(tmp_path, job), "empty")
+
+
+def test_a_label_outside_the_class_table_is_named(tmp_path: Path, job: dict[str, Any]) -> None:
+    mask = np.full((24, 32), 9, np.uint8)
+    Image.fromarray(mask).save(tmp_path / "val" / "labels" / "2.png")
+    assert_refused(run(tmp_path, job), "2.png", "9")
+
+
+def test_a_missing_label_is_named(tmp_path: Path, job: dict[str, Any]) -> None:
+    (tmp_path / "val" / "labels" / "2.png").unlink()
+    assert_refused(run(tmp_path, job), "2.png")
+
+
+def test_an_unknown_metric_is_refused_before_the_work_begins(tmp_path: Path, job: dict[str, Any]) -> None:
+    job["contract"]["accuracy"][0]["metric"] = "mIuO"
+    assert_refused(run(tmp_path, job), "mIuO", "mIoU")
+    assert not (tmp_path / "out" / "model.onnx").exists()
+
+
+def test_a_path_that_leaves_the_data_root_is_resolved_and_shown(tmp_path: Path, job: dict[str, Any]) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    job["model"]["onnx"] = "../net.onnx"
+    for split in ("calibration", "validation"):
+        for key in {"images", "labels"} & set(job["data"][split]):
+            job["data"][split][key] = "../" + job["data"][split][key]
+    status, out, err = run(tmp_path, job, "--data-root", "inner")
+
+    assert status == 0, err
+    assert str(tmp_path / "net.onnx") in out
+
+
+def test_an_output_folder_with_somebody_elses_files_is_left_alone(tmp_path: Path, job: dict[str, Any]) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    assert_refused(run(tmp_path, job), "out", "--out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+
+
+def test_a_recipe_for_a_missing_backend_exits_with_3_and_the_command_that_installs_it(
+    tmp_path: Path, job: dict[str, Any]
+) -> None:
+    job["target"]["engines"].append({"backend": "trt_rtx"})
+    hide = tmp_path / "hide" / "tensorrt_rtx"
+    hide.mkdir(parents=True)
+    (hide / "__init__.py").write_text("raise ImportError('not here')")
+    process_environment = os.environ | {"PYTHONPATH": str(hide.parent)}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(job))
+    result = subprocess.run(
+        [sys.executable, "-m", "avcompress", "run", "recipe.yaml", "--out", "out"],
+        cwd=tmp_path, env=process_environment, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert_refused((result.returncode, result.stdout, result.stderr), 'pip install "avcompress[rtx]"', code=3)
+
+
+def test_a_backend_that_is_not_required_is_skipped_with_a_note(tmp_path: Path, job: dict[str, Any]) -> None:
+    job["target"]["engines"].append({"backend": "trt_rtx", "required": False})
+    hide = tmp_path / "hide" / "tensorrt_rtx"
+    hide.mkdir(parents=True)
+    (hide / "__init__.py").write_text("raise ImportError('not here')")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(job))
+    result = subprocess.run(
+        [sys.executable, "-m", "avcompress", "run", "recipe.yaml", "--out", "out"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(hide.parent)}, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "trt_rtx" in result.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists() or os.geteuid() != 0, reason="mounting a tiny disk needs root")
+def test_a_full_disk_is_one_line_and_leaves_no_partial_file(tmp_path: Path, job: dict[str, Any]) -> None:
+    disk = tmp_path / "out"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)], check=False)
+    if mounted.returncode:
+        pytest.skip("this machine lets nobody mount a tmpfs")
+    try:
+        result = run(tmp_path, job)
+        files = [path.name for path in disk.rglob("*") if path.is_file()]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    assert_refused(result, "No space left", code=3)
+    assert "report.json" not in files
+
+
+def test_importing_avcompress_pulls_in_neither_torch_nor_a_runtime() -> None:
+    code = (
+        "import avcompress, avcompress.cli, sys; print([m for m in ('torch', 'onnx', 'openvino') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("arguments", [["rn"], ["run"], ["run", "recipe.yaml", "--out", "x", "--resme"]])
+def test_wrong_usage_exits_with_2_and_one_line(arguments: list[str]) -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "avcompress", *arguments], text=True, capture_output=True, check=False
+    )
+    assert_refused((found.returncode, found.stdout, found.stderr), "--help")
+
+
+@pytest.mark.parametrize("command", ["run", "demo", "schema"])
+def test_every_command_explains_itself_with_an_example(command: str) -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "avcompress", command, "--help"], text=True, capture_output=True, check=True
+    )
+    assert f"Example: avcompress {command}" in found.stdout
