@@ -218,15 +218,15 @@ def _watch(console: Console, quiet: bool) -> Watch:
 
 def _show(console: Console, outcome: Outcome) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("", "check", "measured", "contract"):
-        table.add_column(title, justify="right" if title == "measured" else "left")
+    for column in ("", "check", "measured", "contract"):
+        table.add_column(column, justify="right" if column == "measured" else "left")
     for check in outcome.verdict.checks:
         mark = Text("✓", "green") if check.passed else Text("✗", "bold red")
         table.add_row(mark, check.name, _number(check.measured, check), f"{check.sense} {_number(check.limit, check)}")
     console.print()
     met = outcome.verdict.passed
     title = Text("contract met" if met else "contract NOT met", "bold green" if met else "bold red")
-    console.print(Text.assemble((outcome.report.recipe.name, "bold"), ": ", title))
+    console.print(Text.assemble((outcome.report.recipe, "bold"), ": ", title))
     console.print(table)
     for check in outcome.verdict.failures:
         console.print(

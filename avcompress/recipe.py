@@ -131,6 +131,7 @@ class SceneSource(SourceSettings):
     count: PositiveInt
     seed: NonNegativeInt = 0
     size: tuple[PositiveInt, PositiveInt] = Field((192, 320), description="height, width")
+    labels: Literal["boxes", "masks"] = Field("boxes", description="what the scenes are labelled with")
 
 
 DataSource = Annotated[CocoSource | KittiSource | MaskSource | ImageSource | SceneSource, Field(discriminator="format")]
@@ -256,7 +257,7 @@ class AccuracyTerm(Model):
 
 
 class LatencyTerm(Model):
-    """A deadline on one percentile of the engine's latency at batch 1."""
+    """A deadline on one percentile of the time from the image in memory to the prediction, at batch 1."""
 
     percentile: Literal["p50", "p90", "p99", "p99.9"] = "p99"
     deadline_ms: PositiveFloat

@@ -53,6 +53,6 @@ class State:
                 write_atomically(folder / RECORD, json.dumps(record))
         return final
 
-    def clear(self) -> None:
-        """Forget every finished step."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def forget(self, name: str) -> None:
+        """Forget one finished step."""
+        shutil.rmtree(self.folder / name, ignore_errors=True)

@@ -1,0 +1,48 @@
+"""An Artifact on disk: the network as ONNX or as safetensors, and what was decided about it as JSON; no pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from avcompress.files import write_atomically
+from avcompress.spec import Artifact, LayerPlan, QuantParams
+
+NETWORK = "model.onnx"
+DECISIONS = "artifact.json"
+
+
+def save_artifact(artifact: Artifact, folder: Path) -> None:
+    """Write an Artifact whose model is an onnx.ModelProto."""
+    write_atomically(folder / NETWORK, artifact.model.SerializeToString(deterministic=True))
+    save_decisions(artifact, folder)
+
+
+def load_artifact(folder: Path) -> Artifact:
+    """Read what save_artifact wrote."""
+    return load_decisions(folder, onnx.load(folder / NETWORK))
+
+
+def save_decisions(artifact: Artifact, folder: Path) -> None:
+    """Write all of an Artifact but its model."""
+    facts = {
+        "qparams": {name: asdict(params) for name, params in artifact.qparams.items()},
+        "layers": [asdict(layer) for layer in artifact.layers],
+        "log": artifact.log,
+    }
+    write_atomically(folder / DECISIONS, json.dumps(facts, indent=1))
+
+
+def load_decisions(folder: Path, model: Any) -> Artifact:
+    """Read what save_decisions wrote, around `model`."""
+    facts = json.loads((folder / DECISIONS).read_text())
+    qparams = {
+        name: QuantParams(tuple(p["scale"]), tuple(p["zero_point"]), p["dtype"], p["axis"])
+        for name, p in facts["qparams"].items()
+    }
+    layers = tuple(LayerPlan(**layer) for layer in facts["layers"])
+    return Artifact(model, qparams, layers, tuple(facts["log"]))

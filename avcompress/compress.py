@@ -1,0 +1,172 @@
+"""From a recipe's network through its stages to one quantized ONNX."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from typing_extensions import assert_never
+
+from avcompress.bench import Bench
+from avcompress.checkpoint import NETWORK, load_artifact, load_decisions, save_artifact, save_decisions
+from avcompress.files import sha256_file, write_atomically
+from avcompress.quant.ptq import quantize
+from avcompress.recipe import OnnxModel, Ptq, TorchModel, Train
+from avcompress.spec import Artifact, Track
+from avcompress.state import step_key
+from calibration.batches import batches
+from engines.onnx_load import load_onnx
+
+if TYPE_CHECKING:
+    from torch import nn
+
+WEIGHTS = "weights.safetensors"
+SKIPPED = "skipped.json"
+
+
+class Compressed(NamedTuple):
+    """What the stages made.
+
+    Attributes:
+        reference: the float ONNX that accuracy drops are measured against.
+        network: the quantized ONNX.
+        artifact: the quantized network and what was decided about it.
+        logs: what each step said, by the step's name.
+        skipped: calibration images left out because they cannot be read.
+    """
+
+    reference: Path
+    network: Path
+    artifact: Artifact
+    logs: Mapping[str, tuple[str, ...]]
+    skipped: tuple[str, ...]
+
+
+def compress(bench: Bench) -> Compressed:
+    """Load the network and run the recipe's stages; each one is a step that resumes.
+
+    `train` stages come first; the network after them is the float reference.
+    """
+    match bench.recipe.model:
+        case OnnxModel(onnx=file):
+            folder = _load_file(bench, bench.inputs["model.onnx"], Path(file).name)
+        case TorchModel() as settings:
+            folder = _export_module(bench, settings)
+    folders = [folder]
+    for index, stage in enumerate(bench.recipe.stages):
+        if not isinstance(stage, Train):
+            folders.append(_run_stage(bench, index, stage, folders[-1]))
+    network = bench.job.out / NETWORK
+    write_atomically(network, (folders[-1] / NETWORK).read_bytes())
+    return Compressed(
+        reference=folder / NETWORK,
+        network=network,
+        artifact=load_artifact(folders[-1]),
+        logs=_logs(folders),
+        skipped=tuple(name for each in folders for name in _read_skipped(each)),
+    )
+
+
+def _logs(folders: list[Path]) -> dict[str, tuple[str, ...]]:
+    """What each step added to the log of the network that it was given."""
+    logs = [(folder.name, load_decisions(folder, None).log) for folder in folders]
+    known = 0
+    added = {}
+    for name, log in logs:
+        added[name] = log[known:]
+        known = len(log)
+    return added
+
+
+def _read_skipped(folder: Path) -> tuple[str, ...]:
+    path = folder / SKIPPED
+    return tuple(json.loads(path.read_text())) if path.exists() else ()
+
+
+def _load_file(bench: Bench, path: Path, name: str) -> Path:
+    size = bench.recipe.preprocess.size
+
+    def load(folder: Path, track: Track) -> None:  # noqa: ARG001
+        save_artifact(Artifact(load_onnx(path, size), log=(f"read {name}",)), folder)
+
+    return bench.step("network", f"read {name}", step_key("network", sha256_file(path), size), load)
+
+
+def _export_module(bench: Bench, settings: TorchModel) -> Path:
+    from avcompress.export import to_onnx
+    from avcompress.models.loading import load_torch
+
+    module = load_torch(settings, bench.job.data_root, bench.job.recipe_path.parent)
+    key = _module_key(module)
+    artifact = Artifact(module, log=(f"built {settings.factory}",))
+    for index, stage in enumerate(bench.recipe.stages):
+        if isinstance(stage, Train):
+            key = step_key("train", key, stage.model_dump(), bench.recipe.preprocess.model_dump(), _trained_on(bench))
+            artifact = _train(bench, index, stage, artifact, key)
+
+    def export(folder: Path, track: Track) -> None:  # noqa: ARG001
+        save_artifact(replace(artifact, model=to_onnx(artifact.model, bench.recipe.preprocess.size)), folder)
+
+    size = bench.recipe.preprocess.size
+    return bench.step("network", "export to ONNX", step_key("network", key, size), export)
+
+
+def _module_key(module: nn.Module) -> str:
+    """Hash over a module's weights, structure and source file."""
+    from avcompress.export import state_to_safetensors
+
+    source = inspect.getsourcefile(type(module))
+    code = Path(source).read_text(encoding="utf-8") if source else ""
+    return step_key("module", hashlib.sha256(state_to_safetensors(module)).hexdigest(), repr(module), code)
+
+
+def _trained_on(bench: Bench) -> str:
+    return bench.train.fingerprint if bench.train else ""
+
+
+def _train(bench: Bench, index: int, stage: Train, artifact: Artifact, key: str) -> Artifact:
+    from avcompress.export import load_state_, state_to_safetensors
+    from avcompress.train import train
+
+    def compute(folder: Path, track: Track) -> None:
+        samples = bench.train
+        if samples is None:
+            raise AssertionError("prepare() refuses a train stage without data.train")
+        trained = train(artifact, stage, samples, bench.recipe.preprocess, track)
+        write_atomically(folder / WEIGHTS, state_to_safetensors(trained.model))
+        save_decisions(trained, folder)
+
+    folder = bench.step(f"{index}-train", f"train, {stage.steps} steps", key, compute)
+    load_state_(artifact.model, (folder / WEIGHTS).read_bytes())
+    artifact.model.eval()
+    return load_decisions(folder, artifact.model)
+
+
+def _run_stage(bench: Bench, index: int, stage: Ptq, before: Path) -> Path:
+    match stage:
+        case Ptq():
+            return _ptq(bench, index, stage, before)
+        case _:
+            assert_never(stage)
+
+
+def _ptq(bench: Bench, index: int, stage: Ptq, before: Path) -> Path:
+    preprocess = bench.recipe.preprocess
+    source = bench.calibration
+
+    def compute(folder: Path, track: Track) -> None:
+        artifact = load_artifact(before)
+        name = artifact.model.graph.input[0].name
+        calibration = batches(track(source, len(source)), preprocess, name)
+        save_artifact(quantize(artifact, stage, calibration), folder)
+        write_atomically(folder / SKIPPED, json.dumps(source.skipped))
+
+    key = step_key(
+        "ptq", sha256_file(before / NETWORK), stage.model_dump(), preprocess.model_dump(), source.fingerprint
+    )
+    return bench.step(f"{index}-ptq", f"quantize (PTQ, {stage.ranges} ranges, {len(source)} images)", key, compute)

@@ -1,0 +1,220 @@
+"""From a torch module to ONNX and to safetensors; an export counts once ONNX Runtime has reproduced its numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from avcompress.spec import Array, ModelError
+from engines.onnx_graph import check, fold_constants, name_nodes
+
+OPSET = 17  # the newest that TensorRT 8.6 parses
+TOLERANCE = 1e-4
+SEED = 0
+PARAMETER_INPUTS = {1: "weight", 2: "bias"}
+
+
+def to_onnx(module: nn.Module, input_size: tuple[int, int], input_name: str = "images") -> onnx.ModelProto:
+    """Export a module for one (1, 3, height, width) float32 image, in eval mode; the module itself stays as it is.
+
+    A returned tensor is named `output`, the items of a sequence `output_0`, `output_1` ..., those of a mapping by their
+    keys; nested ones join the names. Nodes keep the module's scopes (`/level1/conv/Conv`), initializers the parameters'
+    names; batch normalization is folded into a convolution before it.
+    Raises ModelError when the module does not run or export, or when ONNX Runtime gives other numbers than torch.
+    """
+    height, width = input_size
+    image = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(SEED))
+    with _quiet(), _flat_outputs(module) as names, torch.no_grad():
+        expected = _run(module, image)
+        model = _export(module, image, input_name, names)
+    # The exporter turns equal parameters into one and copies of it: each gets its own back, under its own name.
+    model = name_nodes(fold_constants(model))
+    _name_parameters_(model)
+    check(model)
+    _compare(model, {input_name: image.numpy()}, dict(zip(names, expected, strict=True)))
+    return model
+
+
+def state_to_safetensors(module: nn.Module) -> bytes:
+    """The module's state dict; tied tensors are stored once each, the same state gives the same bytes."""
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
+    return bytes(safetensors.torch.save(state))
+
+
+def load_state_(module: nn.Module, data: bytes) -> None:
+    """Load what state_to_safetensors gave for a module of the same kind; raises ModelError when it does not fit."""
+    try:
+        module.load_state_dict(safetensors.torch.load(data))
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise ModelError(
+            f"checkpoint: expected the state of this {type(module).__name__}, got {_first_line(error)}; "
+            "start again without --resume"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter: what its warnings fear is what the comparison afterwards measures."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _flat_outputs(module: nn.Module) -> Iterator[list[str]]:
+    """Put a module into eval mode and let it return a flat tuple; yields the names, filled by the first call.
+
+    A hook rather than a module around it: that would put its own scope before every name.
+    """
+    names: list[str] = []
+
+    def flatten(_module: nn.Module, _inputs: Any, result: Any) -> tuple[Tensor, ...]:
+        flat = dict(_flatten(result, ""))
+        names[:] = flat
+        return tuple(flat.values())
+
+    training = [part for part in module.modules() if part.training]
+    hook = module.register_forward_hook(flatten)
+    module.eval()
+    try:
+        yield names
+    finally:
+        hook.remove()
+        for part in training:
+            part.training = True
+
+
+def _flatten(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    match value:
+        case Tensor():
+            yield name or "output", value
+        case Mapping():
+            for key, item in value.items():
+                yield from _flatten(item, f"{name}_{key}" if name else str(key))
+        case list() | tuple():
+            for index, item in enumerate(value):
+                yield from _flatten(item, f"{name or 'output'}_{index}")
+        case None:
+            pass
+        case _:
+            kind = type(value).__name__
+            raise ModelError(f"model: expected it to return tensors, got a {kind} in them; return tensors in eval mode")
+
+
+def _run(module: nn.Module, image: Tensor) -> list[Array]:
+    shape = tuple(image.shape)
+    try:
+        outputs = module(image)
+    except ModelError:
+        raise
+    except Exception as error:  # whatever the user's code raises
+        raise ModelError(
+            f"model: expected it to run on {shape} float32, got {_first_line(error)}; check preprocess.size"
+        ) from error
+    if not outputs:
+        raise ModelError("model: expected it to return at least one tensor, got none; return tensors in eval mode")
+    if not all(bool(torch.isfinite(output).all()) for output in outputs):
+        raise ModelError("model: expected finite outputs for a random image, got NaN or infinity; check the weights")
+    return [output.numpy() for output in outputs]
+
+
+def _export(module: nn.Module, image: Tensor, input_name: str, names: list[str]) -> onnx.ModelProto:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        _export_to(path, module, image, input_name, names)
+        return onnx.load(path)
+
+
+def _export_to(path: Path, module: nn.Module, image: Tensor, input_name: str, names: list[str]) -> None:
+    try:
+        # TorchScript, not dynamo: that one needs onnxscript, renames the nodes, and gives no opset below 18.
+        torch.onnx.export(
+            module,
+            (image,),
+            path,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=[input_name],
+            output_names=list(names),
+        )
+    except Exception as error:  # whatever the exporter or the user's code raises under tracing
+        raise ModelError(
+            f"model: expected an export to ONNX opset {OPSET}, got {_first_line(error)}; "
+            "rewrite that operation, or export it yourself and give `model.onnx`"
+        ) from error
+
+
+def _name_parameters_(model: onnx.ModelProto) -> None:
+    """Name a folded constant like the parameter it was: 'onnx::Conv_447' of /level1/conv/Conv is level1.conv.weight."""
+    graph = model.graph
+    taken = {item.name for item in (*graph.initializer, *graph.input)} | {o for node in graph.node for o in node.output}
+    folded = {item.name for item in graph.initializer if item.name.startswith("onnx::")}
+    new: dict[str, str] = {}
+    for node in graph.node:
+        for index, kind in PARAMETER_INPUTS.items():
+            old = node.input[index] if index < len(node.input) else ""
+            name = f"{_module_path(node.name)}.{kind}"
+            if old in folded and old not in new and name not in taken:
+                new[old] = name
+                taken.add(name)
+    for initializer in graph.initializer:
+        initializer.name = new.get(initializer.name, initializer.name)
+    for node in graph.node:
+        node.input[:] = [new.get(name, name) for name in node.input]
+
+
+def _module_path(node_name: str) -> str:
+    """The dotted path of the module that a node came from: '/a/a.0/conv/Conv' -> 'a.0.conv'."""
+    path: list[str] = []
+    for scope in node_name.strip("/").split("/")[:-1]:
+        # The children of a Sequential repeat its name.
+        if path and scope.startswith(f"{path[-1]}."):
+            path.pop()
+        path.append(scope)
+    return ".".join(path) or "parameter"
+
+
+def _compare(model: onnx.ModelProto, feeds: Mapping[str, Array], expected: Mapping[str, Array]) -> None:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        outputs = session.run(list(expected), dict(feeds))
+    except Exception as error:  # ONNX Runtime's exceptions share no base but this
+        raise ModelError(f"model: expected ONNX Runtime to run the export, got {_first_line(error)}") from error
+    for (name, reference), output in zip(expected.items(), outputs, strict=True):
+        difference = _relative_error(output, reference)
+        if not difference <= TOLERANCE:
+            raise ModelError(
+                f"model: export changed the numbers: expected '{name}' within {TOLERANCE:g} of torch, "
+                f"got {difference:.3g}; look for random operations, and for Python code that depends on values"
+            )
+
+
+def _relative_error(output: Array, reference: Array) -> float:
+    """The largest difference over the reference's largest magnitude; for whole numbers the share that differ."""
+    if output.shape != reference.shape:
+        return float("inf")
+    if not reference.size:
+        return 0.0
+    if not np.issubdtype(reference.dtype, np.floating):
+        return float(np.mean(output != reference))
+    scale = float(np.abs(reference).max()) or 1.0
+    return float(np.abs(output.astype(np.float64) - reference).max()) / scale
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -1,0 +1,175 @@
+"""Builds the engines of a bench and measures what runs on this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from avcompress import __version__
+from avcompress.bench import Bench
+from avcompress.compress import Compressed
+from avcompress.files import sha256_file, write_atomically
+from avcompress.recipe import Detection, Engine, OrtEngine
+from avcompress.spec import EngineError, Track
+from avcompress.state import step_key
+from calibration.source import Sample
+from engines.build import Built, build_engine, open_engine
+from engines.manifest import Manifest, network_tensors, read_manifest, write_manifest
+from engines.ort import open_ort
+from engines.postprocess import Detections
+from engines.session import Session
+from validation.detection import evaluate_detection
+from validation.latency import Latency, measure_stages
+from validation.pictures import Picture, picture_boxes, picture_masks
+from validation.predict import Prediction, predict, stages
+from validation.segmentation import evaluate_segmentation
+
+REFERENCE = "float network"
+RESULT = "result.json"
+PICTURES = 6
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one session gave on the validation images.
+
+    Attributes:
+        metrics: by name; NaN where the labels hold no such object.
+        latency: by stage from image to prediction, and their total; empty where it was not asked for.
+        skipped: names of the images left out because they cannot be read.
+    """
+
+    metrics: Mapping[str, float]
+    latency: Mapping[str, Latency]
+    skipped: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """An engine that was built, and what it gave where it runs here."""
+
+    engine: Engine
+    built: Built
+    measured: Measured | None
+
+
+def build_all(bench: Bench, compressed: Compressed) -> tuple[Built, ...]:
+    """Build every engine of the bench into `engines/<backend>/`, each with its manifest; a step each."""
+    return tuple(_build(bench, compressed, engine) for engine in bench.engines)
+
+
+def measure_reference(bench: Bench, network: Path) -> Measured:
+    """Measure the float network's accuracy by ONNX Runtime."""
+    return _measure(bench, REFERENCE, sha256_file(network), lambda: open_ort(network, optimize=True), timed=False)
+
+
+def measure_engine(bench: Bench, built: Built, engine: Engine) -> Measured:
+    """Measure an engine's accuracy, and its latency unless it is the reference that no deadline speaks of."""
+    key = step_key(engine.model_dump(), {file: sha256_file(built.folder / file) for file in built.files})
+    timed = not isinstance(engine, OrtEngine) or engine.backend in [t.engine for t in bench.recipe.contract.latency]
+    return _measure(bench, engine.backend, key, lambda: open_engine(built.folder, engine), timed)
+
+
+def take_pictures(bench: Bench, reference: Path, result: EngineResult) -> tuple[Picture, ...]:
+    """Picture both networks' predictions on validation images spread over the set."""
+    source = bench.validation
+    indices = sorted({round(i * (len(source) - 1) / (PICTURES - 1)) for i in range(PICTURES)})
+    samples = [source[i] for i in indices if source.names[i] not in source.skipped]
+    with open_ort(reference, optimize=True) as before, open_engine(result.built.folder, result.engine) as after:
+        settings = (bench.recipe.preprocess, bench.recipe.task)
+        pairs = zip(predict(before, samples, *settings), predict(after, samples, *settings), strict=True)
+        name = result.engine.backend
+        return tuple(_picture(bench, sample, left, right, name) for (sample, left), (_, right) in pairs)
+
+
+def _picture(bench: Bench, sample: Sample, left: Prediction, right: Prediction, engine: str) -> Picture:
+    if isinstance(left, Detections) and isinstance(right, Detections):
+        return picture_boxes(sample, left, right, bench.classes, engine)
+    if isinstance(left, Detections) or isinstance(right, Detections):
+        raise TypeError("both networks do one task")
+    return picture_masks(sample, left, right, bench.classes, engine)
+
+
+def _build(bench: Bench, compressed: Compressed, engine: Engine) -> Built:
+    final = bench.job.out / "engines" / engine.backend
+    key = step_key("build", sha256_file(compressed.network), engine.model_dump())
+    name = f"build-{engine.backend}"
+
+    def compute(folder: Path, track: Track) -> None:  # noqa: ARG001
+        built = build_engine(compressed.network, final, engine)
+        write_atomically(folder / RESULT, json.dumps(asdict(built), default=str))
+
+    if bench.state.seconds(name, key) is not None and not _is_whole(final):
+        bench.state.forget(name)  # the engine was lost or altered since
+    folder = bench.step(name, f"build {engine.backend}", key, compute)
+    facts = json.loads((folder / RESULT).read_text())
+    # Outside the step: a changed contract alone builds nothing anew, and must travel with the engine all the same.
+    write_manifest(final, _manifest(bench, compressed, engine, facts["versions"]))
+    return Built(**facts | {"folder": final, "files": tuple(facts["files"])})
+
+
+def _manifest(bench: Bench, compressed: Compressed, engine: Engine, versions: Mapping[str, str]) -> Manifest:
+    inputs, outputs = network_tensors(compressed.network)
+    return Manifest(
+        backend=engine.backend,
+        versions={"avcompress": __version__, "onnx": onnx.__version__, **versions},
+        inputs=inputs,
+        outputs=outputs,
+        preprocess=bench.recipe.preprocess,
+        task=bench.recipe.task,
+        classes=bench.classes,
+        contract=bench.recipe.contract,
+        onnx_sha256=sha256_file(compressed.network),
+        recipe_sha256=sha256_file(bench.job.out / "recipe.yaml"),
+    )
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        read_manifest(folder)
+    except EngineError:
+        return False
+    return True
+
+
+def _measure(bench: Bench, name: str, key: str, open_session: Callable[[], Session], timed: bool) -> Measured:
+    recipe, source = bench.recipe, bench.validation
+
+    def compute(folder: Path, track: Track) -> None:
+        with open_session() as session:
+            metrics = _accuracy(bench, session, track(source, len(source)))
+            latency = _latency(bench, session) if timed else {}
+        facts = {
+            "metrics": metrics,
+            "latency": {stage: found.samples_ms for stage, found in latency.items()},
+            "skipped": source.skipped,
+        }
+        write_atomically(folder / RESULT, json.dumps(facts))
+
+    asked = (recipe.task, recipe.preprocess, recipe.measure)
+    key = step_key(key, [part.model_dump() for part in asked], bench.classes, source.fingerprint, timed)
+    what = "accuracy and latency" if timed else "accuracy"
+    folder = bench.step(f"measure-{name.replace(' ', '-')}", f"measure {what}, {name}", key, compute)
+    facts = json.loads((folder / RESULT).read_text())
+    latency = {stage: Latency(tuple(samples)) for stage, samples in facts["latency"].items()}
+    return Measured(facts["metrics"], latency, tuple(facts["skipped"]))
+
+
+def _accuracy(bench: Bench, session: Session, samples: Iterable[Sample]) -> Mapping[str, float]:
+    pairs: Iterable[Any] = predict(session, samples, bench.recipe.preprocess, bench.recipe.task)
+    if isinstance(bench.recipe.task, Detection):
+        return evaluate_detection(pairs, bench.classes).metrics
+    return evaluate_segmentation(pairs, bench.classes).metrics
+
+
+def _latency(bench: Bench, session: Session) -> Mapping[str, Latency]:
+    """Time the stages on the first readable validation image; nobody watches, since a live display costs a tail."""
+    sample = next(iter(bench.validation))
+    measure = bench.recipe.measure
+    functions = stages(session, bench.recipe.preprocess, bench.recipe.task)
+    return measure_stages(functions, sample.image, (measure.warmup, measure.runs))

@@ -1,0 +1,64 @@
+"""The main job: network -> stages -> quantized ONNX -> engines -> measurements -> verdict -> report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from avcompress.bench import Bench, Job, outside, prepare
+from avcompress.compress import Compressed, compress
+from avcompress.measuring import EngineResult, build_all, measure_engine, measure_reference, take_pictures
+from avcompress.recipe import RtxEngine
+from avcompress.reporting import compose_report
+from avcompress.spec import Verdict
+from avcompress.watch import Watch
+from validation.page import write_report
+from validation.pictures import Picture
+from validation.report import Report
+
+__all__ = ["Job", "Outcome", "execute"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run ends with."""
+
+    report: Report
+    verdict: Verdict
+    out: Path
+
+
+def execute(job: Job, watch: Watch) -> Outcome:
+    """Run a recipe from end to end; finished steps of an earlier run are kept when the job says `resume`.
+
+    Raises AvcompressError for bad input and for what this machine lacks; the output folder then holds whole files only.
+    """
+    bench = prepare(job, watch)
+    watch.begin(_count_steps(bench))
+    for line in (*bench.notes, *outside(bench)):
+        watch.note(line)
+    compressed = compress(bench)
+    built = build_all(bench, compressed)
+    reference = measure_reference(bench, compressed.reference)
+    results = tuple(
+        EngineResult(engine, found, measure_engine(bench, found, engine) if found.runs_here else None)
+        for engine, found in zip(bench.engines, built, strict=True)
+    )
+    report, verdict = compose_report(bench, compressed, reference, results)
+    for line in report.notes[len(bench.notes) :]:
+        watch.note(line)
+    with watch.step("write the report", reused=False):
+        write_report(report, _pictures(bench, compressed, results), job.out)
+    return Outcome(report, verdict, job.out)
+
+
+def _pictures(bench: Bench, compressed: Compressed, results: tuple[EngineResult, ...]) -> tuple[Picture, ...]:
+    for result in results:
+        if result.measured is not None and result.measured.latency:
+            return take_pictures(bench, compressed.reference, result)
+    return ()
+
+
+def _count_steps(bench: Bench) -> int:
+    measured = sum(not isinstance(engine, RtxEngine) for engine in bench.engines)
+    return 1 + len(bench.recipe.stages) + len(bench.engines) + 1 + measured + 1

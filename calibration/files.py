@@ -1,0 +1,158 @@
+"""The source behind every format that is a set of image files: which images, and how each is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from avcompress.recipe import SourceSettings
+from avcompress.spec import Array, DataError
+from calibration.decode import decode_image, read_bytes
+from calibration.sample import Boxes, Sample
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"})
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One image and its labels before anything is decoded; `size` is (height, width) where the labels state it."""
+
+    name: str
+    image: Path
+    boxes: Boxes | None = None
+    mask: Path | None = None
+    size: tuple[int, int] | None = None
+
+
+Read = Callable[[Record, Array], Sample]
+"""Makes the sample from a record and its decoded image."""
+
+
+@dataclass(eq=False)
+class FileSource:
+    """The samples of a set of records, decoded one by one; a Source.
+
+    Attributes:
+        label_rules: what decides the labels' meaning beside the files, for the fingerprint.
+        skip_bad: leave out what cannot be decoded when iterating; `source[i]` raises all the same.
+    """
+
+    classes: tuple[str, ...]
+    records: tuple[Record, ...]
+    read: Read
+    label_rules: str = ""
+    skip_bad: bool = False
+    missing: tuple[str, ...] = ()
+    _bad: dict[str, None] = field(default_factory=dict, init=False, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Sample:
+        record = self.records[index]
+        return self.read(record, decode_image(record.image))
+
+    def __iter__(self) -> Iterator[Sample]:
+        good = 0
+        for record in self.records:
+            image = self._decode(record)
+            if image is not None:
+                yield self.read(record, image)
+                good += 1
+        if not good:
+            raise DataError(
+                f"{self.records[0].image.parent}: expected a readable image, got {len(self.records)} that are not; "
+                "set on_bad_image: fail to see why"
+            )
+
+    def _decode(self, record: Record) -> Array | None:
+        try:
+            return decode_image(record.image)
+        except DataError:
+            if not self.skip_bad:
+                raise
+            self._bad[record.name] = None
+            return None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The samples' names in order, those of undecodable images included."""
+        return tuple(record.name for record in self.records)
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """The names left out: missing files from the start, undecodable ones once they have been met."""
+        return (*self.missing, *self._bad)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The sha256 over class table, names, image file sizes and labels; nothing is decoded."""
+        digest = hashlib.sha256(json.dumps([self.classes, self.label_rules]).encode())
+        for record in self.records:
+            digest.update(json.dumps([record.name, _size_bytes(record.image), record.size]).encode())
+            if record.boxes is not None:
+                boxes = record.boxes
+                for array in (boxes.xyxy, boxes.labels, boxes.ignore, boxes.area):
+                    digest.update(array.tobytes())
+            if record.mask is not None:
+                digest.update(hashlib.sha256(read_bytes(record.mask)).digest())
+        return digest.hexdigest()
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path}: expected an image file, got {error.strerror}; it was there before") from error
+
+
+def select(items: Sequence[T], settings: SourceSettings) -> tuple[T, ...]:
+    """Every n-th item, then at most `limit` of them."""
+    return tuple(items[:: settings.every][: settings.limit])
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files of a folder, sorted by name, hidden ones and sub-folders left out; raises DataError."""
+    try:
+        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
+    except OSError as error:
+        raise DataError(f"{folder}: expected a folder of images, got {error.strerror}; check the path") from error
+    return [path for path in found if not path.name.startswith(".") and os.path.isfile(path)]
+
+
+def require(paths: Sequence[Path], what: str, advice: str) -> None:
+    """Raise DataError, naming the first and counting them, when files are missing."""
+    # Not Path.is_file: that raises where a name is too long or a folder closed.
+    missing = [path for path in paths if not os.path.isfile(path)]
+    if missing:
+        raise DataError(f"{missing[0]}: expected {what}, {len(missing)} of {len(paths)} are missing; {advice}")
+
+
+def file_source(
+    folder: Path,
+    records: Sequence[Record],
+    classes: tuple[str, ...],
+    settings: SourceSettings,
+    read: Read,
+    label_rules: str = "",
+) -> FileSource:
+    """Wrap records that are already selected; raises DataError when images are missing, or when none is left."""
+    skip = settings.on_bad_image == "skip"
+    if not skip:
+        require([record.image for record in records], "an image", "copy it there, or set on_bad_image: skip")
+    there = tuple(record for record in records if os.path.isfile(record.image))
+    if not there:
+        raise DataError(
+            f"{folder}: expected images, found none of {len(records)} selected (every: {settings.every}, "
+            f"limit: {settings.limit}); the folder itself must hold them: {', '.join(sorted(EXTENSIONS))}"
+        )
+    missing = tuple(record.name for record in records if not os.path.isfile(record.image))
+    return FileSource(classes, there, read, label_rules, skip, missing)

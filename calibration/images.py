@@ -1,0 +1,21 @@
+"""A plain folder of images: enough for calibration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from avcompress.recipe import ImageSource
+from avcompress.spec import Array
+from calibration.files import FileSource, Record, file_source, list_images, select
+from calibration.sample import Sample
+
+
+def open_images(settings: ImageSource, root: Path, classes: tuple[str, ...] | None) -> FileSource:
+    """Open a folder of images, ordered by name; samples have no labels. Raises DataError."""
+    folder = root / settings.images
+    records = [Record(path.name, path) for path in select(list_images(folder), settings)]
+    return file_source(folder, records, classes or (), settings, _read)
+
+
+def _read(record: Record, image: Array) -> Sample:
+    return Sample(record.name, image)

@@ -1,0 +1,40 @@
+"""Where labelled images come from: one way to open every data format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from avcompress.recipe import CocoSource, DataSource, ImageSource, KittiSource, MaskSource, SceneSource
+from calibration.coco import open_coco
+from calibration.images import open_images
+from calibration.kitti import open_kitti
+from calibration.masks import open_masks
+from calibration.sample import VOID, Boxes, Sample, Source
+
+__all__ = ["VOID", "Boxes", "Sample", "Source", "open_source"]
+
+
+def open_source(settings: DataSource, root: Path, classes: tuple[str, ...] | None = None) -> Source:
+    """Open the images and labels that a recipe names; nothing is decoded yet.
+
+    Args:
+        settings: the format, its files, and which images to take.
+        root: what the paths of the settings are relative to.
+        classes: the network's classes in output order; default: the labels' own table.
+
+    Raises DataError when files are missing or labels do not fit the classes.
+    """
+    match settings:
+        case CocoSource():
+            return open_coco(settings, root, classes)
+        case KittiSource():
+            return open_kitti(settings, root, classes)
+        case MaskSource():
+            return open_masks(settings, root, classes)
+        case ImageSource():
+            return open_images(settings, root, classes)
+        case SceneSource():
+            # Not at the top: the renderer builds its samples from this module's types.
+            from calibration.scenes import open_scenes
+
+            return open_scenes(settings)
