@@ -30,9 +30,7 @@ def pair(tensor: str, scale: float, zero_point: np.integer, parts: list[onnx.Ten
     ]
 
 
-def concat_net(
-    branches: tuple[str, ...], scale: float, where: str, zero_point: np.integer = ZERO
-) -> onnx.ModelProto:
+def concat_net(branches: tuple[str, ...], scale: float, where: str, zero_point: np.integer = ZERO) -> onnx.ModelProto:
     """Branches of x, concatenated, quantized before or after the Concat, and an identity convolution in INT8."""
     parts: list[onnx.TensorProto] = []
     nodes = [helper.make_node(op, ["x"], [f"b{i}"], f"branch{i}") for i, op in enumerate(branches)]

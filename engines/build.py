@@ -1,0 +1,89 @@
+"""The backends behind one pair of verbs: build an engine, open an engine."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+from typing_extensions import assert_never
+
+from avcompress.files import atomic_folder
+from avcompress.recipe import Engine, OpenVinoEngine, OrtEngine, RtxEngine
+from avcompress.spec import MissingError
+from engines.built import MODEL, Built
+from engines.openvino import build_openvino, open_openvino
+from engines.ort import build_ort, open_ort
+from engines.session import Session, one_line
+from engines.trt_rtx import build_rtx
+
+__all__ = ["Built", "build_engine", "open_engine", "require"]
+
+
+def require(engine: Engine) -> None:
+    """Raise MissingError, with the command that installs it, when this machine lacks the engine's package."""
+    match engine:
+        case OrtEngine():
+            _require_package("ort", "onnxruntime", "InferenceSession", "pip install onnxruntime")
+        case OpenVinoEngine():
+            _require_package("openvino", "openvino", "Core", "pip install openvino")
+        case RtxEngine():
+            # Ahead-of-time builds for other GPUs came with this class.
+            _require_package("trt_rtx", "tensorrt_rtx", "ComputeCapability", 'pip install "avcompress[rtx]"')
+        case _:
+            assert_never(engine)
+
+
+def _require_package(backend: str, package: str, feature: str, install: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise MissingError(f"{backend}: expected the package {package}, got nothing of that name; {install}")
+    try:
+        module = importlib.import_module(package)
+    except Exception as error:  # a broken installation may raise anything
+        raise MissingError(f"{backend}: expected {package} to load, got: {one_line(error)}; {install}") from error
+    if not hasattr(module, feature):
+        raise MissingError(f"{backend}: expected a {package} with {feature}, got an older one; {install} --upgrade")
+
+
+def build_engine(onnx: Path, folder: Path, engine: Engine) -> Built:
+    """Build an engine into `folder`, which is there when it is whole, and as it was before on any failure.
+
+    Raises EngineBuildError when the backend refuses the network, MissingError when this machine lacks the backend.
+    """
+    require(engine)
+    with atomic_folder(folder) as temporary:
+        built = _build(onnx, temporary, engine)
+    return replace(built, folder=folder)
+
+
+def _build(onnx: Path, folder: Path, engine: Engine) -> Built:
+    match engine:
+        case OrtEngine():
+            return build_ort(onnx, folder)
+        case OpenVinoEngine():
+            return build_openvino(onnx, folder, engine)
+        case RtxEngine():
+            return build_rtx(onnx, folder, engine)
+        case _:
+            assert_never(engine)
+
+
+def open_engine(built_folder: Path, engine: Engine) -> Session:
+    """Load what `build_engine` built.
+
+    Raises MissingError for an engine that this machine cannot run, EngineError when it does not load.
+    """
+    require(engine)
+    match engine:
+        case OrtEngine():
+            return open_ort(built_folder / MODEL["ort"])
+        case OpenVinoEngine():
+            return open_openvino(built_folder, engine)
+        case RtxEngine():
+            raise MissingError(
+                f"{built_folder}: expected an engine that runs on this machine, got one that is built ahead of time "
+                "for RTX GPUs, as a structure check; open the openvino or ort engine"
+            )
+        case _:
+            assert_never(engine)

@@ -1,0 +1,37 @@
+"""What a backend hands back when it has built an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+MODEL = {"ort": "model.onnx", "openvino": "model.xml", "trt_rtx": "model.engine"}
+"""The file that holds the engine, by backend."""
+LAYERS = "layers.json"
+"""The file that holds the layer map, where the backend gives one."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine on disk.
+
+    Attributes:
+        files: names relative to `folder`.
+        seconds: what the build took.
+        size_bytes: of the engine alone: model.onnx, model.xml + model.bin, or model.engine.
+        precisions: what every weighted ONNX node computes in, by name; None where the backend does not say.
+        runs_here: whether `open_engine` can run it on this machine.
+        versions: of the packages that built it.
+        note: one line for people: what the build proves, and what it does not.
+    """
+
+    backend: str
+    folder: Path
+    files: tuple[str, ...]
+    seconds: float
+    size_bytes: int
+    precisions: Mapping[str, str] | None
+    runs_here: bool
+    versions: Mapping[str, str]
+    note: str

@@ -1,0 +1,185 @@
+"""OpenVINO on the CPU: explicit about precision, threads and streams, so that two machines do the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+from avcompress.files import write_atomically
+from avcompress.recipe import OpenVinoEngine
+from avcompress.spec import Array, EngineBuildError, EngineError, MissingError
+from engines.built import LAYERS, MODEL, Built
+from engines.layer_map import UNKNOWN, BuilderLayer, layers_json
+from engines.network import read_network, weighted_nodes
+from engines.openvino_dialect import with_fake_quantize
+from engines.session import InputSpec, check_inputs, closed, one_line
+
+_PRECISIONS = {"i8": "int8", "u8": "int8", "f32": "fp32", "f16": "fp16", "bf16": "bf16"}
+_PRODUCTS = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
+# What OpenVINO's own passes append to the name of a node that they rewrite.
+_SUFFIXES = ("/DequantizationMultiply", "/WithoutBiases", "_original")
+
+
+def build_openvino(onnx: Path, folder: Path, settings: OpenVinoEngine) -> Built:
+    """Convert the network into `folder` as model.xml and model.bin, weights as they are, and compile it once.
+
+    Raises EngineBuildError; MissingError for bf16 on a CPU without it.
+    """
+    import openvino
+
+    start = time.monotonic()
+    network = read_network(onnx)
+    weighted = weighted_nodes(network)
+    outputs = {name: node.name for node in network.graph.node for name in node.output}
+    target = folder / MODEL["openvino"]
+    try:
+        model = openvino.Core().read_model(with_fake_quantize(network).SerializeToString())
+        openvino.save_model(model, target, compress_to_fp16=False)
+    except Exception as error:  # OpenVINO's errors share no base but this
+        raise EngineBuildError(
+            "parse", f"{onnx.name}: expected operators that OpenVINO knows, got: {one_line(error)}; change the network"
+        ) from error
+    layers = _runtime_layers(_compile(target, settings))
+    produced = {value.name: outputs[value.name] for value in network.graph.output if value.name in outputs}
+    precisions = openvino_precisions(layers, weighted, produced)
+    write_atomically(folder / LAYERS, layers_json(layers, precisions))
+    return Built(
+        backend="openvino",
+        folder=folder,
+        files=(target.name, target.with_suffix(".bin").name, LAYERS),
+        seconds=time.monotonic() - start,
+        size_bytes=target.stat().st_size + target.with_suffix(".bin").stat().st_size,
+        precisions=precisions,
+        runs_here=True,
+        versions={"openvino": openvino.get_version()},
+        note=f"layers that are not INT8 run in {settings.precision}; the layer map is this CPU's",
+    )
+
+
+def open_openvino(folder: Path, settings: OpenVinoEngine) -> OpenVinoSession:
+    """Load model.xml from `folder` for one stream of single images.
+
+    Raises EngineError when OpenVINO refuses it, MissingError for bf16 on a CPU without it.
+    """
+    return OpenVinoSession(_compile(folder / MODEL["openvino"], settings), f"openvino, {folder.name}")
+
+
+def _compile(path: Path, settings: OpenVinoEngine) -> Any:
+    import openvino
+
+    core = openvino.Core()
+    if settings.precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise MissingError(
+            "openvino, precision: expected a CPU with bf16, got one without; set precision: f32, or use a CPU with "
+            "AVX512-BF16 or AMX"
+        )
+    properties: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": settings.precision,
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+    }
+    if settings.threads is not None:
+        properties["INFERENCE_NUM_THREADS"] = settings.threads
+    try:
+        return core.compile_model(core.read_model(path), "CPU", properties)
+    except Exception as error:  # OpenVINO's errors share no base but this
+        raise EngineError(
+            f"{path}: expected an engine that OpenVINO can load, got: {one_line(error)}; build it again"
+        ) from error
+
+
+def _runtime_layers(compiled: Any) -> tuple[BuilderLayer, ...]:
+    """The operators as the CPU executes them, constants left out."""
+    layers = []
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        facts = {key: str(value.astype(str)) for key, value in node.get_rt_info().items() if hasattr(value, "astype")}
+        if facts.get("layerType") not in {"Const", "Input", "Output", None}:
+            layers.append(
+                BuilderLayer(
+                    name=node.get_friendly_name(),
+                    kind=facts["layerType"],
+                    inputs=(facts.get("runtimePrecision", ""),),
+                    constants=(),
+                    outputs=tuple(facts.get("outputPrecisions", "").split(",")),
+                    nodes=tuple(name for name in facts.get("originalLayersNames", "").split(",") if name),
+                )
+            )
+    return tuple(layers)
+
+
+def openvino_precisions(
+    layers: Iterable[BuilderLayer], weighted: Iterable[str], outputs: Mapping[str, str]
+) -> dict[str, str]:
+    """What each weighted node runs in: int8, fp32, fp16, bf16, or unknown.
+
+    Args:
+        layers: of the runtime model; the first input is the precision that it computes in.
+        weighted: names of ONNX nodes.
+        outputs: for each graph output the node that makes it: OpenVINO calls that node after the output.
+    """
+    found: dict[str, str] = {}
+    for layer in layers:
+        if layer.kind in _PRODUCTS:
+            precision = _PRECISIONS.get(layer.inputs[0], UNKNOWN)
+            for name in layer.nodes:
+                plain = _plain(name)
+                node = outputs.get(plain, plain)
+                found[node] = precision if found.get(node, precision) == precision else UNKNOWN
+    return {name: found.get(name, UNKNOWN) for name in weighted}
+
+
+def _plain(name: str) -> str:
+    for suffix in _SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name
+
+
+class OpenVinoSession:
+    """A compiled OpenVINO network with one infer request."""
+
+    def __init__(self, compiled: Any, where: str) -> None:
+        self._where = where
+        self._specs = {
+            _name(port): InputSpec(
+                tuple(d.get_length() if d.is_static else -1 for d in port.get_partial_shape()),
+                port.get_element_type().to_dtype(),
+            )
+            for port in compiled.inputs
+        }
+        self.inputs: Mapping[str, tuple[int, ...]] = MappingProxyType({n: s.shape for n, s in self._specs.items()})
+        self.outputs = tuple(_name(port) for port in compiled.outputs)
+        self._request = compiled.create_infer_request()
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Run once; see Session."""
+        if self._request is None:
+            raise closed(self._where)
+        check_inputs(self._where, self._specs, inputs)
+        try:
+            results = self._request.infer(dict(inputs), share_inputs=True, share_outputs=True)
+        except Exception as error:  # OpenVINO's errors share no base but this
+            raise EngineError(f"{self._where}: expected a run, got: {one_line(error)}; build it again") from error
+        # The request writes over its outputs in the next run.
+        return {name: results[index].copy() for index, name in enumerate(self.outputs)}
+
+    def close(self) -> None:
+        """Release the request."""
+        self._request = None
+
+    def __enter__(self) -> OpenVinoSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _name(port: Any) -> str:
+    """The ONNX name of an input or output; a tensor that several outputs share has several names."""
+    names = sorted(port.get_names())
+    own = port.get_node().get_friendly_name().removesuffix("/sink_port_0")
+    return own if own in names or not names else str(names[0])

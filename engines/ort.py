@@ -1,0 +1,124 @@
+"""ONNX Runtime on the CPU: the numeric reference, and the float network's runtime."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+import numpy as np
+
+from avcompress.spec import Array, EngineBuildError, EngineError
+from engines.built import MODEL, Built
+from engines.network import read_network
+from engines.session import InputSpec, check_inputs, closed, one_line
+
+_FATAL = 4  # errors come as exceptions; the log would only repeat them
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+
+
+def open_ort(path: Path, optimize: bool = False, threads: int | None = None) -> OrtSession:
+    """Load an ONNX file on the CPU.
+
+    Args:
+        path: an .onnx file.
+        optimize: all graph optimizations. Off, every operator is computed as ONNX defines it: with them on, networks
+            with Q/DQ differ by up to some per cent.
+        threads: of one run; default: all cores.
+
+    Raises EngineError when ONNX Runtime refuses the file.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    options.log_severity_level = _FATAL
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return OrtSession(session, f"ort, {path.name}")
+    except Exception as error:  # ONNX Runtime's errors share no base but this
+        raise EngineError(
+            f"{path}: expected a network that ONNX Runtime can load, got: {one_line(error)}; mend or export it again"
+        ) from error
+
+
+def build_ort(onnx: Path, folder: Path) -> Built:
+    """Copy the network into `folder` as model.onnx, and load it once; raises EngineBuildError."""
+    import onnxruntime
+
+    start = time.monotonic()
+    read_network(onnx)
+    target = folder / MODEL["ort"]
+    shutil.copyfile(onnx, target)
+    try:
+        open_ort(target).close()
+    except EngineError as error:
+        raise EngineBuildError("load", str(error)) from error
+    return Built(
+        backend="ort",
+        folder=folder,
+        files=(target.name,),
+        seconds=time.monotonic() - start,
+        size_bytes=target.stat().st_size,
+        precisions=None,
+        runs_here=True,
+        versions={"onnxruntime": onnxruntime.__version__},
+        note="graph optimizations off: the numeric reference, not a measure of speed",
+    )
+
+
+class OrtSession:
+    """An ONNX Runtime session."""
+
+    def __init__(self, session: Any, where: str) -> None:
+        self._session = session
+        self._where = where
+        self._specs = {value.name: _spec(value) for value in session.get_inputs()}
+        self.inputs: Mapping[str, tuple[int, ...]] = MappingProxyType({n: s.shape for n, s in self._specs.items()})
+        self.outputs = tuple(value.name for value in session.get_outputs())
+        self._names = list(self.outputs)
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Run once; see Session."""
+        if self._session is None:
+            raise closed(self._where)
+        check_inputs(self._where, self._specs, inputs)
+        try:
+            results = self._session.run(self._names, dict(inputs))
+        except Exception as error:  # ONNX Runtime's errors share no base but this
+            raise EngineError(f"{self._where}: expected a run, got: {one_line(error)}; check the network") from error
+        return dict(zip(self._names, results, strict=True))
+
+    def close(self) -> None:
+        """Release the session."""
+        self._session = None
+
+    def __enter__(self) -> OrtSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _spec(value: Any) -> InputSpec:
+    if value.type not in _DTYPES:
+        raise EngineError(f"input {value.name!r}: expected a plain array, got {value.type}; export the network again")
+    shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
+    return InputSpec(shape, np.dtype(_DTYPES[value.type]))

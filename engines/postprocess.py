@@ -1,0 +1,268 @@
+"""From a network's raw output to boxes or to a class map; NumPy only, exact, vectorised.
+
+Boxes are xyxy in pixels of the network's input, not of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import assert_never
+
+from avcompress.recipe import Detection, Segmentation, Task
+from avcompress.spec import Array, EngineError
+
+Floats = NDArray[np.float32]
+Labels = NDArray[np.int64]
+Indices = NDArray[np.intp]
+Size = tuple[int, int]
+"""Height, width."""
+
+_EXP_MAX = 80.0  # e^80 strides still fit in float32
+_FAR = 1e6  # pixels: boxes are cut there, so that no area overflows
+_CHUNK = 128  # candidates compared with each other at once in `nms`
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Boxes (N, 4) float32 xyxy in network pixels, scores (N,) float32, labels (N,) int64."""
+
+    xyxy: Floats
+    scores: Floats
+    labels: Labels
+
+
+class Layout(NamedTuple):
+    """A detector's raw output, cut into rows: one row an anchor."""
+
+    boxes: Floats
+    objectness: Floats | None
+    classes: Floats
+    logits: bool
+
+
+def postprocess(outputs: Mapping[str, Array], task: Task, input_size: Size) -> Detections | NDArray[np.uint8]:
+    """Boxes after NMS for a detector, a class map (H, W) uint8 for a segmenter."""
+    match task:
+        case Detection():
+            return nms(decode(outputs, task, input_size), task.nms_iou, task.max_detections)
+        case Segmentation():
+            return segment(outputs, input_size)
+        case _:
+            assert_never(task)
+
+
+# --- detection
+
+
+def decode(outputs: Mapping[str, Array], settings: Detection, input_size: Size) -> Detections:
+    """Turn a detector's raw output into boxes at or above the score threshold, one label an anchor: the best class.
+
+    Raises EngineError when the output's shape does not fit the decoder, or a value is not finite.
+
+    Source: YOLOX yolox/models/yolo_head.py and yolox/utils/boxes.py.
+    """
+    name, output = _single(outputs)
+    layout = _layout(name, output, settings, input_size)
+    labels = layout.classes.argmax(axis=1)
+    scores = layout.classes[np.arange(len(labels)), labels]
+    if layout.logits:
+        scores = _sigmoid(scores)
+    if layout.objectness is not None:
+        scores = scores * layout.objectness
+    keep = np.flatnonzero(scores >= np.float32(settings.score_threshold))
+    xyxy = _xyxy(layout.boxes[keep], keep, settings, input_size)
+    return Detections(xyxy, scores[keep], labels[keep].astype(np.int64))
+
+
+def _layout(name: str, output: Floats, settings: Detection, input_size: Size) -> Layout:
+    """Check the output's shape, and cut it into boxes, objectness and classes."""
+    cells = sum(_cells(input_size, stride) for stride in settings.strides)
+    first = 5 if settings.decode in {"yolox", "yolov5"} else 4
+    if output.ndim != 3 or not _fits(output.shape, settings.decode, cells, first):
+        wanted = f"4 + classes, {cells}" if settings.decode == "yolov8" else f"{cells}, {first} + classes"
+        raise EngineError(
+            f"output {name!r}: expected (1, {wanted}) for decode: {settings.decode}, strides {settings.strides} and "
+            f"input {input_size[0]}x{input_size[1]}, got {output.shape}; set task.decode and task.strides to match"
+        )
+    # Rows in one piece: the best class is searched along them.
+    rows = cv2.transpose(output[0]) if settings.decode == "yolov8" else output[0]
+    objectness = rows[:, 4] if first == 5 else None
+    return Layout(rows[:, :4], objectness, rows[:, first:], logits=settings.decode == "ltrb")
+
+
+def _fits(shape: tuple[int, ...], decode: str, cells: int, first: int) -> bool:
+    batch, anchors, width = (shape[0], shape[2], shape[1]) if decode == "yolov8" else shape
+    # A yolov5 head has several anchors a cell.
+    counted = anchors > 0 and anchors % cells == 0 if decode == "yolov5" else anchors == cells
+    return batch == 1 and counted and width > first
+
+
+def _cells(size: Size, stride: int) -> int:
+    return -(-size[0] // stride) * -(-size[1] // stride)
+
+
+def _xyxy(boxes: Floats, anchors: Indices, settings: Detection, input_size: Size) -> Floats:
+    """Boxes of the given anchors as xyxy pixels."""
+    match settings.decode:
+        case "yolox":
+            corner, step = _cell(anchors, settings.strides, input_size)
+            center = (boxes[:, :2] + corner) * step
+            half = np.exp(np.minimum(boxes[:, 2:], _EXP_MAX)) * step / 2
+            low, high = center - half, center + half
+        case "ltrb":
+            corner, step = _cell(anchors, settings.strides, input_size)
+            center = (corner + np.float32(0.5)) * step
+            low, high = center - boxes[:, :2] * step, center + boxes[:, 2:] * step
+        case "yolov5" | "yolov8":
+            half = boxes[:, 2:] / 2
+            low, high = boxes[:, :2] - half, boxes[:, :2] + half
+        case _:
+            assert_never(settings.decode)
+    xyxy: Floats = np.concatenate([low, high], axis=1).clip(-_FAR, _FAR)
+    return xyxy
+
+
+def _cell(anchors: Indices, strides: Iterable[int], size: Size) -> tuple[Floats, Floats]:
+    """The cell of each anchor, row by row, stride after stride: its x, y in strides, (N, 2), and its stride, (N, 1)."""
+    steps = np.array(tuple(strides))
+    widths = -(-size[1] // steps)
+    ends = np.cumsum(widths * -(-size[0] // steps))
+    level = np.searchsorted(ends, anchors, side="right")
+    y, x = np.divmod(anchors - np.concatenate([[0], ends])[level], widths[level])
+    return np.stack([x, y], axis=1).astype(np.float32), steps[level, None].astype(np.float32)
+
+
+def _sigmoid(x: Floats) -> Floats:
+    decay = np.exp(-np.abs(x))  # never overflows
+    y: Floats = np.where(x >= 0, 1, decay) / (1 + decay)
+    return y
+
+
+def nms(detections: Detections, iou: float, max_detections: int) -> Detections:
+    """Greedy non-maximum suppression within each class; what is kept comes in descending score, ties in given order.
+
+    A box goes when its overlap with a kept box of its class is above `iou`. The first `max_detections` are kept.
+
+    Source: exact, equal to the pairwise loop; torchvision.ops.batched_nms without its coordinate trick.
+    """
+    order = np.argsort(-detections.scores, kind="stable")
+    boxes = _Boxes.of(detections.xyxy[order], detections.labels[order])
+    kept: list[int] = []
+    for start in range(0, len(order), _CHUNK):
+        chunk = np.arange(start, min(start + _CHUNK, len(order)))
+        if kept:
+            chunk = chunk[~_overlaps(boxes, kept, chunk, iou).any(axis=0)]
+        kept += chunk[_greedy(_overlaps(boxes, chunk, chunk, iou))].tolist()
+        if len(kept) >= max_detections:
+            break
+    best = order[kept[:max_detections]]
+    return Detections(detections.xyxy[best], detections.scores[best], detections.labels[best])
+
+
+class _Boxes(NamedTuple):
+    """Boxes as contiguous columns."""
+
+    left: Floats
+    top: Floats
+    right: Floats
+    bottom: Floats
+    area: Floats
+    label: Labels
+
+    @classmethod
+    def of(cls, xyxy: Floats, labels: Labels) -> _Boxes:
+        left, top, right, bottom = np.ascontiguousarray(xyxy.T)
+        area = np.maximum(right - left, 0) * np.maximum(bottom - top, 0)
+        return cls(left, top, right, bottom, area, labels)
+
+    def take(self, which: Sequence[int] | Indices, shape: tuple[int, int]) -> _Boxes:
+        left, top, right, bottom, area = (column[which].reshape(shape) for column in self[:5])
+        return _Boxes(left, top, right, bottom, area, self.label[which].reshape(shape))
+
+
+def _overlaps(boxes: _Boxes, rows: Sequence[int] | Indices, columns: Indices, iou: float) -> NDArray[np.bool_]:
+    """Whether two boxes are of one class and overlap by more than `iou`: (rows, columns)."""
+    a, b = boxes.take(rows, (-1, 1)), boxes.take(columns, (1, -1))
+    # In place: temporaries of this size cost more than the arithmetic.
+    shared = np.minimum(a.right, b.right)
+    shared -= np.maximum(a.left, b.left)
+    np.maximum(shared, 0, out=shared)
+    height = np.minimum(a.bottom, b.bottom)
+    height -= np.maximum(a.top, b.top)
+    np.maximum(height, 0, out=height)
+    shared *= height
+    union = np.add(a.area, b.area, out=height)
+    union -= shared
+    union *= np.float32(iou)
+    # Multiplied, not divided: two empty boxes have no overlap rather than 0 / 0.
+    above: NDArray[np.bool_] = shared > union
+    above &= a.label == b.label
+    return above
+
+
+def _greedy(overlaps: NDArray[np.bool_]) -> list[int]:
+    """Indices that survive when each one kept removes those after it that it overlaps; rows as integers of bits."""
+    size = (overlaps.shape[1] + 7) // 8
+    packed = np.packbits(overlaps, axis=1, bitorder="little").tobytes()
+    removed, kept = 0, []
+    for index in range(len(overlaps)):
+        if not removed >> index & 1:
+            kept.append(index)
+            removed |= int.from_bytes(packed[index * size : (index + 1) * size], "little")
+    return kept
+
+
+# --- segmentation
+
+
+def segment(outputs: Mapping[str, Array], input_size: Size) -> NDArray[np.uint8]:
+    """The class of every pixel of the network's input, (H, W): argmax of (1, C, h, w) logits, ties to the lower class.
+
+    Smaller logits are first resized bilinearly, half-pixel centres. Raises EngineError for another shape, or for
+    values that are not finite.
+    """
+    name, output = _single(outputs)
+    height, width = input_size
+    if output.ndim != 4 or output.shape[0] != 1 or not 2 <= output.shape[1] <= 256 or not _at_most(output, input_size):
+        raise EngineError(
+            f"output {name!r}: expected logits (1, 2 to 256 classes, {height} at most, {width} at most), got "
+            f"{output.shape}; set preprocess.size and task.kind to the network's"
+        )
+    resize = output.shape[2:] != (height, width)
+    best = np.full((height, width), -np.inf, np.float32)
+    labels = np.zeros((height, width), np.uint8)
+    # Channel by channel: contiguous, and no resized copy of all of them.
+    for index, plane in enumerate(output[0]):
+        logits = cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) if resize else plane
+        # The label so far is a smaller number, so a maximum sets it: no branch, unlike a masked copy.
+        np.maximum(labels, np.greater(logits, best).view(np.uint8) * np.uint8(index), out=labels)
+        np.maximum(best, logits, out=best)
+    return labels
+
+
+def _at_most(output: Floats, size: Size) -> bool:
+    return bool(0 < output.shape[2] <= size[0] and 0 < output.shape[3] <= size[1])
+
+
+def _single(outputs: Mapping[str, Array]) -> tuple[str, Floats]:
+    """The network's only output, as finite float32."""
+    if len(outputs) != 1:
+        raise EngineError(
+            f"outputs: expected one, got {', '.join(outputs) or 'none'}; export the network with the output to decode"
+        )
+    name, output = next(iter(outputs.items()))
+    values: Floats = np.asarray(output, dtype=np.float32)
+    finite = np.isfinite(values)
+    if not finite.all():
+        bad = values.size - int(np.count_nonzero(finite))
+        raise EngineError(
+            f"output {name!r}: expected finite values, got {bad} of {values.size} NaN or infinite; "
+            "check the network and its scales"
+        )
+    return name, values

@@ -1,0 +1,90 @@
+import importlib.util
+
+import onnx
+import pytest
+
+from avcompress.recipe import OpenVinoEngine, OrtEngine, RtxEngine
+from avcompress.spec import EngineBuildError, MissingError
+from engines import build
+from engines.build import build_engine, open_engine, require
+
+ORT = OrtEngine(backend="ort")
+OPENVINO = OpenVinoEngine(backend="openvino", threads=1)
+RTX = RtxEngine(backend="trt_rtx", compute_capabilities=("sm86",))
+
+
+@pytest.fixture
+def net(tmp_path, two_convs, quantize):
+    onnx.save(quantize(two_convs, ["c1", "c2"]), tmp_path / "net.onnx")
+    return tmp_path / "net.onnx"
+
+
+@pytest.mark.parametrize("engine", [ORT, OPENVINO], ids=["ort", "openvino"])
+def test_what_is_built_can_be_opened(net, tmp_path, engine):
+    built = build_engine(net, tmp_path / "engines" / engine.backend, engine)
+
+    assert built.folder == tmp_path / "engines" / engine.backend
+    assert sorted(built.files) == sorted(path.name for path in built.folder.iterdir())
+    with open_engine(built.folder, engine) as session:
+        assert session.outputs == ("y",)
+
+
+@pytest.mark.rtx
+def test_an_rtx_engine_is_built_here_and_opened_elsewhere(net, tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    built = build_engine(net, tmp_path / "rtx", RTX)
+
+    assert sorted(built.files) == sorted(path.name for path in built.folder.iterdir())
+    with pytest.raises(MissingError, match="structure check"):
+        open_engine(built.folder, RTX)
+
+
+@pytest.mark.parametrize(
+    ("engine", "package", "install"),
+    [
+        (ORT, "onnxruntime", "pip install onnxruntime"),
+        (OPENVINO, "openvino", "pip install openvino"),
+        (RTX, "tensorrt_rtx", r'pip install "avcompress\[rtx\]"'),
+    ],
+    ids=["ort", "openvino", "trt_rtx"],
+)
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch, engine, package, install):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+
+    with pytest.raises(MissingError, match=f"expected the package {package}, got nothing of that name; {install}"):
+        require(engine)
+
+
+def test_a_package_that_does_not_load_is_missing_too(monkeypatch):
+    def broken(_):
+        raise OSError("libonnxruntime.so: cannot open\nshared object file")
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+
+    with pytest.raises(MissingError, match=r"to load, got: libonnxruntime\.so: cannot open shared"):
+        require(ORT)
+
+
+def test_a_package_that_is_too_old_is_missing_too(monkeypatch):
+    monkeypatch.setattr(importlib, "import_module", lambda _: object())
+
+    with pytest.raises(MissingError, match="got an older one; pip install openvino --upgrade"):
+        require(OPENVINO)
+
+
+@pytest.mark.parametrize("error", [EngineBuildError("build", "refused"), KeyboardInterrupt(), MemoryError()])
+def test_a_failed_build_leaves_the_folder_as_it_was(net, tmp_path, monkeypatch, error):
+    (tmp_path / "engines" / "ort").mkdir(parents=True)
+    (tmp_path / "engines" / "ort" / "old").write_text("old")
+
+    def half(onnx, folder):
+        (folder / "model.onnx").write_text("half")
+        raise error
+
+    monkeypatch.setattr(build, "build_ort", half)
+
+    with pytest.raises(type(error)):
+        build_engine(net, tmp_path / "engines" / "ort", ORT)
+
+    assert [path.name for path in (tmp_path / "engines").iterdir()] == ["ort"]
+    assert (tmp_path / "engines" / "ort" / "old").read_text() == "old"

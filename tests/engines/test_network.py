@@ -1,0 +1,70 @@
+import onnx
+import pytest
+from onnx import helper
+
+from avcompress.spec import EngineBuildError
+from engines.network import network_inputs, network_outputs, read_network, weighted_nodes
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "got 0 nodes and 0 outputs"),
+        (b"this is no network", "expected an ONNX file, got something else"),
+        (None, "got No such file"),
+    ],
+    ids=["empty", "text", "missing"],
+)
+def test_what_is_no_network_is_refused_in_one_line(tmp_path, content, message):
+    path = tmp_path / "net.onnx"
+    if content is not None:
+        path.write_bytes(content)
+
+    with pytest.raises(EngineBuildError, match=message) as caught:
+        read_network(path)
+
+    assert caught.value.stage == "parse"
+    assert "net.onnx" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_file_is_refused(tmp_path, two_convs):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(two_convs.SerializeToString()[:3000])
+
+    with pytest.raises(EngineBuildError, match="truncated"):
+        read_network(path)
+
+
+def test_an_input_of_unknown_size_is_refused(tmp_path, two_convs):
+    model = onnx.ModelProto.FromString(two_convs.SerializeToString())
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.save(model, tmp_path / "net.onnx")
+
+    with pytest.raises(EngineBuildError, match=r"input 'x': expected a static shape, got \(-1, 16, 16, 16\)"):
+        read_network(tmp_path / "net.onnx")
+
+
+def test_inputs_and_outputs_come_with_their_shapes(two_convs):
+    assert network_inputs(two_convs) == {"x": (1, 16, 16, 16)}
+    assert network_outputs(two_convs) == {"y": (1, 32, 16, 16)}
+
+
+def test_weighted_nodes_are_the_same_with_and_without_qdq(every_kind, quantize):
+    names = weighted_nodes(every_kind)
+
+    assert weighted_nodes(quantize(every_kind, names)) == names
+    assert names[:2] == ("first", "pointwise")
+    assert "mixed.MatMul" not in names  # a product of two activations
+
+
+@pytest.mark.parametrize(("name", "message"), [("", "got none for the Conv"), ("c2", "got 'c2' 2 times")])
+def test_a_weighted_node_without_a_name_of_its_own_is_refused(network, name, message):
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], name=name),
+        helper.make_node("Conv", ["a", "w"], ["y"], name="c2"),
+    ]
+    model = network(nodes, {"x": (1, 1, 2, 2)}, {"y": (1, 1, 2, 2)}, {"w": [[[[1.0]]]]})
+
+    with pytest.raises(EngineBuildError, match=message):
+        weighted_nodes(model)
