@@ -1,0 +1,228 @@
+"""avcompress.quant.ptq: whole networks, against ONNX Runtime with graph optimizations off."""
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from avcompress.quant.ptq import quantize, summary
+from avcompress.recipe import KeepFloat, Ptq
+from avcompress.spec import Artifact, DataError, LayerPlan, RecipeError
+from engines.onnx_graph import infer_shapes, name_nodes, quantize_array
+from engines.onnx_load import load_onnx
+
+PTQ = Ptq(kind="ptq")
+
+
+def residual_net(seed=0):
+    """Convolutions with batch norms and a skip, dilated, transposed, PReLU after a concat, Gemm: one of each."""
+    rng = np.random.default_rng(seed)
+    constants = {}
+
+    def constant(name, value):
+        constants[name] = np.asarray(value, np.float32)
+        return name
+
+    def conv(name, source, o, i, k=3, **attributes):
+        w = constant(f"{name}.w", rng.standard_normal((o, i, k, k)) / np.sqrt(i * k * k))
+        dilation = attributes.get("dilations", [1, 1])[0]
+        return helper.make_node("Conv", [source, w], [name], name, pads=[dilation * (k // 2)] * 4, **attributes)
+
+    def norm(name, source, channels):
+        values = (rng.uniform(0.5, 2, channels), rng.standard_normal(channels) / 4) * 2
+        keys = [constant(f"{name}.{key}", value) for key, value in zip("gbmv", values, strict=True)]
+        constants[f"{name}.v"] = rng.uniform(0.5, 2, channels).astype(np.float32)
+        return helper.make_node("BatchNormalization", [source, *keys], [name], name)
+
+    nodes = [
+        conv("stem", "x", 8, 3),
+        norm("stem.bn", "stem", 8),
+        helper.make_node("Relu", ["stem.bn"], ["r"], "r"),
+        conv("a", "r", 8, 8),
+        norm("a.bn", "a", 8),
+        helper.make_node("Relu", ["a.bn"], ["ar"], "ar"),
+        conv("b", "ar", 8, 8, dilations=[2, 2]),
+        helper.make_node("Add", ["b", "r"], ["sum"], "sum"),
+        conv("dw", "sum", 8, 1, group=8),
+        helper.make_node("Concat", ["sum", "dw"], ["cat"], "cat", axis=1),
+        norm("cat.bn", "cat", 16),
+        helper.make_node("PRelu", ["cat.bn", constant("slope", np.full((16, 1, 1), 0.2))], ["p"], "p"),
+        conv("c", "p", 8, 16, 1),
+        helper.make_node("ConvTranspose", ["c", constant("up.w", rng.standard_normal((8, 4, 2, 2)))], ["up"], "up"),
+        helper.make_node("GlobalAveragePool", ["up"], ["pool"], "pool"),
+        helper.make_node("Flatten", ["pool"], ["flat"], "flat"),
+        helper.make_node("Gemm", ["flat", constant("fc.w", rng.standard_normal((4, 6)))], ["fc"], "fc"),
+        helper.make_node("MatMul", ["fc", constant("y.w", rng.standard_normal((6, 5)))], ["y"], "y"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 3, 16, 16))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 5))],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return infer_shapes(name_nodes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)))
+
+
+def batches(n=8, seed=1):
+    return [{"x": np.random.default_rng(seed + i).standard_normal((1, 3, 16, 16)).astype(np.float32)} for i in range(n)]
+
+
+def run(model, feeds):
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(model.SerializeToString(), options).run(None, feeds)[0]
+
+
+@pytest.fixture(scope="module")
+def quantized():
+    return quantize(Artifact(residual_net(), log=("loaded",)), PTQ, batches())
+
+
+def test_the_quantized_network_stays_close_to_the_float_one(quantized):
+    model = residual_net()
+    pairs = [(run(model, b), run(quantized.model, b)) for b in batches(8, seed=100)]
+
+    noise = sum(np.sum((f - q) ** 2) for f, q in pairs)
+    assert 0 < noise < 1e-3 * sum(np.sum(f**2) for f, _ in pairs)
+
+
+def test_the_sites_are_the_inputs_of_int8_layers_and_the_skip(quantized):
+    quantizers = [n.input[0] for n in quantized.model.graph.node if n.op_type == "QuantizeLinear"]
+
+    assert quantizers == ["x", "r", "ar", "p", "flat"]  # r serves `a` and the addition
+    assert set(quantized.qparams) == {*quantizers, "stem.w", "a.w", "b.w", "c.w", "fc.w"}
+    addition = next(n for n in quantized.model.graph.node if n.name == "sum")
+    assert list(addition.input) == ["b", "r_dequantized"]
+
+
+def test_the_plan_and_the_log_say_what_was_done(quantized):
+    plan = {layer.name: layer.reason for layer in quantized.layers}
+
+    assert plan == {
+        "stem": "int8",
+        "a": "int8",
+        "b": "int8",
+        "dw": "depthwise: stays float (keep_float.depthwise)",
+        "c": "int8",
+        "up": "transposed convolution: TensorRT computes it in FP16",
+        "fc": "int8",
+        "y": "head: stays float (keep_float.head)",
+    }
+    assert quantized.log[0] == "loaded"
+    assert quantized.log[1].startswith("ptq: 5 of 8 layers in INT8, ")
+
+
+def test_every_quantizer_is_symmetric_and_only_weights_are_per_channel(quantized):
+    assert all(set(params.zero_point) == {0} for params in quantized.qparams.values())
+    assert {name: params.axis for name, params in quantized.qparams.items() if params.axis is not None} == {
+        "stem.w": 0,
+        "a.w": 0,
+        "b.w": 0,
+        "c.w": 0,
+        "fc.w": 1,
+    }
+
+
+def test_the_network_equals_a_fake_quantized_evaluation_in_numpy():
+    """One 1x1 convolution, small enough to write down; the oracle is ONNX Runtime."""
+    rng = np.random.default_rng(5)
+    w = rng.standard_normal((4, 3, 1, 1)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"], "conv")],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 3, 16, 16))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 4, 16, 16))],
+        [numpy_helper.from_array(w, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    artifact = quantize(Artifact(model), Ptq(kind="ptq", keep_float=KeepFloat(head=False)), batches())
+    (feeds,) = batches(1)
+
+    px, pw = artifact.qparams["x"], artifact.qparams["w"]
+    qx = quantize_array(feeds["x"], px).astype(np.int64)[0]
+    qw = quantize_array(w, pw).astype(np.int64)[:, :, 0, 0]
+    expected = np.einsum("oc,chw->ohw", qw, qx) * px.scale[0] * np.array(pw.scale)[:, None, None]
+
+    assert np.allclose(run(artifact.model, feeds)[0], expected, atol=1e-5)
+    assert pw.scale == pytest.approx(np.abs(w).max((1, 2, 3)) / 127)
+
+
+def test_the_same_inputs_give_the_same_bytes(quantized):
+    again = quantize(Artifact(residual_net()), PTQ, batches()[::-1])
+
+    assert again.model.SerializeToString() == quantized.model.SerializeToString()
+
+
+def test_the_given_network_is_not_changed():
+    model = residual_net()
+    before = model.SerializeToString()
+
+    quantize(Artifact(model), PTQ, batches(1))
+
+    assert model.SerializeToString() == before
+
+
+def test_minmax_ranges_reach_the_largest_value():
+    artifact = quantize(Artifact(residual_net()), Ptq(kind="ptq", ranges="minmax"), batches())
+
+    assert artifact.qparams["x"].scale[0] == pytest.approx(max(np.abs(b["x"]).max() for b in batches()) / 127)
+
+
+def test_dead_channels_and_dead_tensors_are_quantized_to_zero():
+    model = residual_net()
+    for tensor in model.graph.initializer:
+        if tensor.name == "a.w":
+            tensor.CopyFrom(numpy_helper.from_array(np.zeros((8, 8, 3, 3), np.float32), "a.w"))
+
+    artifact = quantize(Artifact(model), PTQ, [{"x": np.zeros((1, 3, 16, 16), np.float32)}])
+
+    assert np.isfinite(run(artifact.model, batches(1)[0])).all()
+
+
+def test_an_empty_calibration_set_is_refused():
+    with pytest.raises(DataError, match="expected at least one image"):
+        quantize(Artifact(residual_net()), PTQ, [])
+
+
+def test_a_pattern_that_matches_nothing_is_refused_before_calibration():
+    def untouched():
+        raise AssertionError
+        yield
+
+    with pytest.raises(RecipeError, match="stam"):
+        quantize(Artifact(residual_net()), Ptq(kind="ptq", keep_float=KeepFloat(layers=("stam",))), untouched())
+
+
+def test_the_summary_counts_layers_macs_and_reasons():
+    layers = (
+        LayerPlan("a", "Conv", "int8", "int8", 75),
+        LayerPlan("b", "Conv", "float", "pattern 'b'", 25),
+        LayerPlan("c", "Conv", "float", "pattern 'b'", 0),
+    )
+
+    assert summary(layers) == ("ptq: 1 of 3 layers in INT8, 75 % of MACs (unknown for 1); float: 2 x pattern 'b'")
+
+
+def test_a_network_with_nothing_to_quantize_stays_as_it_is():
+    keep = KeepFloat(layers=("*",))
+
+    artifact = quantize(Artifact(residual_net()), Ptq(kind="ptq", keep_float=keep), batches(1))
+
+    assert not artifact.qparams
+    assert "QuantizeLinear" not in {n.op_type for n in artifact.model.graph.node}
+
+
+def test_yolox_nano_gets_int8_in_all_but_heads_and_depthwise_layers(data_root):
+    model = load_onnx(data_root / "models" / "yolox_nano.onnx", (416, 416))
+    image = np.random.default_rng(0).uniform(0, 255, (1, 3, 416, 416)).astype(np.float32)
+
+    artifact = quantize(Artifact(model), PTQ, [{"images": image}])
+
+    int8 = [layer for layer in artifact.layers if layer.precision == "int8"]
+    assert len(int8) == 74
+    assert sum(layer.macs for layer in int8) > 0.9 * sum(layer.macs for layer in artifact.layers)
+    skips = [n for n in artifact.model.graph.node if n.op_type == "Add" and any("_dequantized" in t for t in n.input)]
+    assert len(skips) == 7
+    onnx.checker.check_model(artifact.model)
