@@ -44,8 +44,8 @@ class Exit(IntEnum):
     TERMINATED = 143
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: the same road out as Ctrl-C, with its own exit code."""
+class Terminated(BaseException):
+    """SIGTERM, raised so that what cleans up behind itself does; no Exception, so that nothing else catches it."""
 
 
 app = typer.Typer(
@@ -152,12 +152,16 @@ def _exit_code(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
     try:
         # Not standalone: click would turn Ctrl-C into exit code 1, which here means "contract not met".
-        return int(command.main(arguments, prog_name="avcompress", standalone_mode=False) or 0)
+        code = int(command.main(arguments, prog_name="avcompress", standalone_mode=False) or 0)
+        # Typer turns Ctrl-C into this code before we can see it.
+        return _interrupted(Exit.INTERRUPTED, arguments) if code == Exit.INTERRUPTED else code
     except AvcompressError as error:
         _complain(f"error: {_one_line(str(error))}")
         return error.exit_code
-    except (KeyboardInterrupt, EOFError) as error:
-        return _interrupted(error, arguments)
+    except KeyboardInterrupt:
+        return _interrupted(Exit.INTERRUPTED, arguments)
+    except Terminated:
+        return _interrupted(Exit.TERMINATED, arguments)
     except OSError as error:
         _complain(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
         return Exit.MISSING
@@ -167,13 +171,11 @@ def _exit_code(arguments: list[str]) -> int:
         )
         return Exit.MISSING
     except Exception as error:
-        return _usage_or_defect(error, arguments)
+        return _usage_or_defect(error)
 
 
-def _usage_or_defect(error: Exception, arguments: list[str]) -> int:
+def _usage_or_defect(error: Exception) -> int:
     name = type(error).__name__
-    if name == "Abort":
-        return _interrupted(error.__cause__ or error, arguments)
     if hasattr(error, "format_message"):
         _complain(f"error: {_one_line(error.format_message())}; see avcompress --help")
         return Exit.BAD_INPUT
@@ -182,10 +184,10 @@ def _usage_or_defect(error: Exception, arguments: list[str]) -> int:
     return Exit.DEFECT
 
 
-def _interrupted(error: BaseException, arguments: list[str]) -> int:
+def _interrupted(code: Exit, arguments: list[str]) -> int:
     again = shlex.join(["avcompress", *arguments, *([] if "--resume" in arguments else ["--resume"])])
     _complain(f"interrupted: finished steps are kept; go on with: {again}")
-    return Exit.TERMINATED if isinstance(error, Terminated) else Exit.INTERRUPTED
+    return code
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001

@@ -8,7 +8,7 @@ from avcompress.checkpoint import load_artifact, save_artifact
 from avcompress.spec import Artifact, LayerPlan, QuantParams
 
 
-def network():  # noqa: ANN201
+def network():
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     return helper.make_model(helper.make_graph([], "empty", [value], [value]))
 

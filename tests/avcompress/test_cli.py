@@ -69,7 +69,7 @@ def job(tmp_path: Path) -> dict[str, Any]:
         },
         "stages": [{"kind": "ptq", "keep_float": {"head": False}}],
         "target": {"engines": [{"backend": "ort"}]},
-        "contract": {"accuracy": [{"metric": "mIoU", "min": 0.8, "max_drop": 0.2}]},
+        "contract": {"accuracy": [{"metric": "mIoU", "min": 0.7, "max_drop": 0.3}]},
         "measure": {"warmup": 1, "runs": 5},
     }
 
