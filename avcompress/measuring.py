@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from engines.ort import open_ort
 from engines.postprocess import Detections
 from engines.session import Session
 from validation.detection import evaluate_detection
-from validation.latency import Latency, measure_stages
+from validation.latency import TOTAL, Latency, measure_stages
 from validation.pictures import Picture, picture_boxes, picture_masks
 from validation.predict import Prediction, predict, stages
 from validation.segmentation import evaluate_segmentation
@@ -41,11 +42,13 @@ class Measured:
     Attributes:
         metrics: by name; NaN where the labels hold no such object.
         latency: by stage from image to prediction, and their total; empty where it was not asked for.
+        float_latency: the float network's total on the same engine; None where it was not asked for.
         skipped: names of the images left out because they cannot be read.
     """
 
     metrics: Mapping[str, float]
     latency: Mapping[str, Latency]
+    float_latency: Latency | None
     skipped: tuple[str, ...]
 
 
@@ -65,21 +68,36 @@ def build_all(bench: Bench, compressed: Compressed) -> tuple[Built, ...]:
 
 def measure_reference(bench: Bench, network: Path) -> Measured:
     """Measure the float network's accuracy by ONNX Runtime."""
-    return _measure(bench, REFERENCE, sha256_file(network), lambda: open_ort(network, optimize=True), timed=False)
+    return _measure(bench, REFERENCE, sha256_file(network), lambda: open_ort(network, optimize=True), None)
 
 
-def measure_engine(bench: Bench, built: Built, engine: Engine) -> Measured:
-    """Measure an engine's accuracy, and its latency unless it is the reference that no deadline speaks of."""
+def measure_engine(bench: Bench, compressed: Compressed, built: Built, engine: Engine) -> Measured:
+    """Measure an engine's accuracy, and its latency unless it is the reference that no deadline speaks of.
+
+    The float network's latency is measured just before on the same engine, so that the two can be compared.
+    """
     key = step_key(engine.model_dump(), {file: sha256_file(built.folder / file) for file in built.files})
     timed = not isinstance(engine, OrtEngine) or engine.backend in [t.engine for t in bench.recipe.contract.latency]
-    return _measure(bench, engine.backend, key, lambda: open_engine(built.folder, engine), timed)
+
+    def time_float(folder: Path) -> Latency:
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            place = Path(temporary) / engine.backend
+            build_engine(compressed.reference, place, engine)
+            with open_engine(place, engine) as session:
+                return _latency(bench, session)[TOTAL]
+
+    return _measure(
+        bench, engine.backend, key, lambda: open_engine(built.folder, engine), time_float if timed else None
+    )
 
 
 def take_pictures(bench: Bench, reference: Path, result: EngineResult) -> tuple[Picture, ...]:
     """Picture both networks' predictions on validation images spread over the set."""
     source = bench.validation
-    indices = sorted({round(i * (len(source) - 1) / (PICTURES - 1)) for i in range(PICTURES)})
-    samples = [source[i] for i in indices if source.names[i] not in source.skipped]
+    skipped = result.measured.skipped if result.measured else ()
+    readable = [i for i, name in enumerate(source.names) if name not in skipped]
+    indices = sorted({round(i * (len(readable) - 1) / (PICTURES - 1)) for i in range(PICTURES)})
+    samples = [source[readable[i]] for i in indices]
     with open_ort(reference, optimize=True) as before, open_engine(result.built.folder, result.engine) as after:
         settings = (bench.recipe.preprocess, bench.recipe.task)
         pairs = zip(predict(before, samples, *settings), predict(after, samples, *settings), strict=True)
@@ -137,16 +155,25 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def _measure(bench: Bench, name: str, key: str, open_session: Callable[[], Session], timed: bool) -> Measured:
-    recipe, source = bench.recipe, bench.validation
+def _measure(
+    bench: Bench,
+    name: str,
+    key: str,
+    open_session: Callable[[], Session],
+    time_float: Callable[[Path], Latency] | None,
+) -> Measured:
+    """Take the step that measures one session; its latency too when there is a float network to time beside it."""
+    recipe, source, timed = bench.recipe, bench.validation, time_float is not None
 
     def compute(folder: Path, track: Track) -> None:
+        float_latency = time_float(folder).samples_ms if time_float else None
         with open_session() as session:
-            metrics = _accuracy(bench, session, track(source, len(source)))
             latency = _latency(bench, session) if timed else {}
+            metrics = _accuracy(bench, session, track(source, len(source)))
         facts = {
             "metrics": metrics,
             "latency": {stage: found.samples_ms for stage, found in latency.items()},
+            "float_latency": float_latency,
             "skipped": source.skipped,
         }
         write_atomically(folder / RESULT, json.dumps(facts))
@@ -157,7 +184,8 @@ def _measure(bench: Bench, name: str, key: str, open_session: Callable[[], Sessi
     folder = bench.step(f"measure-{name.replace(' ', '-')}", f"measure {what}, {name}", key, compute)
     facts = json.loads((folder / RESULT).read_text())
     latency = {stage: Latency(tuple(samples)) for stage, samples in facts["latency"].items()}
-    return Measured(facts["metrics"], latency, tuple(facts["skipped"]))
+    float_latency = Latency(tuple(facts["float_latency"])) if timed else None
+    return Measured(facts["metrics"], latency, float_latency, tuple(facts["skipped"]))
 
 
 def _accuracy(bench: Bench, session: Session, samples: Iterable[Sample]) -> Mapping[str, float]:

@@ -41,7 +41,7 @@ def execute(job: Job, watch: Watch) -> Outcome:
     built = build_all(bench, compressed)
     reference = measure_reference(bench, compressed.reference)
     results = tuple(
-        EngineResult(engine, found, measure_engine(bench, found, engine) if found.runs_here else None)
+        EngineResult(engine, found, measure_engine(bench, compressed, found, engine) if found.runs_here else None)
         for engine, found in zip(bench.engines, built, strict=True)
     )
     report, verdict = compose_report(bench, compressed, reference, results)

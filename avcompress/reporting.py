@@ -94,7 +94,8 @@ def _latency(bench: Bench, result: EngineResult) -> LatencyFacts:
     if result.measured is None:
         raise ValueError(f"{result.built.backend}: expected a measurement, got none")
     terms = [term for term in bench.recipe.contract.latency if term.engine == result.built.backend]
-    return latency_facts(result.measured.latency, bench.recipe.measure.warmup, terms)
+    measured = result.measured
+    return latency_facts(measured.latency, bench.recipe.measure.warmup, terms, measured.float_latency)
 
 
 def _stages(bench: Bench, compressed: Compressed) -> tuple[StageFacts, ...]:

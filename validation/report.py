@@ -104,6 +104,9 @@ class LatencyFacts(Model):
     stages: dict[str, Percentiles] = Field(
         default_factory=dict, description="preprocess, inference, postprocess: the disjoint parts of the total"
     )
+    float_total: Percentiles | None = Field(
+        None, description="total of the float network on the same engine, measured just before"
+    )
     deadlines: tuple[Deadline, ...] = Field((), description="the contract's deadlines for this engine")
     samples_ms: tuple[float, ...] = Field(description="the total of every run, in order")
 
@@ -213,7 +216,9 @@ def percentiles(latency: Latency) -> Percentiles:
     )
 
 
-def latency_facts(stages: Mapping[str, Latency], warmup: int, deadlines: Iterable[LatencyTerm]) -> LatencyFacts:
+def latency_facts(
+    stages: Mapping[str, Latency], warmup: int, deadlines: Iterable[LatencyTerm], float_total: Latency | None = None
+) -> LatencyFacts:
     """What measure_stages gave for one engine, beside the contract's terms for this engine."""
     total = stages[TOTAL]
     return LatencyFacts(
@@ -221,6 +226,7 @@ def latency_facts(stages: Mapping[str, Latency], warmup: int, deadlines: Iterabl
         runs=len(total.samples_ms),
         total=percentiles(total),
         stages={name: percentiles(stage) for name, stage in stages.items() if name != TOTAL},
+        float_total=None if float_total is None else percentiles(float_total),
         deadlines=tuple(Deadline(percentile=term.percentile, ms=term.deadline_ms) for term in deadlines),
         samples_ms=total.samples_ms,
     )
