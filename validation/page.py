@@ -127,16 +127,16 @@ def headline(report: Report) -> Headline:
     """Whether the contract is kept, then the lines that break it or the one that comes nearest to it."""
     total, broken = len(report.contract), [line for line in report.contract if not line.passed]
     if not total:
-        return Headline("Contract not kept", "Nothing was checked, and an empty verdict never passes.")
+        return Headline("Contract not met", "Nothing was checked, and an empty verdict never passes.")
     if broken:
         names = ", ".join(line.name for line in broken[:4]) + (" and others" if len(broken) > 4 else "")
-        return Headline("Contract not kept", f"{len(broken)} of {total} checks fail: {names}.")
+        return Headline("Contract not met", f"{len(broken)} of {total} checks fail: {names}.")
     every = "The only check holds." if total == 1 else f"All {total} checks hold."
     room = {line.name: line.margin / abs(line.limit) for line in report.contract if line.margin and line.limit}
     if not room:
-        return Headline("Contract kept", every)
+        return Headline("Contract met", every)
     nearest = min(room, key=lambda name: room[name])
-    return Headline("Contract kept", f"{every} The tightest is {nearest}, {room[nearest]:.0%} inside its limit.")
+    return Headline("Contract met", f"{every} The tightest is {nearest}, {room[nearest]:.0%} inside its limit.")
 
 
 def key_figures(report: Report) -> list[Figure]:

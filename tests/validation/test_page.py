@@ -77,7 +77,7 @@ def test_the_verdict_comes_first_and_every_line_of_the_contract_is_there(make_re
     report = make_report()
     text = Page(render_html(report)).text
     body = text[text.index("} ") :]
-    assert body.index("Contract kept") < body.index("All 6 checks hold.") < body.index("Accuracy")
+    assert body.index("Contract met") < body.index("All 6 checks hold.") < body.index("Accuracy")
     for line in report.contract:
         assert line.name in body
 
@@ -85,13 +85,13 @@ def test_the_verdict_comes_first_and_every_line_of_the_contract_is_there(make_re
 def test_a_broken_contract_says_which_lines(make_report):
     checks = (Check("AP @ ort", 0.2, ">=", 0.27), Check("p99.9 @ ort", NAN, "<=", 5.0, "ms"))
     text = Page(render_html(make_report(checks=checks))).text
-    assert "Contract not kept 2 of 2 checks fail: AP @ ort, p99.9 @ ort." in text
+    assert "Contract not met 2 of 2 checks fail: AP @ ort, p99.9 @ ort." in text
     assert "−0.0700" in text
     assert "not measured" in text
 
 
 def test_an_empty_verdict_never_reads_as_kept(make_report):
-    assert headline(make_report(checks=())).verdict == "Contract not kept"
+    assert headline(make_report(checks=())).verdict == "Contract not met"
     assert "Nothing was checked" in Page(render_html(make_report(checks=()))).text
 
 
