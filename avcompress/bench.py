@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from avcompress.files import write_atomically
-from avcompress.recipe import Detection, Engine, OnnxModel, Recipe, TorchModel, Train
+from avcompress.recipe import Detection, Engine, OnnxModel, Recipe, SceneSource, TorchModel, Train
 from avcompress.spec import MissingError, RecipeError, Track
 from avcompress.state import State
 from avcompress.watch import Watch
@@ -113,7 +113,7 @@ def _inputs(job: Job) -> Iterator[tuple[str, Path]]:
         source = getattr(job.recipe.data, part)
         for key in ("images", "labels"):
             written = getattr(source, key, None)
-            if written is not None:
+            if written is not None and not isinstance(source, SceneSource):
                 yield f"data.{part}.{key}", (job.data_root / written).resolve()
 
 
