@@ -36,6 +36,9 @@ class OnnxModel(Model):
     """An ONNX file."""
 
     onnx: str = Field(description="path of the ONNX file")
+    output: str | None = Field(
+        None, description="the output to decode, where there are several: the others are cut off"
+    )
 
 
 class TorchModel(Model):
@@ -45,6 +48,11 @@ class TorchModel(Model):
     import_from: str | None = Field(None, description="folder to import the module from, relative to the recipe")
     weights: str | None = Field(None, description="state dict: .safetensors, or .pth read with weights_only=True")
     args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the factory")
+    output: str | None = Field(
+        None,
+        description="the output to decode, where there are several: the key of a returned mapping, "
+        "`output_0` for the first of a returned sequence; the others are cut off",
+    )
 
 
 def _model_kind(value: Any) -> str:

@@ -330,3 +330,48 @@ def test_every_command_explains_itself_with_an_example(command: str) -> None:
         [sys.executable, "-m", "avcompress", command, "--help"], text=True, capture_output=True, check=True
     )
     assert f"Example: avcompress {command}" in found.stdout
+
+
+# --- networks that do not fit the recipe
+
+
+def with_second_output(folder: Path) -> None:
+    """Give the network a second output of the same shape, as training code leaves its auxiliary heads."""
+    model = onnx.load(folder / "net.onnx")
+    model.graph.node.append(helper.make_node("Neg", ["logits"], ["aux"], name="neg"))
+    model.graph.output.append(helper.make_tensor_value_info("aux", TensorProto.FLOAT, [1, 3, 24, 32]))
+    onnx.save(model, folder / "net.onnx")
+
+
+def test_several_outputs_are_named_before_the_work_begins(tmp_path: Path, job: dict[str, Any]) -> None:
+    with_second_output(tmp_path)
+
+    result = run(tmp_path, job)
+
+    assert_refused(result, "expected one, got 'logits' (1, 3, 24, 32), 'aux' (1, 3, 24, 32); set model.output")
+    assert "quantize" not in result[1]
+
+
+def test_the_output_that_the_recipe_names_is_the_network(tmp_path: Path, job: dict[str, Any]) -> None:
+    with_second_output(tmp_path)
+    job["model"]["output"] = "logits"
+
+    status, _, err = run(tmp_path, job)
+
+    assert (status, err) == (0, "")
+    assert [value.name for value in onnx.load(tmp_path / "out" / "model.onnx").graph.output] == ["logits"]
+
+
+def test_an_output_that_the_network_lacks_is_refused(tmp_path: Path, job: dict[str, Any]) -> None:
+    job["model"]["output"] = "main"
+
+    assert_refused(run(tmp_path, job), "model.output: expected one of the network's, logits, got 'main'")
+
+
+def test_more_classes_than_the_network_has_are_refused(tmp_path: Path, job: dict[str, Any]) -> None:
+    job["classes"] = [*CLASSES, "fourth"]
+
+    result = run(tmp_path, job)
+
+    assert_refused(result, "output 'logits': expected at least 4 classes", "got 3")
+    assert "quantize" not in result[1]
