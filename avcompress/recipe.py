@@ -80,6 +80,16 @@ class Preprocess(Model):
     std: Triple = Field((1.0, 1.0, 1.0), description="by channel, in the network's channel order, 0-255 scale")
     scale: PositiveFloat = Field(1.0, description="final factor: 0.00392157 gives 0-1 with mean 0 and std 1")
 
+    @model_validator(mode="after")
+    def _is_on_the_scale_of_pixels(self) -> Preprocess:
+        # ImageNet's 0.485 and 0.229 as most training code spells them would leave the pixels nearly as they are.
+        if all(0 < value < 1 for value in (*self.mean, *self.std)):
+            raise ValueError(
+                f"expected mean and std on the scale of pixels, 0-255, got {self.mean} and {self.std}; "
+                "multiply both by 255, and leave out `scale`: 255 cancels out"
+            )
+        return self
+
 
 class SourceSettings(Model):
     """What every data format shares."""
@@ -96,7 +106,9 @@ class CocoSource(SourceSettings):
     images: str
     labels: str
     aliases: dict[str, str | None] = Field(
-        default_factory=dict, description="label name -> class name; null means ignore the object"
+        default_factory=dict,
+        description="label name -> class name; null means ignore the object; '*' stands for every label that is "
+        "neither a class nor listed",
     )
 
 
@@ -108,7 +120,8 @@ class KittiSource(SourceSettings):
     labels: str
     aliases: dict[str, str | None] = Field(
         {"DontCare": None},
-        description="label name -> class name; null means ignore the object",
+        description="label name -> class name; null means ignore the object; '*' stands for every label that is "
+        "neither a class nor listed",
     )
 
 

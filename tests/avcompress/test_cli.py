@@ -375,3 +375,23 @@ def test_more_classes_than_the_network_has_are_refused(tmp_path: Path, job: dict
 
     assert_refused(result, "output 'logits': expected at least 4 classes", "got 3")
     assert "quantize" not in result[1]
+
+
+def test_what_the_first_sample_shows_is_refused_before_the_work_begins(tmp_path: Path, job: dict[str, Any]) -> None:
+    job["data"]["validation"] = {"format": "images", "images": "val/images"}
+    result = run(tmp_path, job)
+    assert_refused(result, "data.validation: expected images with masks for the task segmentation, got none")
+    assert result[1] == ""
+
+    job["data"]["validation"] = {"format": "masks", "images": "val/images", "labels": "train/images"}
+    result = run(tmp_path, job)
+    assert_refused(result, "0.png: expected class indices in 8 bit")
+    assert result[1] == ""
+
+
+def test_a_folder_for_a_file_and_the_other_way_round_are_named(tmp_path: Path, job: dict[str, Any]) -> None:
+    model = {**job, "model": {"onnx": "train"}}
+    assert_refused(run(tmp_path, model), "model.onnx: expected a file, got a folder at")
+
+    job["data"]["calibration"]["images"] = "net.onnx"
+    assert_refused(run(tmp_path, job), "data.calibration.images: expected a folder, got a file at")
