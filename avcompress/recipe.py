@@ -126,11 +126,14 @@ class KittiSource(SourceSettings):
 
 
 class MaskSource(SourceSettings):
-    """Images and masks of the same stem; a mask holds class indices, or colours looked up in `colours`."""
+    """Images and PNG masks of the same stem; a mask holds class indices, or colours looked up in `colours`."""
 
     format: Literal["masks"]
     images: str
     labels: str
+    recursive: bool = Field(False, description="take the images of sub-folders too; masks lie in the same sub-folders")
+    image_suffix: str = Field("", description="the end of an image's stem that its mask's has not: _leftImg8bit")
+    label_suffix: str = Field("", description="what the mask's stem has in its place: _gtFine_labelTrainIds")
     void: tuple[Annotated[int, Field(ge=0, le=255)], ...] = Field((255,), description="indices that mean unlabelled")
     colours: dict[str, tuple[int, int, int]] | None = Field(
         None,
@@ -143,6 +146,7 @@ class ImageSource(SourceSettings):
 
     format: Literal["images"]
     images: str
+    recursive: bool = Field(False, description="take the images of sub-folders too")
 
 
 class SceneSource(SourceSettings):
