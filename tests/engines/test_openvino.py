@@ -131,6 +131,17 @@ def test_an_operator_that_it_lacks_fails_the_build_in_one_line(build, network):
     assert "\n" not in str(caught.value)
 
 
+def test_a_network_that_converts_but_does_not_load_fails_the_build_by_its_own_name(build, network, monkeypatch):
+    def refuse(path, settings):
+        raise EngineError(f"{path}: expected an engine that OpenVINO can load, got: no; build it again")
+
+    monkeypatch.setattr("engines.openvino._compile", refuse)
+    model = network([helper.make_node("Relu", ["x"], ["y"], name="r")], {"x": (1, 4)}, {"y": (1, 4)}, {})
+
+    with pytest.raises(EngineBuildError, match=r"^load: \w+\.onnx: expected an engine that OpenVINO can load, got: no"):
+        build(model)
+
+
 def test_bf16_is_refused_where_the_cpu_lacks_it(build, two_convs):
     import openvino
 
