@@ -321,7 +321,8 @@ def test_wrong_usage_exits_with_2_and_one_line(arguments: list[str]) -> None:
     found = subprocess.run(
         [sys.executable, "-m", "avcompress", *arguments], text=True, capture_output=True, check=False
     )
-    assert_refused((found.returncode, found.stdout, found.stderr), "--help")
+    assert_refused((found.returncode, found.stdout, found.stderr), "; see avcompress --help")
+    assert ".;" not in found.stderr
 
 
 @pytest.mark.parametrize("command", ["run", "demo", "schema"])
