@@ -65,7 +65,8 @@ def default(value: object) -> str:
 
 def choice(annotation: object, given: object) -> str:
     others = [value for value in get_args(annotation) if value != given] if get_origin(annotation) is Literal else []
-    return f" or {', '.join(f'`{value}`' for value in others)}" if others else ""
+    joint = ":" if given is PydanticUndefined else " or"
+    return f"{joint} {', '.join(f'`{value}`' for value in others)}" if others else ""
 
 
 def rows(model: type[BaseModel]) -> list[str]:
