@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from avcompress.files import write_atomically
-from avcompress.recipe import Detection, Engine, OnnxModel, Recipe, SceneSource, TorchModel, Train
+from avcompress.recipe import Detection, Engine, OnnxModel, Recipe, SceneSource, Task, TorchModel, Train
 from avcompress.spec import MissingError, RecipeError, Track
 from avcompress.state import State
 from avcompress.watch import Watch
@@ -79,14 +79,15 @@ def prepare(job: Job, watch: Watch) -> Bench:
     recipe = job.recipe
     inputs = dict(_inputs(job))
     for label, path in inputs.items():
-        if not path.exists():
-            raise RecipeError(f"{label}: expected a file or folder, got nothing at {path}; mend it or give --data-root")
+        _require_input(label, path)
     engines, notes = _engines(recipe)
     validation = open_source(recipe.data.validation, job.data_root, recipe.classes)
     classes = recipe.classes or validation.classes
     calibration = open_source(recipe.data.calibration, job.data_root, classes)
     train = open_source(recipe.data.train, job.data_root, classes) if recipe.data.train else None
     _check(recipe, classes)
+    for role, source in (("calibration", calibration), ("validation", validation), ("train", train)):
+        _look_at_first(role, source, recipe.task)
     _make_ready(job)
     return Bench(job, watch, State(job.out / "state"), engines, classes, calibration, validation, train, inputs, notes)
 
@@ -115,6 +116,32 @@ def _inputs(job: Job) -> Iterator[tuple[str, Path]]:
             written = getattr(source, key, None)
             if written is not None and not isinstance(source, SceneSource):
                 yield f"data.{part}.{key}", (job.data_root / written).resolve()
+
+
+def _require_input(label: str, path: Path) -> None:
+    folders = label.endswith((".images", ".import_from"))
+    # Labels are one file or a folder of them: their format knows which.
+    anything = label.endswith(".labels")
+    wanted = "a file or folder" if anything else "a folder" if folders else "a file"
+    if not path.exists():
+        raise RecipeError(f"{label}: expected {wanted}, got nothing at {path}; mend it or give --data-root")
+    if not anything and path.is_dir() != folders:
+        got = "a folder" if path.is_dir() else "a file"
+        raise RecipeError(f"{label}: expected {wanted}, got {got} at {path}; mend the path")
+
+
+def _look_at_first(role: str, source: Source | None, task: Task) -> None:
+    """Read the first sample of a source: a mask or an image of the wrong kind is found before the work."""
+    if source is None:
+        return
+    sample = next(iter(source))
+    if role == "calibration":  # needs images only
+        return
+    found, kind = (sample.boxes, "boxes") if isinstance(task, Detection) else (sample.mask, "masks")
+    if found is None:
+        raise RecipeError(
+            f"data.{role}: expected images with {kind} for the task {task.kind}, got none; choose a format with {kind}"
+        )
 
 
 def _engines(recipe: Recipe) -> tuple[tuple[Engine, ...], list[str]]:

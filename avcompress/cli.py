@@ -177,7 +177,7 @@ def _exit_code(arguments: list[str]) -> int:
 def _usage_or_defect(error: Exception) -> int:
     name = type(error).__name__
     if hasattr(error, "format_message"):
-        _complain(f"error: {_one_line(error.format_message())}; see avcompress --help")
+        _complain(f"error: {_one_line(error.format_message()).rstrip('.')}; see avcompress --help")
         return Exit.BAD_INPUT
     traceback.print_exc()
     _complain(f"error: {name}: a defect of avcompress {__version__}; please report it with the lines above")

@@ -104,6 +104,8 @@ def _explain(detail: ErrorDetails, root: yaml.Node, data: Any) -> tuple[int, str
             return line, f"{place}: expected one of {context['expected_tags']}, got '{context['tag']}'"
         case "value_error":
             return line, f"{place}: {detail['msg'].removeprefix('Value error, ')}"
+        case "string_type" if isinstance(detail["input"], (bool, int, float)):
+            return line, f"{place}: expected text, got {detail['input']!r}; put it in quotes"
         case _:
             wanted = detail["msg"].removeprefix("Input should be ").removeprefix("Value should be ")
             return line, f"{place}: expected {wanted[:1].lower()}{wanted[1:]}, got {_shorten(detail['input'])}"

@@ -57,6 +57,28 @@ def postprocess(outputs: Mapping[str, Array], task: Task, input_size: Size) -> D
             assert_never(task)
 
 
+def check_classes(outputs: Mapping[str, Array], task: Task, input_size: Size, classes: int) -> None:
+    """Raise EngineError unless the outputs are what the task decodes, with that number of classes.
+
+    A segmenter may have more, which stay without a name, as one for unlabelled pixels.
+    """
+    name, output = _single(outputs)
+    match task:
+        case Detection():
+            found = _layout(name, output, task, input_size).classes.shape[1]
+            fits, wanted = found == classes, str(classes)
+        case Segmentation():
+            found = _logits(name, output, input_size).shape[1]
+            fits, wanted = found >= classes, f"at least {classes}"
+        case _:
+            assert_never(task)
+    if not fits:
+        raise EngineError(
+            f"output {name!r}: expected {wanted} classes, as `classes` or the validation labels have, got {found}; "
+            "list the network's own under `classes`, in the order of its outputs"
+        )
+
+
 # --- detection
 
 
@@ -88,7 +110,8 @@ def _layout(name: str, output: Floats, settings: Detection, input_size: Size) ->
         wanted = f"4 + classes, {cells}" if settings.decode == "yolov8" else f"{cells}, {first} + classes"
         raise EngineError(
             f"output {name!r}: expected (1, {wanted}) for decode: {settings.decode}, strides {settings.strides} and "
-            f"input {input_size[0]}x{input_size[1]}, got {output.shape}; set task.decode and task.strides to match"
+            f"input {input_size[0]}x{input_size[1]}, got {output.shape}; set task.decode and task.strides to match, "
+            "and export the network without NMS"
         )
     # Rows in one piece: the best class is searched along them.
     rows = cv2.transpose(output[0]) if settings.decode == "yolov8" else output[0]
@@ -228,12 +251,8 @@ def segment(outputs: Mapping[str, Array], input_size: Size) -> NDArray[np.uint8]
     values that are not finite.
     """
     name, output = _single(outputs)
+    _logits(name, output, input_size)
     height, width = input_size
-    if output.ndim != 4 or output.shape[0] != 1 or not 2 <= output.shape[1] <= 256 or not _at_most(output, input_size):
-        raise EngineError(
-            f"output {name!r}: expected logits (1, 2 to 256 classes, {height} at most, {width} at most), got "
-            f"{output.shape}; set preprocess.size and task.kind to the network's"
-        )
     resize = output.shape[2:] != (height, width)
     best = np.full((height, width), -np.inf, np.float32)
     labels = np.zeros((height, width), np.uint8)
@@ -246,15 +265,29 @@ def segment(outputs: Mapping[str, Array], input_size: Size) -> NDArray[np.uint8]
     return labels
 
 
+def _logits(name: str, output: Floats, size: Size) -> Floats:
+    """The same output; raises EngineError unless it holds logits of an image of that size."""
+    if output.ndim != 4 or output.shape[0] != 1 or not 2 <= output.shape[1] <= 256 or not _at_most(output, size):
+        raise EngineError(
+            f"output {name!r}: expected logits (1, 2 to 256 classes, {size[0]} at most, {size[1]} at most), got "
+            f"{output.shape}; set preprocess.size and task.kind to the network's, and export it without its argmax"
+        )
+    return output
+
+
 def _at_most(output: Floats, size: Size) -> bool:
     return bool(0 < output.shape[2] <= size[0] and 0 < output.shape[3] <= size[1])
+
+
+def _shapes(outputs: Mapping[str, Array]) -> str:
+    return ", ".join(f"{name!r} {tuple(output.shape)}" for name, output in outputs.items())
 
 
 def _single(outputs: Mapping[str, Array]) -> tuple[str, Floats]:
     """The network's only output, as finite float32."""
     if len(outputs) != 1:
         raise EngineError(
-            f"outputs: expected one, got {', '.join(outputs) or 'none'}; export the network with the output to decode"
+            f"outputs: expected one, got {_shapes(outputs) or 'none'}; set model.output to the one to decode"
         )
     name, output = next(iter(outputs.items()))
     values: Floats = np.asarray(output, dtype=np.float32)

@@ -12,7 +12,7 @@ from avcompress.recipe import Detection, Segmentation
 from avcompress.spec import EngineError
 from engines import postprocess as module
 from engines.ort import open_ort
-from engines.postprocess import Detections, decode, nms, postprocess, segment
+from engines.postprocess import Detections, check_classes, decode, nms, postprocess, segment
 
 
 def task(decoder, **changes):
@@ -138,8 +138,35 @@ def test_a_value_that_is_not_finite_is_an_error_naming_the_output(value):
 
 
 def test_several_outputs_are_an_error():
-    with pytest.raises(EngineError, match="outputs: expected one, got a, b"):
-        decode({"a": np.zeros(1), "b": np.zeros(1)}, task("yolox"), (16, 32))
+    with pytest.raises(EngineError, match=r"outputs: expected one, got 'a' \(1,\), 'b' \(2, 3\); set model\.output"):
+        decode({"a": np.zeros(1), "b": np.zeros((2, 3))}, task("yolox"), (16, 32))
+
+
+# --- classes
+
+
+@pytest.mark.parametrize(
+    ("decoder", "shape"),
+    [("yolox", (1, 10, 8)), ("yolov5", (1, 30, 8)), ("yolov8", (1, 7, 10)), ("ltrb", (1, 10, 7))],
+)
+def test_a_detector_has_exactly_the_classes_of_the_recipe(decoder, shape):
+    outputs = {"y": np.zeros(shape, np.float32)}
+
+    check_classes(outputs, task(decoder), (16, 32), 3)
+
+    for classes in (2, 4):
+        with pytest.raises(EngineError, match=f"output 'y': expected {classes} classes, .* got 3; list the network's"):
+            check_classes(outputs, task(decoder), (16, 32), classes)
+
+
+def test_a_segmenter_may_have_outputs_without_a_name_but_none_too_few():
+    outputs = {"y": np.zeros((1, 3, 2, 4), np.float32)}
+
+    check_classes(outputs, Segmentation(kind="segmentation"), (4, 8), 3)
+    check_classes(outputs, Segmentation(kind="segmentation"), (4, 8), 2)
+
+    with pytest.raises(EngineError, match="output 'y': expected at least 4 classes"):
+        check_classes(outputs, Segmentation(kind="segmentation"), (4, 8), 4)
 
 
 # --- nms
