@@ -34,11 +34,18 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     content = data.encode() if isinstance(data, str) else data
     with _as_output_error(path):
         target = Path(os.path.realpath(path))
-        if target.exists() and not (target.is_file() or target.is_dir()):
+        # Asked of the path: a pipe behind /dev/stdout has no real path.
+        if path.exists() and not (path.is_file() or path.is_dir()):
             path.write_bytes(content)
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
             _replace_file(target, content)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; raises OutputError."""
+    with _as_output_error(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager
