@@ -125,7 +125,8 @@ def list_images(folder: Path) -> list[Path]:
         found = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
     except OSError as error:
         raise DataError(f"{folder}: expected a folder of images, got {error.strerror}; check the path") from error
-    return [path for path in found if not path.name.startswith(".") and os.path.isfile(path)]
+    # A link that leads nowhere stays in the list: whoever opens it says so, and no image gets lost in silence.
+    return [path for path in found if not path.name.startswith(".") and not os.path.isdir(path)]
 
 
 def require(paths: Sequence[Path], what: str, advice: str) -> None:
