@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import onnx
 from typing_extensions import assert_never
 
 from avcompress.bench import Bench
@@ -17,10 +18,12 @@ from avcompress.checkpoint import NETWORK, load_artifact, load_decisions, save_a
 from avcompress.files import sha256_file, write_atomically
 from avcompress.quant.ptq import quantize
 from avcompress.recipe import OnnxModel, Ptq, TorchModel, Train
-from avcompress.spec import Artifact, Track
+from avcompress.spec import Artifact, ModelError, Track
 from avcompress.state import step_key
 from calibration.batches import batches
+from engines.network import network_outputs
 from engines.onnx_load import load_onnx
+from engines.postprocess import check_output
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,6 +60,7 @@ def compress(bench: Bench) -> Compressed:
             folder = _load_file(bench, bench.inputs["model.onnx"], Path(file).name)
         case TorchModel() as settings:
             folder = _export_module(bench, settings)
+    _check_outputs(bench, folder / NETWORK)
     folders = [folder]
     for index, stage in enumerate(bench.recipe.stages):
         if not isinstance(stage, Train):
@@ -70,6 +74,17 @@ def compress(bench: Bench) -> Compressed:
         logs=_logs(folders),
         skipped=tuple(name for each in folders for name in _read_skipped(each)),
     )
+
+
+def _check_outputs(bench: Bench, network: Path) -> None:
+    """Find out before the work what the first prediction would fail on."""
+    found = network_outputs(onnx.load(network, load_external_data=False))
+    if len(found) != 1:
+        raise ModelError(
+            f"outputs: expected one to decode, got {len(found)}: {', '.join(found)}; export the network with one output"
+        )
+    ((name, shape),) = found.items()
+    check_output(name, shape, bench.recipe.task, bench.recipe.preprocess.size, len(bench.classes))
 
 
 def _logs(folders: list[Path]) -> dict[str, tuple[str, ...]]:
