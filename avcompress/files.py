@@ -14,6 +14,7 @@ from pathlib import Path
 from avcompress.spec import OutputError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+_PROBE_BYTES = 1 << 20
 _ADVICE = {
     **dict.fromkeys(FULL, "free some space, or give a folder on another disk"),
     **dict.fromkeys((errno.EACCES, errno.EPERM), "give a folder that you may write to"),
@@ -70,6 +71,18 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             _replace_folder(target, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_full(folder: Path) -> None:
+    """Raise OutputError when the disk of `folder` is full, for libraries that say so in words of their own, or not."""
+    probe = _sibling(folder / "probe")
+    try:
+        with _as_output_error(folder, only=FULL), probe.open("xb") as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def sha256_file(path: Path) -> str:

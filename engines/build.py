@@ -9,9 +9,9 @@ from pathlib import Path
 
 from typing_extensions import assert_never
 
-from avcompress.files import atomic_folder
+from avcompress.files import atomic_folder, refuse_full
 from avcompress.recipe import Engine, OpenVinoEngine, OrtEngine, RtxEngine
-from avcompress.spec import MissingError
+from avcompress.spec import EngineError, MissingError
 from engines.built import MODEL, Built
 from engines.openvino import build_openvino, open_openvino
 from engines.ort import build_ort, open_ort
@@ -49,11 +49,17 @@ def _require_package(backend: str, package: str, feature: str, install: str) -> 
 def build_engine(onnx: Path, folder: Path, engine: Engine) -> Built:
     """Build an engine into `folder`, which is there when it is whole, and as it was before on any failure.
 
-    Raises EngineBuildError when the backend refuses the network, MissingError when this machine lacks the backend.
+    Raises EngineBuildError when the backend refuses the network, MissingError when this machine lacks the backend,
+    OutputError when the disk is full.
     """
     require(engine)
     with atomic_folder(folder) as temporary:
-        built = _build(onnx, temporary, engine)
+        try:
+            built = _build(onnx, temporary, engine)
+        except EngineError:
+            # Backends blame the network, or nobody, when they cannot write.
+            refuse_full(temporary)
+            raise
     return replace(built, folder=folder)
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from avcompress.files import atomic_folder, make_folder, sha256_file, write_atomically
+from avcompress.files import atomic_folder, make_folder, refuse_full, sha256_file, write_atomically
 from avcompress.spec import OutputError
 
 
@@ -224,3 +224,11 @@ def test_a_folder_that_cannot_be_made_is_an_output_error(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file"):
         make_folder(tmp_path / "file" / "b")
+
+
+def test_a_full_disk_is_found_by_trying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_full(tmp_path)
+    monkeypatch.setattr(os, "fsync", fail_with(errno.ENOSPC))
+    with pytest.raises(OutputError, match="No space left"):
+        refuse_full(tmp_path)
+    assert list(tmp_path.iterdir()) == []
