@@ -14,7 +14,6 @@ from pathlib import Path
 from avcompress.spec import OutputError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-_PROBE_BYTES = 1 << 20
 _ADVICE = {
     **dict.fromkeys(FULL, "free some space, or give a folder on another disk"),
     **dict.fromkeys((errno.EACCES, errno.EPERM), "give a folder that you may write to"),
@@ -69,16 +68,22 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         with _as_output_error(path):
             _sync(temporary)
             _replace_folder(target, temporary)
+    except OutputError as error:
+        # The temporary name tells nobody anything, and is gone.
+        raise OutputError(str(error).replace(str(temporary), str(path))) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def refuse_full(folder: Path) -> None:
-    """Raise OutputError when the disk of `folder` is full, for libraries that say so in words of their own, or not."""
+def refuse_full(folder: Path, size_bytes: int) -> None:
+    """Raise OutputError when `folder` has no room for so many bytes.
+
+    For libraries that report a full disk in words of their own, or not at all.
+    """
     probe = _sibling(folder / "probe")
     try:
         with _as_output_error(folder, only=FULL), probe.open("xb") as file:
-            file.write(bytes(_PROBE_BYTES))
+            file.write(bytes(size_bytes))
             file.flush()
             os.fsync(file.fileno())
     finally:

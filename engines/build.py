@@ -21,6 +21,10 @@ from engines.trt_rtx import build_rtx
 __all__ = ["Built", "build_engine", "open_engine", "require"]
 
 
+_ROOM_BYTES = 4 << 20
+"""What an engine takes at least, beside the weights."""
+
+
 def require(engine: Engine) -> None:
     """Raise MissingError, with the command that installs it, when this machine lacks the engine's package."""
     match engine:
@@ -57,8 +61,8 @@ def build_engine(onnx: Path, folder: Path, engine: Engine) -> Built:
         try:
             built = _build(onnx, temporary, engine)
         except EngineError:
-            # Backends blame the network, or nobody, when they cannot write.
-            refuse_full(temporary)
+            # Backends blame the network, or nobody, when they cannot write, and may have cleared up what they wrote.
+            refuse_full(folder.parent, _ROOM_BYTES + 2 * onnx.stat().st_size)
             raise
     return replace(built, folder=folder)
 

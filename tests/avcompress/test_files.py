@@ -227,8 +227,18 @@ def test_a_folder_that_cannot_be_made_is_an_output_error(tmp_path: Path) -> None
 
 
 def test_a_full_disk_is_found_by_trying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    refuse_full(tmp_path)
+    refuse_full(tmp_path, 100)
     monkeypatch.setattr(os, "fsync", fail_with(errno.ENOSPC))
     with pytest.raises(OutputError, match="No space left"):
-        refuse_full(tmp_path)
+        refuse_full(tmp_path, 100)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_error_of_a_folder_in_the_making_names_the_folder_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", fail_with(errno.ENOSPC))
+    with pytest.raises(OutputError) as caught, atomic_folder(tmp_path / "step") as folder:
+        write_atomically(folder / "net.onnx", b"1")
+
+    assert str(caught.value).startswith(f"{tmp_path / 'step' / 'net.onnx'}: expected to write here, got No space left")
