@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from avcompress.files import write_atomically
-from avcompress.recipe import Detection, Engine, OnnxModel, Recipe, SceneSource, Task, TorchModel, Train
+from avcompress.recipe import (
+    CocoSource,
+    DataSource,
+    Detection,
+    Engine,
+    ImageSource,
+    MaskSource,
+    OnnxModel,
+    Ptq,
+    Recipe,
+    SceneSource,
+    TorchModel,
+    Train,
+)
 from avcompress.spec import MissingError, RecipeError, Track
 from avcompress.state import State
 from avcompress.watch import Watch
+from calibration.preprocess import check_preprocess
 from calibration.source import Source, open_source
 from engines.build import require
 from validation.detection import detection_metric_names
 from validation.gates import check_contract
 from validation.segmentation import segmentation_metric_names
-
-OURS = ("engines", "model.onnx", "recipe.yaml", "report.html", "report.json", "state")
 
 
 @dataclass(frozen=True)
@@ -62,33 +73,41 @@ class Bench:
         """The job's recipe."""
         return self.job.recipe
 
-    def step(self, name: str, title: str, key: str, compute: Callable[[Path, Track], None]) -> Path:
-        """Take one step of the run, or keep its results from the last run; returns the folder that holds them."""
+    def step(
+        self, name: str, title: str, key: str, compute: Callable[[Path, Track], None], still: bool = False
+    ) -> Path:
+        """Take one step of the run, or keep its results from the last run; returns the folder that holds them.
+
+        `still`: something is timed in it.
+        """
         reused = self.state.seconds(name, key) is not None
-        with self.watch.step(title, reused) as track:
+        with self.watch.step(title, reused, still) as track:
             folder = self.state.step(name, key, lambda folder: compute(folder, track))
         self.passed.append(Step(name, title, self.state.seconds(name, key) or 0.0))
         return folder
 
 
 def prepare(job: Job, watch: Watch) -> Bench:
-    """Check all that can be checked without work, and make the output folder ready.
+    """Check all that can be checked without work; nothing is written.
 
     Raises MissingError for an engine that this machine lacks, RecipeError and DataError for what the recipe names.
     """
     recipe = job.recipe
+    if not job.data_root.is_dir():
+        got = "a file" if job.data_root.exists() else "nothing"
+        raise RecipeError(f"--data-root: expected a folder, got {got} at {job.data_root}; give the folder of the data")
     inputs = dict(_inputs(job))
     for label, path in inputs.items():
-        _require_input(label, path)
+        _require_input(label, path, _is_folder(label, recipe))
+    _check_recipe(recipe)
     engines, notes = _engines(recipe)
     validation = open_source(recipe.data.validation, job.data_root, recipe.classes)
     classes = recipe.classes or validation.classes
     calibration = open_source(recipe.data.calibration, job.data_root, classes)
     train = open_source(recipe.data.train, job.data_root, classes) if recipe.data.train else None
-    _check(recipe, classes)
-    for role, source in (("calibration", calibration), ("validation", validation), ("train", train)):
-        _look_at_first(role, source, recipe.task)
-    _make_ready(job)
+    _check_contract(recipe, classes)
+    for source in filter(None, (calibration, validation, train)):
+        next(iter(source))  # a mask or an image of the wrong kind is found before the work
     return Bench(job, watch, State(job.out / "state"), engines, classes, calibration, validation, train, inputs, notes)
 
 
@@ -100,48 +119,29 @@ def outside(bench: Bench) -> Iterator[str]:
             yield f"{label} leaves {start}: it is {path}"
 
 
+def _resolve(label: str, folder: Path, written: str) -> Path:
+    if not written or "\0" in written:
+        raise RecipeError(f"{label}: expected a path, got {written!r}; mend it")
+    return (folder / written).resolve()
+
+
 def _inputs(job: Job) -> Iterator[tuple[str, Path]]:
     """Every path of the recipe by its key, resolved."""
     match job.recipe.model:
         case OnnxModel(onnx=file):
-            yield "model.onnx", (job.data_root / file).resolve()
+            yield "model.onnx", _resolve("model.onnx", job.data_root, file)
         case TorchModel(import_from=folder, weights=weights):
             if folder is not None:
-                yield "model.import_from", (job.recipe_path.parent / folder).resolve()
+                yield "model.import_from", _resolve("model.import_from", job.recipe_path.parent, folder)
             if weights is not None:
-                yield "model.weights", (job.data_root / weights).resolve()
+                yield "model.weights", _resolve("model.weights", job.data_root, weights)
     for part in ("train", "calibration", "validation"):
         source = getattr(job.recipe.data, part)
         for key in ("images", "labels"):
             written = getattr(source, key, None)
             if written is not None and not isinstance(source, SceneSource):
-                yield f"data.{part}.{key}", (job.data_root / written).resolve()
-
-
-def _require_input(label: str, path: Path) -> None:
-    folders = label.endswith((".images", ".import_from"))
-    # Labels are one file or a folder of them: their format knows which.
-    anything = label.endswith(".labels")
-    wanted = "a file or folder" if anything else "a folder" if folders else "a file"
-    if not path.exists():
-        raise RecipeError(f"{label}: expected {wanted}, got nothing at {path}; mend it or give --data-root")
-    if not anything and path.is_dir() != folders:
-        got = "a folder" if path.is_dir() else "a file"
-        raise RecipeError(f"{label}: expected {wanted}, got {got} at {path}; mend the path")
-
-
-def _look_at_first(role: str, source: Source | None, task: Task) -> None:
-    """Read the first sample of a source: a mask or an image of the wrong kind is found before the work."""
-    if source is None:
-        return
-    sample = next(iter(source))
-    if role == "calibration":  # needs images only
-        return
-    found, kind = (sample.boxes, "boxes") if isinstance(task, Detection) else (sample.mask, "masks")
-    if found is None:
-        raise RecipeError(
-            f"data.{role}: expected images with {kind} for the task {task.kind}, got none; choose a format with {kind}"
-        )
+                label = f"data.{part}.{key}"
+                yield label, _resolve(label, job.data_root, written)
 
 
 def _engines(recipe: Recipe) -> tuple[tuple[Engine, ...], list[str]]:
@@ -162,37 +162,76 @@ def _engines(recipe: Recipe) -> tuple[tuple[Engine, ...], list[str]]:
     return tuple(usable), notes
 
 
-def _check(recipe: Recipe, classes: tuple[str, ...]) -> None:
+def _is_folder(label: str, recipe: Recipe) -> bool:
+    """Whether an input is a folder: only networks, weights and COCO labels are files."""
+    if label.endswith(".labels"):
+        return not isinstance(getattr(recipe.data, label.split(".")[1]), CocoSource)
+    return label not in ("model.onnx", "model.weights")
+
+
+def _require_input(label: str, path: Path, folder: bool) -> None:
+    wanted = "a folder" if folder else "a file"
+    if not os.path.exists(path):
+        raise RecipeError(f"{label}: expected {wanted}, got nothing at {path}; mend the path, or give --data-root")
+    if path.is_dir() != folder:
+        got = "a folder" if path.is_dir() else "a file"
+        raise RecipeError(f"{label}: expected {wanted}, got {got} at {path}; mend the path")
+    if not os.access(path, os.R_OK | (os.X_OK if folder else 0)):
+        raise RecipeError(f"{label}: expected {wanted} that you may read, got {path} without permission; chmod it")
+
+
+def _check_contract(recipe: Recipe, classes: tuple[str, ...]) -> None:
     names = detection_metric_names if isinstance(recipe.task, Detection) else segmentation_metric_names
     check_contract(recipe.contract, names(classes), recipe.measure)
+
+
+def _check_recipe(recipe: Recipe) -> None:
+    """Find what no key alone shows to be wrong."""
+    _check_stages(recipe)
+    check_preprocess(recipe.preprocess)
+    wanted = "boxes" if isinstance(recipe.task, Detection) else "masks"
+    for role, source in (("validation", recipe.data.validation), ("train", recipe.data.train)):
+        if source is not None and _labels(source) != wanted:
+            got = f"{source.format!r} with {_labels(source) or 'no labels'}"
+            raise RecipeError(
+                f"data.{role}: expected a format with {wanted} for {recipe.task.kind}, got {got}; give labelled images"
+            )
+    backends = [engine.backend for engine in recipe.target.engines]
+    for index, term in enumerate(recipe.contract.latency):
+        if term.engine not in backends:
+            raise RecipeError(
+                f"contract.latency[{index}].engine: expected one of target.engines ({', '.join(backends)}), got "
+                f"{term.engine!r}; add it there, or name another"
+            )
+
+
+def _labels(source: DataSource) -> str:
+    """What a source's images are labelled with: boxes, masks or nothing."""
+    match source:
+        case ImageSource():
+            return ""
+        case MaskSource():
+            return "masks"
+        case SceneSource():
+            return source.labels
+        case _:
+            return "boxes"
+
+
+def _check_stages(recipe: Recipe) -> None:
     training = [i for i, stage in enumerate(recipe.stages) if isinstance(stage, Train)]
-    if training and recipe.data.train is None:
+    quantizing = [i for i, stage in enumerate(recipe.stages) if isinstance(stage, Ptq)]
+    if len(quantizing) > 1:
+        raise RecipeError(f"stages[{quantizing[1]}]: expected `ptq` once, got it {len(quantizing)} times; remove one")
+    if not training:
+        return
+    if recipe.data.train is None:
         raise RecipeError(f"stages[{training[0]}]: expected data.train to train on, got nothing; add it")
-    if training and isinstance(recipe.model, OnnxModel):
+    if isinstance(recipe.model, OnnxModel):
         raise RecipeError(
             f"stages[{training[0]}]: expected a torch module to train, got an ONNX file; use model.factory"
         )
-    if training and training[-1] != len(training) - 1:
+    if training[-1] != len(training) - 1:
         raise RecipeError(
             f"stages[{training[-1]}]: expected `train` before every other stage, got it after; move it up"
         )
-
-
-def _make_ready(job: Job) -> None:
-    """Keep or clear what an earlier run left; never touch what is not ours."""
-    if job.out.is_dir():
-        foreign = sorted(path.name for path in job.out.iterdir() if not _is_ours(path))
-        if foreign:
-            raise RecipeError(
-                f"{job.out}: expected a new folder or an earlier run's, got {foreign[0]!r}; give another --out"
-            )
-        for path in job.out.iterdir():
-            if not job.resume or path.name.endswith(".tmp"):
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    for path in [*job.out.glob("state/.*.tmp"), *job.out.glob("engines/.*.tmp")]:
-        shutil.rmtree(path, ignore_errors=True)  # what a killed run left
-    write_atomically(job.out / "recipe.yaml", job.recipe_path.read_text(encoding="utf-8"))
-
-
-def _is_ours(path: Path) -> bool:
-    return path.name in OURS or (path.name.startswith(".") and path.name.endswith(".tmp"))

@@ -6,12 +6,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import math
 import os
 import shlex
 import signal
 import sys
 import traceback
+import warnings
 from enum import IntEnum
 from pathlib import Path
 from types import FrameType
@@ -23,9 +27,12 @@ from rich.table import Table
 from rich.text import Text
 
 from avcompress import __version__
-from avcompress.spec import AvcompressError, Check
+from avcompress.spec import AvcompressError, Check, RecipeError
+from avcompress.symbols import spelled, tick
 
 if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
     from avcompress.pipeline import Outcome
     from avcompress.watch import Watch
 
@@ -75,7 +82,8 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 @app.command()
-def run(
+def run(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
+    context: typer.Context,
     recipe: Annotated[Path, typer.Argument(help="The YAML recipe.")],
     out: Out,
     data_root: DataRoot = None,
@@ -90,8 +98,10 @@ def run(
     from avcompress.pipeline import Job, execute
     from avcompress.recipe_load import load_recipe
 
+    context.obj.install()
     console = _console()
     loaded = load_recipe(recipe)
+    _check_json(json_file, out, (recipe,))
     job = Job(
         recipe=loaded,
         recipe_path=recipe.resolve(),
@@ -107,7 +117,13 @@ def run(
 
 
 @app.command()
-def demo(out: Out = Path("demo_out"), resume: Resume = False, json_file: JsonFile = None, quiet: Quiet = False) -> None:
+def demo(
+    context: typer.Context,
+    out: Out = Path("demo_out"),
+    resume: Resume = False,
+    json_file: JsonFile = None,
+    quiet: Quiet = False,
+) -> None:
     """Train, quantize and judge a detector and a segmenter on rendered road scenes: needs no files.
 
     Example: avcompress demo --out demo_out
@@ -115,7 +131,9 @@ def demo(out: Out = Path("demo_out"), resume: Resume = False, json_file: JsonFil
     from avcompress.pipeline import Job, execute
     from avcompress.recipe_load import load_recipe
 
+    context.obj.install()
     console = _console()
+    _check_json(json_file, out, ())
     outcomes = []
     for path in sorted((Path(__file__).parent / "demo").glob("*.yaml")):
         recipe = load_recipe(path)
@@ -144,38 +162,95 @@ def schema() -> None:
 
 def main() -> None:
     """Run the command line; every outcome leaves by an exit code of `Exit`."""
-    signal.signal(signal.SIGTERM, _terminate)
+    _prepare_streams()
+    # ONNX Runtime would report its use over the network, and complain where it cannot keep an identifier.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # libraries warn their own developers; ours go through Watch.note
     sys.exit(_exit_code(sys.argv[1:]))
+
+
+def _prepare_streams() -> None:
+    """A closed stream swallows what is written to it, and a letter that a terminal lacks stops nobody."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+class _Signals:
+    """Turns the first Ctrl-C or SIGTERM into an exception, and leaves at once at the second."""
+
+    def __init__(self) -> None:
+        self.code: Exit | None = None
+
+    def install(self) -> None:
+        """Listen from now on, except to what our parent wants ignored."""
+        sys.unraisablehook = self._lost
+        signal.signal(signal.SIGALRM, self._raise)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.code is not None:
+            _complain("interrupted twice: left at once; --resume clears what was half done")
+            os._exit(self.code)
+        self.code = Exit(128 + number)
+        self._raise(number, frame)
+
+    def _raise(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        raise KeyboardInterrupt if self.code == Exit.INTERRUPTED else Terminated
+
+    def _lost(self, lost: UnraisableHookArgs) -> None:
+        """Raise again, soon, what came while Python ran a destructor or the like, which ignores exceptions."""
+        if issubclass(lost.exc_type, KeyboardInterrupt | Terminated):
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+        else:
+            sys.__unraisablehook__(lost)
 
 
 def _exit_code(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
+    signals = _Signals()
     try:
         # Not standalone: click would turn Ctrl-C into exit code 1, which here means "contract not met".
-        code = int(command.main(arguments, prog_name="avcompress", standalone_mode=False) or 0)
+        code = int(command.main(arguments, prog_name="avcompress", standalone_mode=False, obj=signals) or 0)
         # Typer turns Ctrl-C into this code before we can see it.
         return _interrupted(Exit.INTERRUPTED, arguments) if code == Exit.INTERRUPTED else code
-    except AvcompressError as error:
-        _complain(f"error: {_one_line(str(error))}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        return _interrupted(Exit.INTERRUPTED, arguments)
-    except Terminated:
-        return _interrupted(Exit.TERMINATED, arguments)
-    except OSError as error:
-        _complain(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
-        return Exit.MISSING
-    except MemoryError:
-        _complain(
-            "error: memory: expected enough for this network, got none left; close programs or use smaller images"
-        )
-        return Exit.MISSING
+    except (KeyboardInterrupt, Terminated):
+        return _interrupted(signals.code or Exit.INTERRUPTED, arguments)
     except Exception as error:
-        return _usage_or_defect(error)
+        # An interrupt inside a library may come back as an error of the library's own.
+        return _interrupted(signals.code, arguments) if signals.code else _failed(error)
+
+
+def _failed(error: Exception) -> int:
+    """One line on what went wrong, and the exit code."""
+    match error:
+        case AvcompressError():
+            _complain(f"error: {_one_line(str(error))}")
+            return error.exit_code
+        case OSError():
+            where, reason = error.filename or "input or output", error.strerror or str(error)
+            _complain(f"error: {where}: expected to read or write here, got {reason}; check permissions and free space")
+            return Exit.MISSING
+        case MemoryError():
+            _complain(
+                "error: memory: expected enough for this network, got none left; close programs or use smaller images"
+            )
+            return Exit.MISSING
+        case _:
+            return _usage_or_defect(error)
 
 
 def _usage_or_defect(error: Exception) -> int:
     name = type(error).__name__
+    if name == "NoArgsIsHelpError":
+        print(str(error), file=sys.stderr)
+        return Exit.BAD_INPUT
     if hasattr(error, "format_message"):
         _complain(f"error: {_one_line(error.format_message()).rstrip('.')}; see avcompress --help")
         return Exit.BAD_INPUT
@@ -190,24 +265,32 @@ def _interrupted(code: Exit, arguments: list[str]) -> int:
     return code
 
 
-def _terminate(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    raise Terminated
-
-
 def _complain(line: str) -> None:
-    sys.stdout.flush()
-    print(line, file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody reads it, but the exit code tells
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr)
 
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+class _Console(Console):
+    """A console that outlives its reader: a run goes on when `| head` has seen enough."""
+
+    def on_broken_pipe(self) -> None:
+        """Write to nobody from now on."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _console() -> Console:
     if sys.stdout.isatty():
-        return Console(highlight=False)
-    width = int(os.environ.get("COLUMNS", "120"))
-    return Console(highlight=False, width=max(width, 80), no_color=True)
+        return _Console(highlight=False)
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isdecimal() else 120
+    return _Console(highlight=False, width=min(max(width, 80), 1000), no_color=True)
 
 
 def _watch(console: Console, quiet: bool) -> Watch:
@@ -223,8 +306,12 @@ def _show(console: Console, outcome: Outcome) -> None:
     for column in ("", "check", "measured", "contract"):
         table.add_column(column, justify="right" if column == "measured" else "left")
     for check in outcome.verdict.checks:
-        mark = Text("✓", "green") if check.passed else Text("✗", "bold red")
-        table.add_row(mark, check.name, _number(check.measured, check), f"{check.sense} {_number(check.limit, check)}")
+        table.add_row(
+            _mark(console, check.passed),
+            check.name,
+            _number(check.measured, check),
+            f"{check.sense} {_number(check.limit, check)}",
+        )
     console.print()
     met = outcome.verdict.passed
     title = Text("contract met" if met else "contract NOT met", "bold green" if met else "bold red")
@@ -233,16 +320,40 @@ def _show(console: Console, outcome: Outcome) -> None:
     for check in outcome.verdict.failures:
         console.print(
             f"failed: {check.name}: expected {check.sense} {_number(check.limit, check)}, "
-            f"measured {_number(check.measured, check)}",
+            f"{'' if math.isnan(check.measured) else 'measured '}{_number(check.measured, check)}",
             soft_wrap=True,
             markup=False,
         )
     console.print(f"report: {outcome.out / 'report.html'}", soft_wrap=True, markup=False)
 
 
+def _mark(console: Console, passed: bool) -> Text:
+    text = tick(console) if passed else spelled(console, "✗", "FAILED")
+    return Text(text, "green" if passed else "bold red")
+
+
 def _number(value: float, check: Check) -> str:
+    if math.isnan(value):
+        return "not measured"
     text = f"{value:.0f}" if check.sense == "==" else f"{value:.4g}" if check.unit else f"{value:.4f}"
     return f"{text} {check.unit}".rstrip()
+
+
+def _check_json(path: Path | None, out: Path, inputs: tuple[Path, ...]) -> None:
+    """Raise RecipeError, before the work, for a --json that could not be written or would harm another file."""
+    if path is None:
+        return
+    target = path.resolve()
+    if target.is_dir():
+        raise RecipeError(f"--json: expected a file, got a folder at {path}; name a file in it")
+    if target.is_relative_to(out.resolve()):
+        raise RecipeError(
+            f"--json: expected a file outside --out, got {path}; the same facts are in {out / 'report.json'}"
+        )
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise RecipeError(f"--json: expected a file in a folder that you may write to, got {path}; give another path")
+    if target in [each.resolve() for each in inputs]:
+        raise RecipeError(f"--json: expected a file of its own, got the recipe {path}; give another path")
 
 
 def _write_json(path: Path, facts: object) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import onnx
 from typing_extensions import assert_never
 
 from avcompress.bench import Bench
@@ -23,7 +24,7 @@ from calibration.batches import batches
 from engines.onnx_graph import keep_output
 from engines.onnx_load import load_onnx
 from engines.ort import open_ort
-from engines.postprocess import check_classes
+from engines.postprocess import check_output
 from validation.predict import stages
 
 if TYPE_CHECKING:
@@ -87,8 +88,9 @@ def _rehearse(bench: Bench, network: Path) -> None:
     with open_ort(network) as session:
         functions = stages(session, preprocess, task)
         placed = functions["inference"](functions["preprocess"](next(iter(bench.validation)).image))
-        check_classes(placed.value, task, preprocess.size, len(bench.classes))
         functions["postprocess"](placed)
+    ((name, output),) = placed.value.items()
+    check_output(name, output.shape, task, preprocess.size, len(bench.classes))
 
 
 def _logs(folders: list[Path]) -> dict[str, tuple[str, ...]]:

@@ -34,11 +34,18 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     content = data.encode() if isinstance(data, str) else data
     with _as_output_error(path):
         target = Path(os.path.realpath(path))
-        if target.exists() and not (target.is_file() or target.is_dir()):
+        # Asked of the path: a pipe behind /dev/stdout has no real path.
+        if path.exists() and not (path.is_file() or path.is_dir()):
             path.write_bytes(content)
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
             _replace_file(target, content)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; raises OutputError."""
+    with _as_output_error(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager
@@ -61,8 +68,26 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         with _as_output_error(path):
             _sync(temporary)
             _replace_folder(target, temporary)
+    except OutputError as error:
+        # The temporary name tells nobody anything, and is gone.
+        raise OutputError(str(error).replace(str(temporary), str(path))) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_full(folder: Path, size_bytes: int) -> None:
+    """Raise OutputError when `folder` has no room for so many bytes.
+
+    For libraries that report a full disk in words of their own, or not at all.
+    """
+    probe = _sibling(folder / "probe")
+    try:
+        with _as_output_error(folder, only=FULL), probe.open("xb") as file:
+            file.write(bytes(size_bytes))
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def sha256_file(path: Path) -> str:

@@ -181,7 +181,7 @@ def _measure(
     asked = (recipe.task, recipe.preprocess, recipe.measure)
     key = step_key(key, [part.model_dump() for part in asked], bench.classes, source.fingerprint, timed)
     what = "accuracy and latency" if timed else "accuracy"
-    folder = bench.step(f"measure-{name.replace(' ', '-')}", f"measure {what}, {name}", key, compute)
+    folder = bench.step(f"measure-{name.replace(' ', '-')}", f"measure {what}, {name}", key, compute, still=timed)
     facts = json.loads((folder / RESULT).read_text())
     latency = {stage: Latency(tuple(samples)) for stage, samples in facts["latency"].items()}
     float_latency = Latency(tuple(facts["float_latency"])) if timed else None

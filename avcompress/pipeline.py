@@ -7,7 +7,9 @@ from pathlib import Path
 
 from avcompress.bench import Bench, Job, outside, prepare
 from avcompress.compress import Compressed, compress
+from avcompress.files import write_atomically
 from avcompress.measuring import EngineResult, build_all, measure_engine, measure_reference, take_pictures
+from avcompress.outdir import occupy
 from avcompress.recipe import RtxEngine
 from avcompress.reporting import compose_report
 from avcompress.spec import Verdict
@@ -34,6 +36,13 @@ def execute(job: Job, watch: Watch) -> Outcome:
     Raises AvcompressError for bad input and for what this machine lacks; the output folder then holds whole files only.
     """
     bench = prepare(job, watch)
+    with occupy(job.out, job.resume, [engine.backend for engine in bench.engines]):
+        write_atomically(job.out / "recipe.yaml", job.recipe_path.read_bytes())
+        return _execute(bench)
+
+
+def _execute(bench: Bench) -> Outcome:
+    job, watch = bench.job, bench.watch
     watch.begin(_count_steps(bench))
     for line in (*bench.notes, *outside(bench)):
         watch.note(line)

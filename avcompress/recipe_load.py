@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -40,11 +41,17 @@ def _compose(path: Path) -> yaml.MappingNode:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except FileNotFoundError:
         raise RecipeError(f"{path}: expected a recipe file, got nothing there; give the path of a YAML file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: expected a readable YAML file, got {error}; give the path of a recipe") from None
+    except OSError as error:
+        raise RecipeError(
+            f"{path}: expected a recipe file, got {error.strerror}; give the path of a YAML file"
+        ) from None
+    except (UnicodeDecodeError, ValueError):
+        raise RecipeError(f"{path}: expected YAML, got bytes that are not UTF-8; give the path of a recipe") from None
+    except RecursionError:
+        raise RecipeError(f"{path}: expected a recipe, got brackets without end; give the path of a recipe") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise RecipeError(f"{path}:{line}: expected YAML, got {error.problem}; mend the line") from None
+        raise RecipeError(f"{path}:{line}: expected YAML, got {_plainly(error.problem)}; mend the line") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: expected YAML, got {str(error).splitlines()[0]}; mend the file") from None
     if not isinstance(root, yaml.MappingNode):
@@ -53,33 +60,42 @@ def _compose(path: Path) -> yaml.MappingNode:
     return root
 
 
+def _plainly(problem: str | None) -> str:
+    return (problem or "something else").removeprefix("but ").removeprefix("found ")
+
+
 def _plain(root: yaml.MappingNode, path: Path) -> Any:
     """The node tree as plain Python values; a key that is given twice is an error, which YAML loaders let pass."""
     for mapping in _mappings(root):
         seen: set[str] = set()
         for key, _ in mapping.value:
-            if key.value in seen:
+            name = str(key.value)
+            if name in seen:
                 line = key.start_mark.line + 1
-                raise RecipeError(f"{path}:{line}: {key.value}: expected each key once, got it twice; remove one")
-            seen.add(key.value)
+                raise RecipeError(f"{path}:{line}: {name}: expected each key once, got it twice; remove one")
+            seen.add(name)
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_document(root)
-    except (yaml.YAMLError, ValueError) as error:
-        raise RecipeError(f"{path}: expected plain YAML values, got {str(error).splitlines()[0]}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        got = str(error).splitlines()[0]
+        raise RecipeError(f"{path}: expected plain YAML values, got {got}; mend the file") from None
 
 
-def _mappings(node: yaml.Node, seen: frozenset[int] = frozenset()) -> Iterator[yaml.MappingNode]:
-    if id(node) in seen:  # an alias that points back at its own anchor
-        return
-    seen = seen | {id(node)}
-    if isinstance(node, yaml.MappingNode):
-        yield node
-        for _, value in node.value:
-            yield from _mappings(value, seen)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            yield from _mappings(value, seen)
+def _mappings(root: yaml.Node) -> Iterator[yaml.MappingNode]:
+    """Every mapping of the tree once, however many aliases lead to it, or back to itself."""
+    waiting, seen = [root], {id(root)}
+    while waiting:
+        node = waiting.pop()
+        inside: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            yield node
+            inside = [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            inside = node.value
+        fresh = [child for child in inside if id(child) not in seen]
+        seen.update(id(child) for child in fresh)
+        waiting += reversed(fresh)
 
 
 def _is_echo(detail: ErrorDetails) -> bool:
@@ -101,17 +117,32 @@ def _explain(detail: ErrorDetails, root: yaml.Node, data: Any) -> tuple[int, str
             return line, f"{place}.{key}: expected this key, got nothing; add it"
         case "union_tag_invalid":
             context = detail["ctx"]
-            return line, f"{place}: expected one of {context['expected_tags']}, got '{context['tag']}'"
+            return line, f"{place}: expected one of {context['expected_tags']}, got '{context['tag']}'; choose one"
         case "value_error":
             return line, f"{place}: {detail['msg'].removeprefix('Value error, ')}"
         case "string_type" if isinstance(detail["input"], (bool, int, float)):
             return line, f"{place}: expected text, got {detail['input']!r}; put it in quotes"
         case _:
-            wanted = detail["msg"].removeprefix("Input should be ").removeprefix("Value should be ")
-            return line, f"{place}: expected {wanted[:1].lower()}{wanted[1:]}, got {_shorten(detail['input'])}"
+            return line, f"{place}: expected {_wanted(detail['msg'])}, got {_shorten(detail['input'])}; mend it"
+
+
+def _wanted(message: str) -> str:
+    """What pydantic says that a value should be, as the object of `expected`."""
+    subject, found, rest = message.partition(" should ")
+    if not found:
+        return message[:1].lower() + message[1:]
+    if rest.startswith("be "):
+        return rest.removeprefix("be ").replace("a valid tuple", "a list").replace("a valid dictionary", "a mapping")
+    return f"a {subject.lower()} to {rest}"
 
 
 def _shorten(value: Any) -> str:
+    if not isinstance(value, str):
+        limited = (
+            reprlib.Repr()
+        )  # of a few items and levels: aliases make small files that are endless when written out
+        limited.maxstring = limited.maxother = 60
+        return limited.repr(value)
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

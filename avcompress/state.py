@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from avcompress import __version__
-from avcompress.files import atomic_folder, write_atomically
+from avcompress.files import atomic_folder, sha256_file, write_atomically
 
 RECORD = "step.json"
 
@@ -28,6 +30,19 @@ def step_key(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+class _Record(BaseModel):
+    """What is known of a finished step: the files are named with their sha256."""
+
+    key: str
+    seconds: float
+    files: dict[str, str]
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != RECORD)
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(files)}
+
+
 @dataclass(frozen=True)
 class State:
     """The steps that a run in this folder has finished."""
@@ -35,12 +50,17 @@ class State:
     folder: Path
 
     def seconds(self, name: str, key: str) -> float | None:
-        """How long the finished step `name` took; None where it is not finished, or was with another key."""
+        """How long the finished step `name` took.
+
+        None where it is not finished, was with another key, or its files are no longer those that it wrote.
+        """
+        folder = self.folder / name
         try:
-            record = json.loads((self.folder / name / RECORD).read_text())
+            record = _Record.model_validate_json((folder / RECORD).read_bytes())
+            whole = record.key == key and record.files == _hashes(folder)
         except (OSError, ValueError):
             return None
-        return float(record["seconds"]) if record.get("key") == key else None
+        return record.seconds if whole else None
 
     def step(self, name: str, key: str, compute: Callable[[Path], None]) -> Path:
         """Return the step's folder, after `compute` has filled it where it was not finished with the same key."""
@@ -49,8 +69,9 @@ class State:
             start = time.monotonic()
             with atomic_folder(final) as folder:
                 compute(folder)
-                record = {"key": key, "seconds": round(time.monotonic() - start, 3)}
-                write_atomically(folder / RECORD, json.dumps(record))
+                seconds = round(time.monotonic() - start, 3)
+                record = _Record(key=key, seconds=seconds, files=_hashes(folder))
+                write_atomically(folder / RECORD, record.model_dump_json(indent=1))
         return final
 
     def forget(self, name: str) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from avcompress.spec import Array, DataError
 
@@ -21,27 +22,39 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"{path}: expected a readable file, got {error.strerror}; check the path") from error
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: Path, advice: str) -> Image.Image:
     # EXIF orientation is not applied: boxes and masks are drawn on the pixels as they are stored.
     try:
-        image = Image.open(path, formats=FORMATS)
-        with image:
-            image.load()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large images: what is too large raises
+            image = Image.open(path, formats=FORMATS)
+            with image:
+                image.load()
     except Exception as error:  # damaged files make the decoders raise nearly anything
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DataError(
-            f"{path}: expected a readable image, got {reason or type(error).__name__}; "
-            "replace the file, or leave it out with on_bad_image: skip"
-        ) from error
+        raise DataError(f"{path}: expected a readable image, got {_reason(path, error)}; {advice}") from error
     return image
 
 
-def decode_image(path: Path) -> Array:
+def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if not isinstance(error, UnidentifiedImageError):
+        return str(error).rstrip(".") or type(error).__name__
+    with path.open("rb") as file:
+        start = file.read(16)
+    return f"something else that begins with {start!r}" if start else "an empty file"
+
+
+_SKIP = "replace the file, or leave it out with on_bad_image: skip"
+MASK_ADVICE = "replace the mask, or remove its image, too"
+
+
+def decode_image(path: Path, advice: str = _SKIP) -> Array:
     """The pixels of an image file: (H, W, 3) uint8, RGB; grey is repeated, transparency dropped, 16 bit cut to 8.
 
     Raises DataError, naming the file, when it is missing, truncated, unreadable or implausibly large.
     """
-    image = _open(path)
+    image = _open(path, advice)
     match image.mode:
         case "RGB":
             pixels = np.asarray(image)
@@ -60,7 +73,7 @@ def decode_image(path: Path) -> Array:
 
 def decode_index_mask(path: Path) -> Array:
     """The raw values of an 8-bit mask, palette not applied: (H, W) uint8; raises DataError."""
-    image = _open(path)
+    image = _open(path, MASK_ADVICE)
     if image.mode not in ("L", "P", "1"):
         raise DataError(
             f"{path}: expected class indices in 8 bit, grey or palette, got a {image.mode} image; "

@@ -128,7 +128,8 @@ def list_images(folder: Path, recursive: bool = False) -> list[Path]:
         found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise DataError(f"{folder}: expected a folder of images, got {error.strerror}; check the path") from error
-    images = [path for path in found if path.suffix.lower() in EXTENSIONS and os.path.isfile(path)]
+    # A link that leads nowhere stays in the list: whoever opens it says so, and no image gets lost in silence.
+    images = [path for path in found if path.suffix.lower() in EXTENSIONS and not os.path.isdir(path)]
     folders = [path for path in found if os.path.isdir(path)]
     if recursive:
         images = sorted([*images, *(image for inner in folders for image in _images_below(inner))])

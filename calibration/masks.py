@@ -10,7 +10,7 @@ import numpy as np
 from avcompress.recipe import MaskSource
 from avcompress.spec import Array, DataError
 from calibration.classes import ClassTable, nearest
-from calibration.decode import decode_image, decode_index_mask
+from calibration.decode import MASK_ADVICE, decode_image, decode_index_mask
 from calibration.files import FileSource, Record, file_source, list_images, require, select
 from calibration.sample import VOID, Sample
 
@@ -99,7 +99,7 @@ def _colour_reader(colours: dict[str, tuple[int, int, int]], names: tuple[str, .
     codes, indices = _colour_table(colours, names)
 
     def read(path: Path) -> Array:
-        pixels = decode_image(path).astype(np.int32)
+        pixels = decode_image(path, MASK_ADVICE).astype(np.int32)
         code = pixels[:, :, 0] << 16 | pixels[:, :, 1] << 8 | pixels[:, :, 2]
         place = np.minimum(np.searchsorted(codes, code), len(codes) - 1)
         unknown = code[codes[place] != code]

@@ -98,12 +98,18 @@ def _normalize(pixels: Array, settings: Preprocess) -> Array:
     return out
 
 
-def _tables(settings: Preprocess) -> Array:
-    mean, std = np.array(settings.mean)[:, None], np.array(settings.std)[:, None]
-    if not (np.isfinite(mean).all() and np.isfinite(std).all() and std.all()):
+def check_preprocess(settings: Preprocess) -> None:
+    """Raise RecipeError for a scale, mean or std that leaves no finite input."""
+    if not np.isfinite((settings.scale, *settings.mean, *settings.std)).all() or 0 in settings.std:
         raise RecipeError(
-            f"preprocess: expected a finite mean and std other than 0, got {settings.mean} and {settings.std}; mend it"
+            f"preprocess: expected a finite scale, mean and std, std other than 0, got {settings.scale}, "
+            f"{settings.mean} and {settings.std}; mend it"
         )
+
+
+def _tables(settings: Preprocess) -> Array:
+    check_preprocess(settings)
+    mean, std = np.array(settings.mean)[:, None], np.array(settings.std)[:, None]
     tables: Array = (settings.scale * (np.arange(256) - mean) / std).astype(np.float32)
     return tables
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from typing_extensions import assert_never
 
-from avcompress.files import atomic_folder
+from avcompress.files import atomic_folder, refuse_full
 from avcompress.recipe import Engine, OpenVinoEngine, OrtEngine, RtxEngine
-from avcompress.spec import MissingError
+from avcompress.spec import EngineError, MissingError
 from engines.built import MODEL, Built
 from engines.openvino import build_openvino, open_openvino
 from engines.ort import build_ort, open_ort
@@ -19,6 +19,10 @@ from engines.session import Session, one_line
 from engines.trt_rtx import build_rtx
 
 __all__ = ["Built", "build_engine", "open_engine", "require"]
+
+
+_ROOM_BYTES = 4 << 20
+"""What an engine takes at least, beside the weights."""
 
 
 def require(engine: Engine) -> None:
@@ -49,11 +53,17 @@ def _require_package(backend: str, package: str, feature: str, install: str) -> 
 def build_engine(onnx: Path, folder: Path, engine: Engine) -> Built:
     """Build an engine into `folder`, which is there when it is whole, and as it was before on any failure.
 
-    Raises EngineBuildError when the backend refuses the network, MissingError when this machine lacks the backend.
+    Raises EngineBuildError when the backend refuses the network, MissingError when this machine lacks the backend,
+    OutputError when the disk is full.
     """
     require(engine)
     with atomic_folder(folder) as temporary:
-        built = _build(onnx, temporary, engine)
+        try:
+            built = _build(onnx, temporary, engine)
+        except EngineError:
+            # Backends blame the network, or nobody, when they cannot write, and may have cleared up what they wrote.
+            refuse_full(folder.parent, _ROOM_BYTES + 2 * onnx.stat().st_size)
+            raise
     return replace(built, folder=folder)
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from avcompress.models.detector import detector as detector
-    from avcompress.models.segmenter import segmenter as segmenter
+    from avcompress.models.detection import detector as detector
+    from avcompress.models.segmentation import segmenter as segmenter
 
 __all__ = ["detector", "segmenter"]
 
@@ -18,9 +18,7 @@ __all__ = ["detector", "segmenter"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # The submodules have the names of their factories: import from the file, and let the function win.
-    from avcompress.models.detector import detector
-    from avcompress.models.segmenter import segmenter
+    from avcompress.models.detection import detector
+    from avcompress.models.segmentation import segmenter
 
-    globals().update(detector=detector, segmenter=segmenter)
-    return globals()[name]
+    return detector if name == "detector" else segmenter

@@ -74,17 +74,17 @@ def job(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def launch(folder: Path, recipe: dict[str, Any], *options: str) -> subprocess.Popen[str]:
+def launch(folder: Path, recipe: dict[str, Any], *options: str, **variables: str) -> subprocess.Popen[str]:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     command = [sys.executable, "-m", "avcompress", "run", "recipe.yaml", "--out", "out", *options]
-    environment = {k: v for k, v in os.environ.items() if k != "AVCOMPRESS_DATA"} | {"COLUMNS": "100"}
+    environment = {k: v for k, v in os.environ.items() if k != "AVCOMPRESS_DATA"} | {"COLUMNS": "100"} | variables
     return subprocess.Popen(
         command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
 
 
-def run(folder: Path, recipe: dict[str, Any], *options: str) -> tuple[int, str, str]:
-    process = launch(folder, recipe, *options)
+def run(folder: Path, recipe: dict[str, Any], *options: str, **variables: str) -> tuple[int, str, str]:
+    process = launch(folder, recipe, *options, **variables)
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
 
@@ -185,6 +185,33 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, job: dict[str, Any
     assert not (tmp_path / "out" / "report.json").exists()
 
 
+@pytest.mark.parametrize(("sent", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_an_interrupt_inside_a_destructor_is_not_lost(sent: str, code: int) -> None:
+    program = f"""
+import os, signal, sys, time, typer
+from avcompress import cli
+
+class Closing:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{sent})
+        time.sleep(0.01)
+
+@cli.app.command()
+def wait(context: typer.Context):
+    context.obj.install()
+    Closing()
+    time.sleep(20)
+
+sys.exit(cli._exit_code(["wait"]))
+"""
+    start = time.monotonic()
+    found = subprocess.run([sys.executable, "-c", program], text=True, capture_output=True, check=False)
+
+    assert found.returncode == code, found.stderr
+    assert found.stderr == "interrupted: finished steps are kept; go on with: avcompress wait --resume\n"
+    assert time.monotonic() - start < 15
+
+
 @pytest.mark.parametrize(
     ("content", "part"),
     [(b"", "net.onnx"), (b"this is not a network\n", "net.onnx"), (None, "net.onnx"), ("truncated", "net.onnx")],
@@ -255,6 +282,117 @@ def test_a_path_that_leaves_the_data_root_is_resolved_and_shown(tmp_path: Path, 
     assert str(tmp_path / "net.onnx") in out
 
 
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"classes": ["low", "middle", "high", "more"]}, ("4 classes", "got 3", "`classes`")),
+        ({"preprocess": {"size": [32, 32]}}, ("net.onnx", "preprocess.size")),
+        ({"preprocess": {"size": [24, 32], "scale": float("inf")}}, ("finite scale",)),
+        ({"model": {"onnx": "train"}}, ("model.onnx", "expected a file, got a folder")),
+        ({"model": {"onnx": ""}}, ("model.onnx", "expected a path")),
+        ({"model": {"onnx": "net\0.onnx"}}, ("model.onnx", "expected a path")),
+        ({"task": {"kind": "detection", "decode": "yolox"}}, ("data.validation", "boxes")),
+        ({"stages": [{"kind": "ptq"}, {"kind": "ptq"}]}, ("stages[1]", "once")),
+        ({"contract": {"latency": [{"deadline_ms": 9}]}}, ("contract.latency[0].engine", "'openvino'", "ort")),
+    ],
+)
+def test_a_recipe_that_does_not_fit_together_is_refused(
+    tmp_path: Path, job: dict[str, Any], change: dict[str, Any], parts: tuple[str, ...]
+) -> None:
+    assert_refused(run(tmp_path, job | change), *parts)
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+def test_a_data_root_that_is_no_folder_is_refused(tmp_path: Path, job: dict[str, Any]) -> None:
+    assert_refused(run(tmp_path, job, "--data-root", "nowhere"), "--data-root", "nothing")
+    assert_refused(run(tmp_path, job, "--data-root", "net.onnx"), "--data-root", "a file")
+
+
+@pytest.mark.parametrize("path", [".", "nowhere/facts.json", "out/facts.json", "recipe.yaml"])
+def test_a_json_file_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, job: dict[str, Any], path: str
+) -> None:
+    assert_refused(run(tmp_path, job, "--json", path), "--json")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_resume_leaves_no_verdict_of_the_run_before(tmp_path: Path, job: dict[str, Any]) -> None:
+    run(tmp_path, job)
+    (tmp_path / "train" / "images" / "3.png").write_bytes(b"no longer an image")
+
+    assert_refused(run(tmp_path, job, "--resume"), "3.png")
+    assert not {"report.json", "report.html", "model.onnx"} & {path.name for path in (tmp_path / "out").iterdir()}
+
+
+@pytest.mark.parametrize("file", ["state/0-ptq/model.onnx", "state/measure-ort/result.json", "engines/ort/model.onnx"])
+def test_files_that_were_altered_since_are_noticed_and_made_again(
+    tmp_path: Path, job: dict[str, Any], file: str
+) -> None:
+    run(tmp_path, job)
+    network = (tmp_path / "out" / "model.onnx").read_bytes()
+    first = json.loads((tmp_path / "out" / "report.json").read_text())
+    path = tmp_path / "out" / file
+    path.write_bytes(path.read_bytes()[:-20])
+    status, _, err = run(tmp_path, job, "--resume")
+    second = json.loads((tmp_path / "out" / "report.json").read_text())
+
+    assert (status, err) == (0, "")
+    assert second["accuracy"] == first["accuracy"]
+    assert (tmp_path / "out" / "model.onnx").read_bytes() == network
+
+
+def test_an_engine_that_the_recipe_no_longer_names_goes(tmp_path: Path, job: dict[str, Any]) -> None:
+    job["target"]["engines"].append({"backend": "openvino"})
+    run(tmp_path, job)
+    job["target"]["engines"].pop()
+    run(tmp_path, job, "--resume")
+
+    assert [path.name for path in (tmp_path / "out" / "engines").iterdir()] == ["ort"]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"},
+        {"HOME": "/proc", "XDG_CACHE_HOME": "/proc", "XDG_CONFIG_HOME": "/proc", "MPLCONFIGDIR": "/proc/none"},
+        {"COLUMNS": "many"},
+    ],
+    ids=["ascii", "no-home", "columns"],
+)
+def test_a_poor_environment_changes_no_outcome_and_prints_no_noise(
+    tmp_path: Path, job: dict[str, Any], variables: dict[str, str]
+) -> None:
+    status, out, err = run(tmp_path, job, **variables)
+
+    assert (status, err) == (0, "")
+    assert ("ok " in out) != ("✓" in out)
+
+
+@pytest.mark.parametrize(("redirect", "code"), [("| head -n 1", 0), (">&-", 0), (">/dev/full", 3), ("2>&-", 0)])
+def test_a_reader_that_goes_away_changes_no_outcome(
+    tmp_path: Path, job: dict[str, Any], redirect: str, code: int
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(job))
+    command = f"set -o pipefail; {sys.executable} -m avcompress run recipe.yaml --out out {redirect}"
+    found = subprocess.run(["bash", "-c", command], cwd=tmp_path, text=True, capture_output=True, check=False)
+
+    assert found.returncode == code, found.stderr
+    assert len(found.stderr.splitlines()) == (1 if code else 0)
+
+
+def test_an_interrupt_before_the_work_is_one_line(tmp_path: Path, job: dict[str, Any]) -> None:
+    for delay in (0.1, 0.3, 0.5):
+        process = launch(tmp_path, job)
+        while "avcompress" not in Path(f"/proc/{process.pid}/cmdline").read_text():
+            time.sleep(0.001)
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        # In the first tenth of a second Python itself is still being loaded, and nobody can answer.
+        assert process.returncode in (130, -signal.SIGINT)
+        assert len(err.splitlines()) == 1 or delay == 0.1, err
+
+
 def test_an_output_folder_with_somebody_elses_files_is_left_alone(tmp_path: Path, job: dict[str, Any]) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
@@ -291,7 +429,11 @@ def test_a_backend_that_is_not_required_is_skipped_with_a_note(tmp_path: Path, j
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(job))
     result = subprocess.run(
         [sys.executable, "-m", "avcompress", "run", "recipe.yaml", "--out", "out"],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": before_ours(hide.parent)}, text=True, capture_output=True, check=False,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": before_ours(hide.parent)},
+        text=True,
+        capture_output=True,
+        check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "trt_rtx" in result.stdout
@@ -379,14 +521,14 @@ def test_more_classes_than_the_network_has_are_refused(tmp_path: Path, job: dict
 
     result = run(tmp_path, job)
 
-    assert_refused(result, "output 'logits': expected at least 4 classes", "got 3")
+    assert_refused(result, "output 'logits': expected at least the 4 classes", "got 3")
     assert "quantize" not in result[1]
 
 
 def test_what_the_first_sample_shows_is_refused_before_the_work_begins(tmp_path: Path, job: dict[str, Any]) -> None:
     job["data"]["validation"] = {"format": "images", "images": "val/images"}
     result = run(tmp_path, job)
-    assert_refused(result, "data.validation: expected images with masks for the task segmentation, got none")
+    assert_refused(result, "data.validation: expected a format with masks for segmentation")
     assert result[1] == ""
 
     job["data"]["validation"] = {"format": "masks", "images": "val/images", "labels": "train/images"}

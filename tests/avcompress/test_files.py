@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from avcompress.files import atomic_folder, sha256_file, write_atomically
+from avcompress.files import atomic_folder, make_folder, refuse_full, sha256_file, write_atomically
 from avcompress.spec import OutputError
 
 
@@ -207,3 +208,37 @@ def test_a_really_full_disk_is_one_line_and_leaves_the_old_file(tiny_disk: Path)
 
     assert (tiny_disk / "a").read_bytes() == b"old"
     assert os.listdir(tiny_disk) == ["a"]
+
+
+def test_a_pipe_behind_dev_stdout_is_written_to(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from avcompress.files import write_atomically as w; w(Path('/dev/stdout'), 'facts')"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "facts"
+
+
+def test_a_folder_that_cannot_be_made_is_an_output_error(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file"):
+        make_folder(tmp_path / "file" / "b")
+
+
+def test_a_full_disk_is_found_by_trying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_full(tmp_path, 100)
+    monkeypatch.setattr(os, "fsync", fail_with(errno.ENOSPC))
+    with pytest.raises(OutputError, match="No space left"):
+        refuse_full(tmp_path, 100)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_error_of_a_folder_in_the_making_names_the_folder_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", fail_with(errno.ENOSPC))
+    with pytest.raises(OutputError) as caught, atomic_folder(tmp_path / "step") as folder:
+        write_atomically(folder / "net.onnx", b"1")
+
+    assert str(caught.value).startswith(f"{tmp_path / 'step' / 'net.onnx'}: expected to write here, got No space left")

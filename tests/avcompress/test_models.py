@@ -15,8 +15,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from avcompress.export import to_onnx
 from avcompress.models import detector, segmenter
-from avcompress.models.detector import BoxTargets, assign, grid, overlaps, quality_focal
-from avcompress.models.segmenter import class_weights
+from avcompress.models.detection import BoxTargets, assign, grid, overlaps, quality_focal
+from avcompress.models.segmentation import class_weights
 from calibration.sample import Boxes, Sample
 
 

@@ -1,4 +1,5 @@
 import copy
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -175,3 +176,41 @@ def test_a_number_where_a_name_belongs_is_to_be_quoted(tmp_path: Path) -> None:
 def test_the_json_schema_for_editors_is_the_one_of_the_models() -> None:
     stored = json.loads((ROOT / "recipes" / "recipe.schema.json").read_text())
     assert stored == Recipe.model_json_schema(), "run: avcompress schema > recipes/recipe.schema.json"
+
+
+def test_aliases_that_explode_when_written_out_take_no_time(tmp_path: Path) -> None:
+    names = "abcdefghijklmnop"
+    bomb = "\n".join(f"  {b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in itertools.pairwise(names))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"name: x\nextra:\n  a: &a [x, x]\n{bomb}\nclasses: *p\n")
+
+    assert len(message(path)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"[" * 5000, "brackets without end"),
+        ("name: ä\n".encode("utf-16"), "not UTF-8"),
+        (b"a: 1\n---\nb: 2\n", "expected YAML, got another document"),
+        (b"? [a]\n: 1\n", "expected plain YAML values"),
+        (b"a: !!python/object/apply:os.system [id]\n", "mend the file"),
+    ],
+)
+def test_what_is_no_recipe_is_said_in_one_line(tmp_path: Path, content: bytes, part: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(content)
+
+    assert part in message(path)
+    assert len(message(path).splitlines()) == 1
+
+
+def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
+    assert "Is a directory" in message(tmp_path)
+    assert "Errno" not in message(tmp_path)
+
+
+def test_every_mistake_says_what_to_do(tmp_path: Path) -> None:
+    recipe = copy.deepcopy(GOOD)
+    recipe["preprocess"]["std"] = "1,1,1"
+    assert "preprocess.std: expected a list, got '1,1,1'; " in message(write(tmp_path, recipe))

@@ -46,6 +46,36 @@ def test_a_damaged_record_means_not_finished(tmp_path: Path) -> None:
     assert State(tmp_path).seconds("ptq", "key") is None
 
 
+@pytest.mark.parametrize("record", ["[1]", '{"key": "key"}', "null", '{"key": "key", "seconds": 0.0, "files": []}'])
+def test_a_record_of_another_form_means_not_finished(tmp_path: Path, record: str) -> None:
+    folder = State(tmp_path).step("ptq", "key", lambda _: None)
+    (folder / "step.json").write_text(record)
+
+    assert State(tmp_path).seconds("ptq", "key") is None
+
+
+@pytest.mark.parametrize("damage", ["alter", "cut", "remove", "add"])
+def test_a_step_whose_files_changed_since_is_not_finished(tmp_path: Path, damage: str) -> None:
+    def compute(folder: Path) -> None:
+        (folder / "sub").mkdir()
+        (folder / "sub" / "net").write_bytes(b"12345678")
+
+    file = State(tmp_path).step("ptq", "key", compute) / "sub" / "net"
+    assert State(tmp_path).seconds("ptq", "key") is not None
+    match damage:
+        case "alter":
+            file.write_bytes(b"12345679")
+        case "cut":
+            file.write_bytes(b"1234")
+        case "remove":
+            file.unlink()
+        case "add":
+            file.with_name("more").touch()
+
+    assert State(tmp_path).seconds("ptq", "key") is None
+    assert State(tmp_path).step("ptq", "key", compute).joinpath("sub", "net").read_bytes() == b"12345678"
+
+
 def test_keys_differ_by_every_part_and_not_by_the_order_of_a_mapping() -> None:
     assert step_key("a", {"x": 1, "y": 2}) == step_key("a", {"y": 2, "x": 1})
     assert len({step_key("a"), step_key("b"), step_key("a", None), step_key("a", {"x": 1})}) == 4

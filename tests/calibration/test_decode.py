@@ -149,3 +149,23 @@ def test_a_colour_image_is_no_index_mask(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=r"got a RGB image; .*`colours`"):
         decode_index_mask(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "an empty file"), (b"<html>404</html>", "something else that begins with b'<html>404</html>'")],
+)
+def test_what_is_no_image_is_described_rather_than_repeated(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(content)
+
+    with pytest.raises(DataError, match=f"got {reason}; replace the file, or leave it out with on_bad_image: skip"):
+        decode_image(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match=f"got {reason}; replace the mask"):
+        decode_index_mask(tmp_path / "a.jpg")
+
+
+def test_a_large_image_warns_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+
+    assert decode_image(tmp_path / "a.png").shape == (4, 4, 3)

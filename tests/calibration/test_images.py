@@ -126,3 +126,11 @@ def test_an_image_removed_after_opening_is_named(folder: Path) -> None:
         source[0]
     with pytest.raises(DataError, match=r"a\.png"):
         source.fingerprint  # noqa: B018
+
+
+def test_a_link_that_leads_nowhere_is_named_and_not_left_out_in_silence(folder: Path) -> None:
+    (folder / "images" / "aa.png").symlink_to(folder / "nowhere.png")
+
+    with pytest.raises(DataError, match=r"aa\.png: expected an image, 1 of 7 are missing"):
+        open_images(folder)
+    assert open_images(folder, on_bad_image="skip").skipped == ("aa.png",)

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from avcompress.recipe import Preprocess
 from avcompress.spec import DataError, RecipeError
-from calibration.preprocess import Geometry, mask_to_image, mask_to_network, preprocess, to_image, to_network
+from calibration.preprocess import (
+    Geometry,
+    check_preprocess,
+    mask_to_image,
+    mask_to_network,
+    preprocess,
+    to_image,
+    to_network,
+)
 
 YOLOX = Preprocess(size=(416, 416), anchor="top_left", channels="bgr")
 sides = st.integers(1, 300)
@@ -154,6 +162,14 @@ def test_float_images_are_refused_rather_than_scaled_twice() -> None:
 def test_a_std_of_zero_is_an_error_of_the_recipe() -> None:
     with pytest.raises(RecipeError, match="std other than 0"):
         preprocess(noise(4, 4), Preprocess(size=(4, 4), std=(1, 0, 1)))
+
+
+@pytest.mark.parametrize("key", ["scale", "mean", "std"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_arithmetic_that_is_not_finite_is_an_error_of_the_recipe(key: str, value: float) -> None:
+    changed = {key: value if key == "scale" else (1.0, value, 1.0)}
+    with pytest.raises(RecipeError, match="finite"):
+        check_preprocess(Preprocess(size=(4, 4)).model_copy(update=changed))
 
 
 @given(height=sides, width=sides, how=fits)

@@ -1,10 +1,12 @@
+import errno
 import importlib.util
+import os
 
 import onnx
 import pytest
 
 from avcompress.recipe import OpenVinoEngine, OrtEngine, RtxEngine
-from avcompress.spec import EngineBuildError, MissingError
+from avcompress.spec import EngineBuildError, MissingError, OutputError
 from engines import build
 from engines.build import build_engine, open_engine, require
 
@@ -88,3 +90,17 @@ def test_a_failed_build_leaves_the_folder_as_it_was(net, tmp_path, monkeypatch, 
 
     assert [path.name for path in (tmp_path / "engines").iterdir()] == ["ort"]
     assert (tmp_path / "engines" / "ort" / "old").read_text() == "old"
+
+
+def test_a_backend_that_blames_the_network_for_a_full_disk_is_corrected(net, tmp_path, monkeypatch):
+    def blame(*_):
+        monkeypatch.setattr(os, "fsync", full)
+        raise EngineBuildError("parse", "net.onnx: expected operators that OpenVINO knows, got: iostream error")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(build, "_build", blame)
+    with pytest.raises(OutputError, match="No space left"):
+        build_engine(net, tmp_path / "engine", OPENVINO)
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]

@@ -1,0 +1,95 @@
+"""The output folder of a run: nobody else's files in it, one run at a time, nothing stale."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from avcompress.files import make_folder
+from avcompress.spec import RecipeError
+
+OURS = ("engines", "model.onnx", "recipe.yaml", "report.html", "report.json", "state")
+RESULTS = ("model.onnx", "report.html", "report.json")
+"""What says how a run ended: none of it may outlive the next run's beginning."""
+LOCK = "state/lock"
+
+
+@contextlib.contextmanager
+def occupy(out: Path, resume: bool, backends: Iterable[str]) -> Iterator[None]:
+    """Make `out` ready for a run, and keep other runs out of it until the block ends, however it ends.
+
+    A resumed run keeps `state` and the engines of the given backends, any other run nothing of an earlier one.
+    Raises RecipeError when `out` is no folder, holds what is not ours, or another run is at work in it; OutputError
+    when it cannot be written to.
+    """
+    _refuse_foreign(out)
+    make_folder(out / "state")
+    with _locked(out):
+        _clear(out, resume, tuple(backends))
+        yield
+
+
+def _refuse_foreign(out: Path) -> None:
+    nearest = next(path for path in (out, *out.parents) if os.path.lexists(path))
+    if not nearest.is_dir():
+        raise RecipeError(f"--out: expected a folder, got a file at {nearest}; give another --out")
+    if nearest != out:
+        return
+    names = sorted(path.name for path in out.iterdir())
+    foreign = [name for name in names if not _is_ours(name)]
+    # A user's own folder may well hold a model.onnx: only the lock tells that a run of ours was here.
+    if not foreign and not (out / LOCK).exists():
+        foreign = [name for name in names if name != "state" or not _is_empty(out / name)]
+    if foreign:
+        raise RecipeError(
+            f"{out}: expected a new folder or an earlier run's, got one with {foreign[0]!r}; give another --out"
+        )
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _is_ours(name: str) -> bool:
+    return name in OURS or (name.startswith(".") and name.endswith(".tmp"))
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the lock; the system gives it back when the process ends, even when it is killed."""
+    descriptor = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RecipeError(
+                f"{out}: expected a folder of its own, got one that another run is at work in; wait for that run, or "
+                "give another --out"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _clear(out: Path, resume: bool, backends: tuple[str, ...]) -> None:
+    temporary = [*out.glob(".*.tmp"), *out.glob("state/.*.tmp"), *out.glob("engines/.*.tmp")]
+    stale = [out / name for name in RESULTS]
+    if resume:
+        temporary += out.glob("engines/*/.*.tmp")
+        stale += [path for path in out.glob("engines/*") if path.name not in backends]
+    else:
+        stale += [out / "engines", out / "recipe.yaml", *(path for path in out.glob("state/*") if path != out / LOCK)]
+    for path in (*temporary, *stale):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, or a link alone; missing is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
