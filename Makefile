@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 # The tests need no GPU; where there is none, this keeps the machine's cores for the code under test.
 WORKERS ?= 2
 
+# setuptools warns at length about every editable install.
+PIP_INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
 .PHONY: demo test check lint clean
 
 demo: $(VENV)/demo.stamp
@@ -25,11 +28,11 @@ $(BIN)/python:
 
 # The CPU build of torch is enough; pinned with everything else, so that a plain install never takes gigabytes of CUDA.
 $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,rtx]"
+	$(PIP_INSTALL) --editable ".[train,rtx]"
 	touch $@
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(PIP_INSTALL) --editable ".[dev]"
 	touch $@
 
 clean:

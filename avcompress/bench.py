@@ -10,15 +10,13 @@ from typing import NamedTuple
 
 from avcompress.recipe import (
     CocoSource,
-    DataSource,
     Detection,
     Engine,
-    ImageSource,
-    MaskSource,
     OnnxModel,
     Ptq,
     Recipe,
     SceneSource,
+    Task,
     TorchModel,
     Train,
 )
@@ -106,6 +104,8 @@ def prepare(job: Job, watch: Watch) -> Bench:
     calibration = open_source(recipe.data.calibration, job.data_root, classes)
     train = open_source(recipe.data.train, job.data_root, classes) if recipe.data.train else None
     _check_contract(recipe, classes)
+    for role, source in (("calibration", calibration), ("validation", validation), ("train", train)):
+        _look_at_first(role, source, recipe.task)
     return Bench(job, watch, State(job.out / "state"), engines, classes, calibration, validation, train, inputs, notes)
 
 
@@ -137,9 +137,23 @@ def _inputs(job: Job) -> Iterator[tuple[str, Path]]:
         source = getattr(job.recipe.data, part)
         for key in ("images", "labels"):
             written = getattr(source, key, None)
-            if written is not None:
+            if written is not None and not isinstance(source, SceneSource):
                 label = f"data.{part}.{key}"
                 yield label, _resolve(label, job.data_root, written)
+
+
+def _look_at_first(role: str, source: Source | None, task: Task) -> None:
+    """Read the first sample of a source: a mask or an image of the wrong kind is found before the work."""
+    if source is None:
+        return
+    sample = next(iter(source))
+    if role == "calibration":  # needs images only
+        return
+    found, kind = (sample.boxes, "boxes") if isinstance(task, Detection) else (sample.mask, "masks")
+    if found is None:
+        raise RecipeError(
+            f"data.{role}: expected images with {kind} for the task {task.kind}, got none; choose a format with {kind}"
+        )
 
 
 def _engines(recipe: Recipe) -> tuple[tuple[Engine, ...], list[str]]:
@@ -187,12 +201,6 @@ def _check_recipe(recipe: Recipe) -> None:
     """Find what no key alone shows to be wrong."""
     _check_stages(recipe)
     check_preprocess(recipe.preprocess)
-    wanted = "boxes" if isinstance(recipe.task, Detection) else "masks"
-    if _labels(recipe.data.validation) != wanted:
-        got = f"{recipe.data.validation.format!r} with {_labels(recipe.data.validation) or 'no labels'}"
-        raise RecipeError(
-            f"data.validation: expected a format with {wanted} for {recipe.task.kind}, got {got}; give labelled images"
-        )
     backends = [engine.backend for engine in recipe.target.engines]
     for index, term in enumerate(recipe.contract.latency):
         if term.engine not in backends:
@@ -200,19 +208,6 @@ def _check_recipe(recipe: Recipe) -> None:
                 f"contract.latency[{index}].engine: expected one of target.engines ({', '.join(backends)}), got "
                 f"{term.engine!r}; add it there, or name another"
             )
-
-
-def _labels(source: DataSource) -> str:
-    """What a source's images are labelled with: boxes, masks or nothing."""
-    match source:
-        case ImageSource():
-            return ""
-        case MaskSource():
-            return "masks"
-        case SceneSource():
-            return source.labels
-        case _:
-            return "boxes"
 
 
 def _check_stages(recipe: Recipe) -> None:

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import onnx
 from typing_extensions import assert_never
 
 from avcompress.bench import Bench
@@ -18,14 +17,17 @@ from avcompress.checkpoint import NETWORK, load_artifact, load_decisions, save_a
 from avcompress.files import sha256_file, write_atomically
 from avcompress.quant.ptq import quantize
 from avcompress.recipe import OnnxModel, Ptq, TorchModel, Train
-from avcompress.spec import Artifact, ModelError, Track
+from avcompress.spec import Artifact, RecipeError, Track
 from avcompress.state import step_key
 from calibration.batches import batches
-from engines.network import network_outputs
+from engines.onnx_graph import keep_output
 from engines.onnx_load import load_onnx
-from engines.postprocess import check_output
+from engines.ort import open_ort
+from engines.postprocess import check_classes
+from validation.predict import stages
 
 if TYPE_CHECKING:
+    import onnx
     from torch import nn
 
 WEIGHTS = "weights.safetensors"
@@ -60,7 +62,7 @@ def compress(bench: Bench) -> Compressed:
             folder = _load_file(bench, bench.inputs["model.onnx"], Path(file).name)
         case TorchModel() as settings:
             folder = _export_module(bench, settings)
-    _check_outputs(bench, folder / NETWORK)
+    _rehearse(bench, folder / NETWORK)
     folders = [folder]
     for index, stage in enumerate(bench.recipe.stages):
         if not isinstance(stage, Train):
@@ -76,15 +78,17 @@ def compress(bench: Bench) -> Compressed:
     )
 
 
-def _check_outputs(bench: Bench, network: Path) -> None:
-    """Find out before the work what the first prediction would fail on."""
-    found = network_outputs(onnx.load(network, load_external_data=False))
-    if len(found) != 1:
-        raise ModelError(
-            f"outputs: expected one to decode, got {len(found)}: {', '.join(found)}; export the network with one output"
-        )
-    ((name, shape),) = found.items()
-    check_output(name, shape, bench.recipe.task, bench.recipe.preprocess.size, len(bench.classes))
+def _rehearse(bench: Bench, network: Path) -> None:
+    """Take one image through the float network and its decoding, so that what does not fit is found before the work.
+
+    Raises EngineError for an output that the task cannot decode, or that has other classes than the recipe.
+    """
+    task, preprocess = bench.recipe.task, bench.recipe.preprocess
+    with open_ort(network) as session:
+        functions = stages(session, preprocess, task)
+        placed = functions["inference"](functions["preprocess"](next(iter(bench.validation)).image))
+        check_classes(placed.value, task, preprocess.size, len(bench.classes))
+        functions["postprocess"](placed)
 
 
 def _logs(folders: list[Path]) -> dict[str, tuple[str, ...]]:
@@ -104,12 +108,22 @@ def _read_skipped(folder: Path) -> tuple[str, ...]:
 
 
 def _load_file(bench: Bench, path: Path, name: str) -> Path:
-    size = bench.recipe.preprocess.size
+    size, output = bench.recipe.preprocess.size, bench.recipe.model.output
 
     def load(folder: Path, track: Track) -> None:  # noqa: ARG001
-        save_artifact(Artifact(load_onnx(path, size), log=(f"read {name}",)), folder)
+        save_artifact(Artifact(_with_output(load_onnx(path, size), output), log=(f"read {name}",)), folder)
 
-    return bench.step("network", f"read {name}", step_key("network", sha256_file(path), size), load)
+    return bench.step("network", f"read {name}", step_key("network", sha256_file(path), size, output), load)
+
+
+def _with_output(model: onnx.ModelProto, name: str | None) -> onnx.ModelProto:
+    """The network cut down to the output that the recipe names, if it names one."""
+    names = [value.name for value in model.graph.output]
+    if name is None or names == [name]:
+        return model
+    if name not in names:
+        raise RecipeError(f"model.output: expected one of the network's, {', '.join(names)}, got {name!r}; mend it")
+    return keep_output(model, name)
 
 
 def _export_module(bench: Bench, settings: TorchModel) -> Path:
@@ -124,11 +138,12 @@ def _export_module(bench: Bench, settings: TorchModel) -> Path:
             key = step_key("train", key, stage.model_dump(), bench.recipe.preprocess.model_dump(), _trained_on(bench))
             artifact = _train(bench, index, stage, artifact, key)
 
-    def export(folder: Path, track: Track) -> None:  # noqa: ARG001
-        save_artifact(replace(artifact, model=to_onnx(artifact.model, bench.recipe.preprocess.size)), folder)
-
     size = bench.recipe.preprocess.size
-    return bench.step("network", "export to ONNX", step_key("network", key, size), export)
+
+    def export(folder: Path, track: Track) -> None:  # noqa: ARG001
+        save_artifact(replace(artifact, model=_with_output(to_onnx(artifact.model, size), settings.output)), folder)
+
+    return bench.step("network", "export to ONNX", step_key("network", key, size, settings.output), export)
 
 
 def _module_key(module: nn.Module) -> str:

@@ -36,6 +36,9 @@ class OnnxModel(Model):
     """An ONNX file."""
 
     onnx: str = Field(description="path of the ONNX file")
+    output: str | None = Field(
+        None, description="the output to decode, where there are several: the others are cut off"
+    )
 
 
 class TorchModel(Model):
@@ -45,6 +48,11 @@ class TorchModel(Model):
     import_from: str | None = Field(None, description="folder to import the module from, relative to the recipe")
     weights: str | None = Field(None, description="state dict: .safetensors, or .pth read with weights_only=True")
     args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the factory")
+    output: str | None = Field(
+        None,
+        description="the output to decode, where there are several: the key of a returned mapping, "
+        "`output_0` for the first of a returned sequence; the others are cut off",
+    )
 
 
 def _model_kind(value: Any) -> str:
@@ -67,10 +75,20 @@ class Preprocess(Model):
     fit: Literal["letterbox", "stretch"] = Field("letterbox", description="letterbox keeps the aspect ratio and pads")
     anchor: Literal["top_left", "center"] = Field("center", description="where letterbox puts the image")
     pad: Annotated[int, Field(ge=0, le=255)] = Field(114, description="grey value of the padding")
-    channels: Literal["rgb", "bgr"] = "rgb"
+    channels: Literal["rgb", "bgr"] = Field("rgb", description="the network's channel order")
     mean: Triple = Field((0.0, 0.0, 0.0), description="by channel, in the network's channel order, 0-255 scale")
     std: Triple = Field((1.0, 1.0, 1.0), description="by channel, in the network's channel order, 0-255 scale")
     scale: PositiveFloat = Field(1.0, description="final factor: 0.00392157 gives 0-1 with mean 0 and std 1")
+
+    @model_validator(mode="after")
+    def _is_on_the_scale_of_pixels(self) -> Preprocess:
+        # ImageNet's 0.485 and 0.229 as most training code spells them would leave the pixels nearly as they are.
+        if all(0 < value < 1 for value in (*self.mean, *self.std)):
+            raise ValueError(
+                f"expected mean and std on the scale of pixels, 0-255, got {self.mean} and {self.std}; "
+                "multiply both by 255, and leave out `scale`: 255 cancels out"
+            )
+        return self
 
 
 class SourceSettings(Model):
@@ -85,10 +103,12 @@ class CocoSource(SourceSettings):
     """Images and a COCO JSON; the order is that of the image ids."""
 
     format: Literal["coco"]
-    images: str
-    labels: str
+    images: str = Field(description="folder that the file names in the labels start from")
+    labels: str = Field(description="the JSON file: images, annotations with boxes, categories")
     aliases: dict[str, str | None] = Field(
-        default_factory=dict, description="label name -> class name; null means ignore the object"
+        default_factory=dict,
+        description="label name -> class name; null means ignore the object; '*' stands for every label that is "
+        "neither a class nor listed",
     )
 
 
@@ -96,20 +116,24 @@ class KittiSource(SourceSettings):
     """Images and KITTI object labels (15-field txt); the order is that of the file names."""
 
     format: Literal["kitti"]
-    images: str
-    labels: str
+    images: str = Field(description="folder of images")
+    labels: str = Field(description="folder of txt files, one an image, of the image's stem")
     aliases: dict[str, str | None] = Field(
         {"DontCare": None},
-        description="label name -> class name; null means ignore the object",
+        description="label name -> class name; null means ignore the object; '*' stands for every label that is "
+        "neither a class nor listed",
     )
 
 
 class MaskSource(SourceSettings):
-    """Images and masks of the same stem; a mask holds class indices, or colours looked up in `colours`."""
+    """Images and PNG masks of the same stem; a mask holds class indices, or colours looked up in `colours`."""
 
     format: Literal["masks"]
-    images: str
-    labels: str
+    images: str = Field(description="folder of images")
+    labels: str = Field(description="folder of masks")
+    recursive: bool = Field(False, description="take the images of sub-folders too; masks lie in the same sub-folders")
+    image_suffix: str = Field("", description="the end of an image's stem that its mask's has not: _leftImg8bit")
+    label_suffix: str = Field("", description="what the mask's stem has in its place: _gtFine_labelTrainIds")
     void: tuple[Annotated[int, Field(ge=0, le=255)], ...] = Field((255,), description="indices that mean unlabelled")
     colours: dict[str, tuple[int, int, int]] | None = Field(
         None,
@@ -121,15 +145,16 @@ class ImageSource(SourceSettings):
     """A plain folder of images, without labels: enough for calibration."""
 
     format: Literal["images"]
-    images: str
+    images: str = Field(description="folder of images")
+    recursive: bool = Field(False, description="take the images of sub-folders too")
 
 
 class SceneSource(SourceSettings):
     """Road scenes rendered here: needs no files."""
 
     format: Literal["scenes"]
-    count: PositiveInt
-    seed: NonNegativeInt = 0
+    count: PositiveInt = Field(description="how many")
+    seed: NonNegativeInt = Field(0, description="another seed gives other scenes")
     size: tuple[PositiveInt, PositiveInt] = Field((192, 320), description="height, width")
     labels: Literal["boxes", "masks"] = Field("boxes", description="what the scenes are labelled with")
 
@@ -140,8 +165,8 @@ DataSource = Annotated[CocoSource | KittiSource | MaskSource | ImageSource | Sce
 class Data(Model):
     """What the network is trained, calibrated and judged on."""
 
-    calibration: DataSource
-    validation: DataSource
+    calibration: DataSource = Field(description="what the ranges of activations are taken from; labels are not used")
+    validation: DataSource = Field(description="what accuracy is measured on; needs labels")
     train: DataSource | None = Field(None, description="needed by `train` stages only")
 
 
@@ -156,10 +181,12 @@ class Detection(Model):
         description="yolox: (1,N,5+C) undecoded; yolov5: (1,N,5+C) cx,cy,w,h; yolov8: (1,4+C,N) cx,cy,w,h; "
         "ltrb: (1,N,4+C) distances to the four sides in strides, class logits"
     )
-    strides: tuple[PositiveInt, ...] = (8, 16, 32)
-    score_threshold: Fraction = 0.001
-    nms_iou: Fraction = 0.65
-    max_detections: PositiveInt = 100
+    strides: tuple[PositiveInt, ...] = Field((8, 16, 32), description="of the feature maps, in the output's order")
+    score_threshold: Fraction = Field(
+        0.001, description="lower scores are dropped before NMS; low for average precision"
+    )
+    nms_iou: Fraction = Field(0.65, description="a box that overlaps a better one of its class by more is dropped")
+    max_detections: PositiveInt = Field(100, description="at most so many an image")
 
 
 class Segmentation(Model):
@@ -177,11 +204,11 @@ class Train(Model):
     """Train the network's float weights on `data.train`; the module brings its own `loss`."""
 
     kind: Literal["train"]
-    steps: PositiveInt
-    batch_size: PositiveInt = 16
-    learning_rate: PositiveFloat = 2e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    seed: NonNegativeInt = 0
+    steps: PositiveInt = Field(description="batches to train on")
+    batch_size: PositiveInt = Field(16, description="images a step")
+    learning_rate: PositiveFloat = Field(2e-3, description="the highest one of the schedule")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(1e-2, description="decoupled, as AdamW has it")
+    seed: NonNegativeInt = Field(0, description="of the order of images")
 
 
 class KeepFloat(Model):
@@ -197,7 +224,7 @@ class Ptq(Model):
 
     kind: Literal["ptq"]
     ranges: Literal["mse", "minmax"] = Field("mse", description="how an activation's range follows from its histogram")
-    keep_float: KeepFloat = KeepFloat()
+    keep_float: KeepFloat = Field(KeepFloat(), description="what is not quantized")
 
 
 Stage = Annotated[Train | Ptq, Field(discriminator="kind")]
@@ -226,8 +253,10 @@ class RtxEngine(Model):
 
     backend: Literal["trt_rtx"]
     required: bool = Field(True, description="false: skip it, and say so, where the backend is not installed")
-    compute_capabilities: tuple[Literal["sm75", "sm80", "sm86", "sm89", "sm120", "sm121"], ...] = ("sm86", "sm89")
-    timeout_s: PositiveFloat = 600.0
+    compute_capabilities: tuple[Literal["sm75", "sm80", "sm86", "sm89", "sm120", "sm121"], ...] = Field(
+        ("sm86", "sm89"), description="of the GPUs that the engine is compiled for"
+    )
+    timeout_s: PositiveFloat = Field(600.0, description="a build that takes longer fails")
 
 
 Engine = Annotated[OrtEngine | OpenVinoEngine | RtxEngine, Field(discriminator="backend")]
@@ -236,7 +265,7 @@ Engine = Annotated[OrtEngine | OpenVinoEngine | RtxEngine, Field(discriminator="
 class Target(Model):
     """Where the network shall run. The first engine that runs on this machine is the one pictures are made with."""
 
-    engines: tuple[Engine, ...] = Field(min_length=1)
+    engines: tuple[Engine, ...] = Field(min_length=1, description="each backend at most once")
 
 
 # --- contract
@@ -245,8 +274,8 @@ class Target(Model):
 class AccuracyTerm(Model):
     """A floor on one metric, absolute or against the float network."""
 
-    metric: str = Field(description="AP, AP50, AP75, AP_small ... or AP/<class>; mIoU or IoU/<class>")
-    min: Fraction | None = None
+    metric: str = Field(description="AP, AP50, AP75, AP_small ..., AP/CLASS or AP50/CLASS; mIoU or IoU/CLASS")
+    min: Fraction | None = Field(None, description="the least that the quantized network must reach, 0-1")
     max_drop: Fraction | None = Field(None, description="float network minus quantized, in the metric's own unit, 0-1")
 
     @model_validator(mode="after")
@@ -259,23 +288,23 @@ class AccuracyTerm(Model):
 class LatencyTerm(Model):
     """A deadline on one percentile of the time from the image in memory to the prediction, at batch 1."""
 
-    percentile: Literal["p50", "p90", "p99", "p99.9"] = "p99"
-    deadline_ms: PositiveFloat
+    percentile: Literal["p50", "p90", "p99", "p99.9"] = Field("p99", description="which share of images must keep it")
+    deadline_ms: PositiveFloat = Field(description="milliseconds from image to prediction")
     engine: Literal["ort", "openvino"] = Field("openvino", description="the engine it is measured on")
 
 
 class Int8Term(Model):
     """A floor on the share of multiply-accumulates that run in INT8, 0-1."""
 
-    min_macs: Fraction
+    min_macs: Fraction = Field(description="the least share, 0-1")
 
 
 class Contract(Model):
     """What the result must keep. Accuracy terms hold on every engine that runs on this machine."""
 
-    accuracy: tuple[AccuracyTerm, ...] = ()
-    latency: tuple[LatencyTerm, ...] = ()
-    int8: Int8Term | None = None
+    accuracy: tuple[AccuracyTerm, ...] = Field((), description="floors on metrics")
+    latency: tuple[LatencyTerm, ...] = Field((), description="deadlines")
+    int8: Int8Term | None = Field(None, description="how much of the network must be INT8")
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Contract:
@@ -287,22 +316,22 @@ class Contract(Model):
 class Measure(Model):
     """How latency is sampled."""
 
-    warmup: NonNegativeInt = 20
-    runs: PositiveInt = 200
+    warmup: NonNegativeInt = Field(20, description="runs before the first one that counts")
+    runs: PositiveInt = Field(200, description="runs that count; p99 needs 100, p99.9 needs 1000")
 
 
 class Recipe(Model):
     """One compression job: a network, data, a target, stages, and the contract the result must keep."""
 
-    name: str = Field(pattern=r"^[\w.-]+$")
-    task: Task
-    model: Network
+    name: str = Field(pattern=r"^[\w.-]+$", description="what the report calls it")
+    task: Task = Field(description="what the network does")
+    model: Network = Field(description="the float network")
     classes: tuple[str, ...] | None = Field(
         None, description="the network's classes in output order; default: the validation labels' own table"
     )
-    preprocess: Preprocess
-    data: Data
-    stages: tuple[Stage, ...] = Field(min_length=1)
-    target: Target
-    contract: Contract
-    measure: Measure = Measure()
+    preprocess: Preprocess = Field(description="from an image to the network's input, as it was trained")
+    data: Data = Field(description="images and labels")
+    stages: tuple[Stage, ...] = Field(min_length=1, description="what is done to the network, in this order")
+    target: Target = Field(description="where it shall run")
+    contract: Contract = Field(description="what the result must keep")
+    measure: Measure = Field(Measure(), description="how latency is sampled")

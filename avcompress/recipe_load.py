@@ -120,6 +120,8 @@ def _explain(detail: ErrorDetails, root: yaml.Node, data: Any) -> tuple[int, str
             return line, f"{place}: expected one of {context['expected_tags']}, got '{context['tag']}'; choose one"
         case "value_error":
             return line, f"{place}: {detail['msg'].removeprefix('Value error, ')}"
+        case "string_type" if isinstance(detail["input"], (bool, int, float)):
+            return line, f"{place}: expected text, got {detail['input']!r}; put it in quotes"
         case _:
             return line, f"{place}: expected {_wanted(detail['msg'])}, got {_shorten(detail['input'])}; mend it"
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -33,8 +34,8 @@ FINAL_RATE = 0.02
 """What is left of the learning rate at the end."""
 CLIP = 10.0
 """Largest norm of the gradient."""
-EMA = 0.995
-"""How much of the averaged weights a step keeps, once training is under way."""
+HORIZON = 0.03
+"""Share of the steps over which weights are averaged: longer, and the poor ones of the beginning weigh in."""
 BRIGHTNESS = 0.25
 
 
@@ -103,6 +104,7 @@ def run_steps(
     module.train()
     averaged = copy.deepcopy(module).requires_grad_(False)
     optimizer = torch.optim.AdamW(_groups(module, settings.weight_decay), lr=settings.learning_rate)
+    keep = 1 - 1 / max(2.0, HORIZON * settings.steps)
     tail: list[float] = []
     for step in track(range(settings.steps), settings.steps):
         for group in optimizer.param_groups:
@@ -118,7 +120,7 @@ def run_steps(
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(module.parameters(), CLIP)
         optimizer.step()
-        average_(averaged, module, min(EMA, (1 + step) / (10 + step)))
+        average_(averaged, module, keep)
         tail = [*tail[-19:], value]
     return averaged, float(np.mean(tail))
 
@@ -175,9 +177,9 @@ class Dataset:
                 picture = mirror(picture)
             gain = rng.uniform(1 - BRIGHTNESS, 1 + BRIGHTNESS)
             lit = np.clip(np.arange(256) * gain + 0.5, 0, 255).astype(np.uint8)
-            image = lit[picture.image]
-            batch.append(replace(picture, image=image))
-            inputs.append(np.stack([self.table[c][image[..., c]] for c in range(3)]))
+            batch.append(replace(picture, image=cv2.LUT(picture.image, lit)))
+            planes = zip(cv2.split(picture.image), self.table, strict=True)
+            inputs.append(np.stack([cv2.LUT(plane, values[lit]) for plane, values in planes]))
         return torch.from_numpy(np.stack(inputs)), batch
 
 

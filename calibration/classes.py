@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from avcompress.spec import DataError
 
 Aliases = Mapping[str, str | None]
+OTHERS = "*"
+"""The alias of every label that is neither a class nor listed."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -24,6 +26,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
 @dataclass(frozen=True)
 class ClassTable:
     """The classes in the network's order, and how label names map onto them; a null alias means ignore.
+
+    The alias OTHERS is that of every label that is neither a class nor has an alias of its own.
 
     Raises DataError when a class is listed twice or an alias leads to none.
     """
@@ -44,20 +48,24 @@ class ClassTable:
 
     @classmethod
     def build(cls, classes: tuple[str, ...] | None, labels: Iterable[str], aliases: Aliases) -> ClassTable:
-        """The given classes, or else the label names in their order, each replaced by its alias."""
+        """The given classes, or else the label names in their order, each replaced by its alias.
+
+        Raises DataError for the alias of all others without classes: then every label is one.
+        """
         if classes is None:
+            if OTHERS in aliases:
+                raise DataError(f"aliases.{OTHERS}: expected `classes` beside it, got none; list the network's classes")
             targets = (aliases.get(label, label) for label in labels)
             classes = tuple(dict.fromkeys(target for target in targets if target is not None))
         return cls(classes, aliases)
 
     def index(self, label: str, where: str) -> int | None:
         """The class index of a label name, None to ignore; raises DataError, naming `where`, for an unknown name."""
-        name = self.aliases.get(label, label)
-        if name is None:
-            return None
-        if name not in self.names:
+        known = label in self.aliases or label in self.names
+        if not known and OTHERS not in self.aliases:
             raise DataError(
                 f"{where}: expected a known class, got label {label!r}; {nearest(label, self.names)}: "
-                "map the label under `aliases`, null to ignore it"
+                f"map the label under `aliases`, null to ignore it, or all such labels as '{OTHERS}'"
             )
-        return self.names.index(name)
+        name = self.aliases.get(label, label) if known else self.aliases[OTHERS]
+        return None if name is None else self.names.index(name)

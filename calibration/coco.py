@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from avcompress.recipe import CocoSource
 from avcompress.spec import Array, DataError
@@ -15,26 +15,36 @@ from calibration.decode import read_bytes
 from calibration.files import FileSource, Record, file_source, select
 from calibration.sample import LabelledBox, Sample, stack
 
+BOM = b"\xef\xbb\xbf"
+
+
+def _number(value: Any) -> Any:
+    """Tools differ in whether they quote ids: '0042' and 42 are one."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+Id = Annotated[int | str, BeforeValidator(_number)]
+
 
 class _Image(BaseModel):
-    id: int
+    id: Id
     file_name: str = Field(min_length=1)
     width: int | None = None
     height: int | None = None
 
 
 class _Category(BaseModel):
-    id: int
+    id: Id
     name: str
 
 
 class _Annotation(BaseModel):
-    id: int
-    image_id: int
-    category_id: int
+    id: Id | None = None
+    image_id: Id
+    category_id: Id
     bbox: tuple[float, float, float, float]
     area: float | None = None
-    iscrowd: bool = False
+    iscrowd: bool | None = None
 
 
 T = TypeVar("T", _Image, _Category)
@@ -54,15 +64,15 @@ def open_coco(settings: CocoSource, root: Path, classes: tuple[str, ...] | None)
     path, folder = root / settings.labels, root / settings.images
     labels = _load(path)
     categories = _by_id(labels.categories, f"{path}: categories")
-    table = ClassTable.build(classes, [categories[key].name for key in sorted(categories)], settings.aliases)
+    table = ClassTable.build(classes, [category.name for category in _in_order(categories)], settings.aliases)
     images = _by_id(labels.images, f"{path}: images")
-    objects: defaultdict[int, list[LabelledBox]] = defaultdict(list)
-    for annotation in labels.annotations:
-        where = f"{path}: annotation {annotation.id}"
+    objects: defaultdict[int | str, list[LabelledBox]] = defaultdict(list)
+    for index, annotation in enumerate(labels.annotations):
+        where = f"{path}: annotation {annotation.id}" if annotation.id is not None else f"{path}: annotations.{index}"
         if annotation.image_id not in images:
-            raise DataError(f"{where}: expected a listed image, got image_id {annotation.image_id}; add or remove it")
+            raise DataError(f"{where}: expected a listed image, got image_id {annotation.image_id!r}; add or remove it")
         objects[annotation.image_id].append(_labelled_box(annotation, categories, table, where))
-    chosen = select([images[key] for key in sorted(images)], settings)
+    chosen = select(_in_order(images), settings)
     records = [
         Record(image.file_name, folder / image.file_name, boxes=stack(objects[image.id]), size=_size(image))
         for image in chosen
@@ -72,7 +82,7 @@ def open_coco(settings: CocoSource, root: Path, classes: tuple[str, ...] | None)
 
 def _load(path: Path) -> _Labels:
     try:
-        return _Labels.model_validate_json(read_bytes(path))
+        return _Labels.model_validate_json(read_bytes(path).removeprefix(BOM))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
@@ -82,11 +92,16 @@ def _load(path: Path) -> _Labels:
         ) from error
 
 
-def _by_id(items: list[T], where: str) -> dict[int, T]:
+def _by_id(items: list[T], where: str) -> dict[int | str, T]:
     by_id = {item.id: item for item in items}
     if len(by_id) != len(items):
         raise DataError(f"{where}: expected distinct ids, got {len(items) - len(by_id)} repeated; mend the file")
     return by_id
+
+
+def _in_order(by_id: dict[int | str, T]) -> list[T]:
+    """By id; numbers come before text."""
+    return [by_id[key] for key in sorted(by_id, key=lambda key: (isinstance(key, str), key))]
 
 
 def _size(image: _Image) -> tuple[int, int] | None:
@@ -94,14 +109,14 @@ def _size(image: _Image) -> tuple[int, int] | None:
 
 
 def _labelled_box(
-    annotation: _Annotation, categories: dict[int, _Category], table: ClassTable, where: str
+    annotation: _Annotation, categories: dict[int | str, _Category], table: ClassTable, where: str
 ) -> LabelledBox:
     left, top, width, height = annotation.bbox
     area = width * height if annotation.area is None else annotation.area
     if annotation.category_id not in categories:
-        raise DataError(f"{where}: expected a listed category, got category_id {annotation.category_id}; add it")
+        raise DataError(f"{where}: expected a listed category, got category_id {annotation.category_id!r}; add it")
     index = table.index(categories[annotation.category_id].name, where)
-    box = LabelledBox((left, top, left + width, top + height), index, area, annotation.iscrowd)
+    box = LabelledBox((left, top, left + width, top + height), index, area, bool(annotation.iscrowd))
     # COCO itself holds boxes of zero width or height; official evaluation counts them, so they stay.
     if not box.plausible:
         raise DataError(f"{where}: expected a box of size >= 0, got bbox {annotation.bbox}, area {area}; mend it")

@@ -119,14 +119,32 @@ def select(items: Sequence[T], settings: SourceSettings) -> tuple[T, ...]:
     return tuple(items[:: settings.every][: settings.limit])
 
 
-def list_images(folder: Path) -> list[Path]:
-    """The image files of a folder, sorted by name, hidden ones and sub-folders left out; raises DataError."""
+def list_images(folder: Path, recursive: bool = False) -> list[Path]:
+    """The image files of a folder, and of its sub-folders if asked, sorted by path; hidden ones are left out.
+
+    Raises DataError for a folder that cannot be read, or that holds no image.
+    """
     try:
-        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
+        found = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise DataError(f"{folder}: expected a folder of images, got {error.strerror}; check the path") from error
     # A link that leads nowhere stays in the list: whoever opens it says so, and no image gets lost in silence.
-    return [path for path in found if not path.name.startswith(".") and not os.path.isdir(path)]
+    images = [path for path in found if path.suffix.lower() in EXTENSIONS and not os.path.isdir(path)]
+    folders = [path for path in found if os.path.isdir(path)]
+    if recursive:
+        images = sorted([*images, *(image for inner in folders for image in _images_below(inner))])
+    if not images:
+        advice = "; set `recursive: true` to take those of its folders" if folders and not recursive else ""
+        raise DataError(f"{folder}: expected images ({', '.join(sorted(EXTENSIONS))}), got none{advice}")
+    return images
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    # Links to folders are not followed: one may lead back here.
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(place, name) for name in names if not name.startswith("."))
+        yield from (path for path in paths if path.suffix.lower() in EXTENSIONS)
 
 
 def require(paths: Sequence[Path], what: str, advice: str) -> None:
@@ -153,7 +171,7 @@ def file_source(
     if not there:
         raise DataError(
             f"{folder}: expected images, found none of {len(records)} selected (every: {settings.every}, "
-            f"limit: {settings.limit}); the folder itself must hold them: {', '.join(sorted(EXTENSIONS))}"
+            f"limit: {settings.limit}); copy them there"
         )
     missing = tuple(record.name for record in records if not os.path.isfile(record.image))
     return FileSource(classes, there, read, label_rules, skip, missing)

@@ -13,7 +13,8 @@ from calibration.sample import Sample
 def open_images(settings: ImageSource, root: Path, classes: tuple[str, ...] | None) -> FileSource:
     """Open a folder of images, ordered by name; samples have no labels. Raises DataError."""
     folder = root / settings.images
-    records = [Record(path.name, path) for path in select(list_images(folder), settings)]
+    images = select(list_images(folder, settings.recursive), settings)
+    records = [Record(path.relative_to(folder).as_posix(), path) for path in images]
     return file_source(folder, records, classes or (), settings, _read)
 
 

@@ -27,15 +27,33 @@ def open_masks(settings: MaskSource, root: Path, classes: tuple[str, ...] | None
     if images.resolve() == labels.resolve():
         raise DataError(f"{labels}: expected masks in a folder of their own, got that of the images; move them")
     records = [
-        Record(path.name, path, mask=labels / f"{path.stem}.png") for path in select(list_images(images), settings)
+        Record(path.relative_to(images).as_posix(), path, mask=labels / _mask_name(path.relative_to(images), settings))
+        for path in select(_images(images, settings), settings)
     ]
-    require([record.mask for record in records if record.mask], "the mask of an image", "a mask has its image's stem")
+    advice = "a mask is a PNG of its image's stem; `image_suffix` and `label_suffix` say where the two differ"
+    require([record.mask for record in records if record.mask], "the mask of an image", advice)
     to_indices = _colour_reader(settings.colours, names) if settings.colours else _index_reader(settings.void, names)
 
     def read(record: Record, image: Array) -> Sample:
         return Sample(record.name, image, mask=_read_mask(record, image, to_indices))
 
     return file_source(images, records, names, settings, read, f"{sorted(settings.void)} {settings.colours}")
+
+
+def _images(folder: Path, settings: MaskSource) -> list[Path]:
+    images = list_images(folder, settings.recursive)
+    found = [path for path in images if path.stem.endswith(settings.image_suffix)]
+    if not found:
+        raise DataError(
+            f"{images[0]}: expected a stem that ends in {settings.image_suffix!r}, got {len(images)} images without; "
+            "mend image_suffix"
+        )
+    return found
+
+
+def _mask_name(image: Path, settings: MaskSource) -> Path:
+    """The mask of an image, both relative to their folders."""
+    return image.with_name(f"{image.stem.removesuffix(settings.image_suffix)}{settings.label_suffix}.png")
 
 
 def _class_names(settings: MaskSource, classes: tuple[str, ...] | None) -> tuple[str, ...]:

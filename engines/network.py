@@ -56,7 +56,7 @@ def network_outputs(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 
 
 def weighted_nodes(model: onnx.ModelProto) -> tuple[str, ...]:
-    """The names of the convolutions and matrix products with constant weights, in graph order.
+    """The names of the convolutions and matrix products, in graph order; those of two activations too, as in attention.
 
     Raises EngineBuildError when such a node has no name, or shares it: no layer map could be read then.
     """
@@ -77,7 +77,7 @@ def _weighted(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
         # Constant nodes have no inputs; what is computed from constants alone is constant: Q/DQ of a weight.
         if constant.issuperset(name for name in node.input if name):
             constant.update(node.output)
-        elif node.op_type in WEIGHTED and node.domain in _STANDARD and constant.intersection(node.input[:2]):
+        elif node.op_type in WEIGHTED and node.domain in _STANDARD:
             yield node
 
 

@@ -230,6 +230,28 @@ def drop_unused_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
     return new
 
 
+def keep_output(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """Keep one of the graph's outputs, and of the nodes and constants only what it is computed from."""
+    new = copy(model)
+    needed = {name}
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(new.graph.node):  # in topological order, as ONNX demands
+        if needed.intersection(node.output):
+            needed.update(node_inputs(node))
+            kept.append(node)
+    output = next(_copy_value(value) for value in new.graph.output if value.name == name)
+    del new.graph.output[:]
+    new.graph.output.append(output)
+    _set_nodes_(new, reversed(kept))
+    return drop_unused_initializers(new)
+
+
+def _copy_value(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    new = onnx.ValueInfoProto()
+    new.CopyFrom(value)
+    return new
+
+
 def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
     """Add float32 tensors to the graph's outputs; those that are there stay where they are."""
     new = copy(model)

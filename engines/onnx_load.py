@@ -5,7 +5,6 @@ That form: batch 1 and static shapes, standard opset 13 to 23, weights as initia
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -150,7 +149,8 @@ def _static(model: onnx.ModelProto, size: tuple[int, int] | None) -> onnx.ModelP
     shown = "x".join(str(d.dim_value if d.dim_value > 0 else d.dim_param or "?") for d in dims) or "a shapeless value"
     if kind.elem_type != onnx.TensorProto.FLOAT or len(dims) != 4 or shape[1] != 3 or shape[0] not in {1, None}:
         raise ModelError(
-            f"input {value.name!r}: expected float32 1x3xHxW, got {_type_name(kind.elem_type)} {shown}; export it so"
+            f"input {value.name!r}: expected float32 1x3xHxW, got {_type_name(kind.elem_type)} {shown}; export the "
+            "network in float32, channels first, for one RGB or BGR image or a dynamic batch"
         )
     wanted = size or (shape[2], shape[3])
     if None in wanted:
@@ -206,4 +206,5 @@ def _with_measured_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     return onnx_graph.infer_shapes(new)
 
 
-_type_name: Callable[[int], str] = helper.tensor_dtype_to_string
+def _type_name(kind: int) -> str:
+    return str(onnx.TensorProto.DataType.Name(kind)).lower()

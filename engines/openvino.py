@@ -42,7 +42,10 @@ def build_openvino(onnx: Path, folder: Path, settings: OpenVinoEngine) -> Built:
         raise EngineBuildError(
             "parse", f"{onnx.name}: expected operators that OpenVINO knows, got: {one_line(error)}; change the network"
         ) from error
-    layers = _runtime_layers(_compile(target, settings))
+    try:
+        layers = _runtime_layers(_compile(target, settings))
+    except EngineError as error:
+        raise EngineBuildError("load", f"{onnx.name}: {str(error).removeprefix(f'{target}: ')}") from error
     produced = {value.name: outputs[value.name] for value in network.graph.output if value.name in outputs}
     precisions = openvino_precisions(layers, weighted, produced)
     write_atomically(folder / LAYERS, layers_json(layers, precisions))

@@ -1,6 +1,6 @@
 """The network as OpenVINO computes it rightly: one FakeQuantize where ONNX has QuantizeLinear and DequantizeLinear.
 
-OpenVINO 2025.4 to 2026.4 loses the scale when it moves a Q/DQ pair through a Concat: a concatenation of Relu and Neg,
+OpenVINO 2025.0 to 2026.4 loses the scale when it moves a Q/DQ pair through a Concat: a concatenation of Relu and Neg,
 quantized and fed to an identity convolution, comes back rounded to -1, 0 and 1. The same arithmetic as its own
 FakeQuantize is computed as written. tests/engines/test_openvino_dialect.py holds the case.
 """

@@ -57,6 +57,28 @@ def postprocess(outputs: Mapping[str, Array], task: Task, input_size: Size) -> D
             assert_never(task)
 
 
+def check_classes(outputs: Mapping[str, Array], task: Task, input_size: Size, classes: int) -> None:
+    """Raise EngineError unless the outputs are what the task decodes, with that number of classes.
+
+    A segmenter may have more, which stay without a name, as one for unlabelled pixels.
+    """
+    name, output = _single(outputs)
+    match task:
+        case Detection():
+            found = _layout(name, output, task, input_size).classes.shape[1]
+            fits, wanted = found == classes, str(classes)
+        case Segmentation():
+            found = _logits(name, output, input_size).shape[1]
+            fits, wanted = found >= classes, f"at least {classes}"
+        case _:
+            assert_never(task)
+    if not fits:
+        raise EngineError(
+            f"output {name!r}: expected {wanted} classes, as `classes` or the validation labels have, got {found}; "
+            "list the network's own under `classes`, in the order of its outputs"
+        )
+
+
 # --- detection
 
 
@@ -80,51 +102,17 @@ def decode(outputs: Mapping[str, Array], settings: Detection, input_size: Size) 
     return Detections(xyxy, scores[keep], labels[keep].astype(np.int64))
 
 
-def check_output(name: str, shape: tuple[int, ...], task: Task, input_size: Size, classes: int) -> None:
-    """Hold a network's output, before it is ever run, against the recipe's decoder and its number of classes.
-
-    A segmenter may have more outputs than classes, a void or background one at the end; a detector may not.
-    Raises EngineError; a dimension of -1 is not known, and not checked.
-    """
-    if min(shape, default=-1) < 0:
-        return
-    match task:
-        case Detection():
-            _check_layout(name, shape, task, input_size)
-            width = shape[1] if task.decode == "yolov8" else shape[2]
-            found, fits = width - _first_class(task), "exactly"
-        case Segmentation():
-            _check_logits(name, shape, input_size)
-            found, fits = shape[1], "at least"
-        case _:
-            assert_never(task)
-    if found < classes or (fits == "exactly" and found != classes):
-        raise EngineError(
-            f"output {name!r}: expected {fits} the {classes} classes of the recipe or its labels, got {found}; "
-            "list the network's classes, in its order, as `classes`"
-        )
-
-
-def _first_class(settings: Detection) -> int:
-    """The column where the class scores begin: after the box and, where there is one, the objectness."""
-    return 5 if settings.decode in {"yolox", "yolov5"} else 4
-
-
-def _check_layout(name: str, shape: tuple[int, ...], settings: Detection, input_size: Size) -> None:
+def _layout(name: str, output: Floats, settings: Detection, input_size: Size) -> Layout:
+    """Check the output's shape, and cut it into boxes, objectness and classes."""
     cells = sum(_cells(input_size, stride) for stride in settings.strides)
-    first = _first_class(settings)
-    if len(shape) != 3 or not _fits(shape, settings.decode, cells, first):
+    first = 5 if settings.decode in {"yolox", "yolov5"} else 4
+    if output.ndim != 3 or not _fits(output.shape, settings.decode, cells, first):
         wanted = f"4 + classes, {cells}" if settings.decode == "yolov8" else f"{cells}, {first} + classes"
         raise EngineError(
             f"output {name!r}: expected (1, {wanted}) for decode: {settings.decode}, strides {settings.strides} and "
-            f"input {input_size[0]}x{input_size[1]}, got {shape}; set task.decode and task.strides to match"
+            f"input {input_size[0]}x{input_size[1]}, got {output.shape}; set task.decode and task.strides to match, "
+            "and export the network without NMS"
         )
-
-
-def _layout(name: str, output: Floats, settings: Detection, input_size: Size) -> Layout:
-    """Check the output's shape, and cut it into boxes, objectness and classes."""
-    _check_layout(name, output.shape, settings, input_size)
-    first = _first_class(settings)
     # Rows in one piece: the best class is searched along them.
     rows = cv2.transpose(output[0]) if settings.decode == "yolov8" else output[0]
     objectness = rows[:, 4] if first == 5 else None
@@ -263,8 +251,8 @@ def segment(outputs: Mapping[str, Array], input_size: Size) -> NDArray[np.uint8]
     values that are not finite.
     """
     name, output = _single(outputs)
+    _logits(name, output, input_size)
     height, width = input_size
-    _check_logits(name, output.shape, input_size)
     resize = output.shape[2:] != (height, width)
     best = np.full((height, width), -np.inf, np.float32)
     labels = np.zeros((height, width), np.uint8)
@@ -277,20 +265,29 @@ def segment(outputs: Mapping[str, Array], input_size: Size) -> NDArray[np.uint8]
     return labels
 
 
-def _check_logits(name: str, shape: tuple[int, ...], size: Size) -> None:
-    fits = len(shape) == 4 and shape[0] == 1 and 2 <= shape[1] <= 256
-    if not fits or not (0 < shape[2] <= size[0] and 0 < shape[3] <= size[1]):
+def _logits(name: str, output: Floats, size: Size) -> Floats:
+    """The same output; raises EngineError unless it holds logits of an image of that size."""
+    if output.ndim != 4 or output.shape[0] != 1 or not 2 <= output.shape[1] <= 256 or not _at_most(output, size):
         raise EngineError(
             f"output {name!r}: expected logits (1, 2 to 256 classes, {size[0]} at most, {size[1]} at most), got "
-            f"{shape}; set preprocess.size and task.kind to the network's"
+            f"{output.shape}; set preprocess.size and task.kind to the network's, and export it without its argmax"
         )
+    return output
+
+
+def _at_most(output: Floats, size: Size) -> bool:
+    return bool(0 < output.shape[2] <= size[0] and 0 < output.shape[3] <= size[1])
+
+
+def _shapes(outputs: Mapping[str, Array]) -> str:
+    return ", ".join(f"{name!r} {tuple(output.shape)}" for name, output in outputs.items())
 
 
 def _single(outputs: Mapping[str, Array]) -> tuple[str, Floats]:
     """The network's only output, as finite float32."""
     if len(outputs) != 1:
         raise EngineError(
-            f"outputs: expected one, got {', '.join(outputs) or 'none'}; export the network with the output to decode"
+            f"outputs: expected one, got {_shapes(outputs) or 'none'}; set model.output to the one to decode"
         )
     name, output = next(iter(outputs.items()))
     values: Floats = np.asarray(output, dtype=np.float32)

@@ -48,7 +48,7 @@ def load_torch(settings: TorchModel, data_root: Path, recipe_folder: Path) -> nn
             f"model.import_from: expected a folder, got nothing at {folder}; give it relative to the recipe's folder"
         )
     with _importable_from(folder, settings.factory):
-        module = _build(_find_factory(settings.factory, folder), settings)
+        module = _build(_find_factory(settings.factory, folder, recipe_folder), settings)
     if settings.weights is not None:
         path = data_root / settings.weights
         _load_(module, _read_state(path), path)
@@ -96,9 +96,9 @@ def _forget_unless_from(place: str, top: str) -> None:
         del sys.modules[name]
 
 
-def _find_factory(factory: str, folder: Path | None) -> Callable[..., Any]:
+def _find_factory(factory: str, folder: Path | None, recipe_folder: Path) -> Callable[..., Any]:
     module_name, function_name = factory.split(":")
-    module = _import(module_name, folder)
+    module = _import(module_name, folder, recipe_folder)
     function = getattr(module, function_name, None)
     if callable(function):
         return function  # type: ignore[no-any-return]
@@ -110,7 +110,7 @@ def _find_factory(factory: str, folder: Path | None) -> Callable[..., Any]:
     )
 
 
-def _import(name: str, folder: Path | None) -> ModuleType:
+def _import(name: str, folder: Path | None, recipe_folder: Path) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -121,14 +121,19 @@ def _import(name: str, folder: Path | None) -> ModuleType:
             ) from error
         looked = f"in {folder.resolve()} and among the installed packages" if folder else "among the installed packages"
         near = [path.stem for path in folder.iterdir() if path.suffix == ".py" or path.is_dir()] if folder else []
-        advice = "" if folder else "; set `import_from` to the folder that holds it"
+        top = name.partition(".")[0]
+        beside = any(path.stem == top for path in recipe_folder.iterdir())
+        where = "`import_from: .`, it lies beside the recipe" if beside else "`import_from` to the folder that holds it"
+        advice = "" if folder else f"; set {where}"
         raise RecipeError(
             f"model.factory: expected a module '{error.name}', got none {looked}{_hint(error.name, near)}{advice}"
         ) from None
     except SyntaxError as error:
         raise ModelError(f"{error.filename}:{error.lineno}: expected Python, got {error.msg}; mend the line") from error
     except (Exception, SystemExit) as error:
-        raise ModelError(f"{_place(error)}: expected '{name}' to import, got {_short(error)}") from error
+        relative = "relative import" in str(error)
+        advice = "; set `import_from` to the folder above the package, and name it in `factory`" if relative else ""
+        raise ModelError(f"{_place(error)}: expected '{name}' to import, got {_short(error)}{advice}") from error
 
 
 def _build(function: Callable[..., Any], settings: TorchModel) -> nn.Module:
@@ -256,7 +261,7 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
     """The mapping from names to tensors, out of the training checkpoint around it."""
     from torch import Tensor
 
-    while isinstance(content, Mapping) and (keys := [key for key in NESTED_UNDER if _is_mapping(content, key)]):
+    while isinstance(content, Mapping) and (keys := _nested(content)):
         content = content[keys[0]]
     if not isinstance(content, Mapping):
         raise ModelError(f"{path}: expected a state dict, got a {type(content).__name__}; save `module.state_dict()`")
@@ -267,6 +272,19 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
                 f"save `module.state_dict()` alone, or under one of {', '.join(NESTED_UNDER)}"
             )
     return dict(content)
+
+
+def _nested(content: Mapping[Any, Any]) -> list[str]:
+    """The keys under which a state dict may lie: the usual names, or else the only mapping of tensors."""
+    from torch import Tensor
+
+    usual = [key for key in NESTED_UNDER if _is_mapping(content, key)]
+    states = [
+        key
+        for key, value in content.items()
+        if isinstance(value, Mapping) and value and all(isinstance(part, Tensor) for part in value.values())
+    ]
+    return usual or (states if len(states) == 1 else [])
 
 
 def _is_mapping(content: Mapping[Any, Any], key: str) -> bool:

@@ -39,6 +39,12 @@ def tiny_segmenter() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+@pytest.fixture(autouse=True)
+def no_data_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a developer's shell says of real data is not for the child processes here."""
+    monkeypatch.delenv("AVCOMPRESS_DATA", raising=False)
+
+
 @pytest.fixture
 def job(tmp_path: Path) -> dict[str, Any]:
     """A recipe whose labels are the float network's own answers, so that the float network reaches mIoU 1."""
@@ -291,7 +297,10 @@ def test_a_path_that_leaves_the_data_root_is_resolved_and_shown(tmp_path: Path, 
         ({"model": {"onnx": "train"}}, ("model.onnx", "expected a file, got a folder")),
         ({"model": {"onnx": ""}}, ("model.onnx", "expected a path")),
         ({"model": {"onnx": "net\0.onnx"}}, ("model.onnx", "expected a path")),
-        ({"task": {"kind": "detection", "decode": "yolox"}}, ("data.validation", "boxes")),
+        (
+            {"task": {"kind": "detection", "decode": "yolox"}, "contract": {"accuracy": [{"metric": "AP", "min": 0}]}},
+            ("data.validation", "boxes"),
+        ),
         ({"stages": [{"kind": "ptq"}, {"kind": "ptq"}]}, ("stages[1]", "once")),
         ({"contract": {"latency": [{"deadline_ms": 9}]}}, ("contract.latency[0].engine", "'openvino'", "ort")),
     ],
@@ -318,9 +327,9 @@ def test_a_json_file_that_cannot_be_written_is_refused_before_the_work(
 
 def test_a_failed_resume_leaves_no_verdict_of_the_run_before(tmp_path: Path, job: dict[str, Any]) -> None:
     run(tmp_path, job)
-    (tmp_path / "train" / "images" / "0.png").write_bytes(b"no longer an image")
+    (tmp_path / "train" / "images" / "3.png").write_bytes(b"no longer an image")
 
-    assert_refused(run(tmp_path, job, "--resume"), "0.png")
+    assert_refused(run(tmp_path, job, "--resume"), "3.png")
     assert not {"report.json", "report.html", "model.onnx"} & {path.name for path in (tmp_path / "out").iterdir()}
 
 
@@ -400,6 +409,11 @@ def test_an_output_folder_with_somebody_elses_files_is_left_alone(tmp_path: Path
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
 
 
+def before_ours(folder: Path) -> str:
+    """A PYTHONPATH with a folder put first; what it holds already stays, or another checkout would be tested."""
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+
+
 def test_a_recipe_for_a_missing_backend_exits_with_3_and_the_command_that_installs_it(
     tmp_path: Path, job: dict[str, Any]
 ) -> None:
@@ -407,7 +421,7 @@ def test_a_recipe_for_a_missing_backend_exits_with_3_and_the_command_that_instal
     hide = tmp_path / "hide" / "tensorrt_rtx"
     hide.mkdir(parents=True)
     (hide / "__init__.py").write_text("raise ImportError('not here')")
-    process_environment = os.environ | {"PYTHONPATH": str(hide.parent)}
+    process_environment = os.environ | {"PYTHONPATH": before_ours(hide.parent)}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(job))
     result = subprocess.run(
         [sys.executable, "-m", "avcompress", "run", "recipe.yaml", "--out", "out"],
@@ -424,7 +438,8 @@ def test_a_backend_that_is_not_required_is_skipped_with_a_note(tmp_path: Path, j
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(job))
     result = subprocess.run(
         [sys.executable, "-m", "avcompress", "run", "recipe.yaml", "--out", "out"],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(hide.parent)}, text=True, capture_output=True, check=False,
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": before_ours(hide.parent)}, text=True, capture_output=True,
+        check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "trt_rtx" in result.stdout
@@ -459,7 +474,8 @@ def test_wrong_usage_exits_with_2_and_one_line(arguments: list[str]) -> None:
     found = subprocess.run(
         [sys.executable, "-m", "avcompress", *arguments], text=True, capture_output=True, check=False
     )
-    assert_refused((found.returncode, found.stdout, found.stderr), "--help")
+    assert_refused((found.returncode, found.stdout, found.stderr), "; see avcompress --help")
+    assert ".;" not in found.stderr
 
 
 @pytest.mark.parametrize("command", ["run", "demo", "schema"])
@@ -468,3 +484,68 @@ def test_every_command_explains_itself_with_an_example(command: str) -> None:
         [sys.executable, "-m", "avcompress", command, "--help"], text=True, capture_output=True, check=True
     )
     assert f"Example: avcompress {command}" in found.stdout
+
+
+# --- networks that do not fit the recipe
+
+
+def with_second_output(folder: Path) -> None:
+    """Give the network a second output of the same shape, as training code leaves its auxiliary heads."""
+    model = onnx.load(folder / "net.onnx")
+    model.graph.node.append(helper.make_node("Neg", ["logits"], ["aux"], name="neg"))
+    model.graph.output.append(helper.make_tensor_value_info("aux", TensorProto.FLOAT, [1, 3, 24, 32]))
+    onnx.save(model, folder / "net.onnx")
+
+
+def test_several_outputs_are_named_before_the_work_begins(tmp_path: Path, job: dict[str, Any]) -> None:
+    with_second_output(tmp_path)
+
+    result = run(tmp_path, job)
+
+    assert_refused(result, "expected one, got 'logits' (1, 3, 24, 32), 'aux' (1, 3, 24, 32); set model.output")
+    assert "quantize" not in result[1]
+
+
+def test_the_output_that_the_recipe_names_is_the_network(tmp_path: Path, job: dict[str, Any]) -> None:
+    with_second_output(tmp_path)
+    job["model"]["output"] = "logits"
+
+    status, _, err = run(tmp_path, job)
+
+    assert (status, err) == (0, "")
+    assert [value.name for value in onnx.load(tmp_path / "out" / "model.onnx").graph.output] == ["logits"]
+
+
+def test_an_output_that_the_network_lacks_is_refused(tmp_path: Path, job: dict[str, Any]) -> None:
+    job["model"]["output"] = "main"
+
+    assert_refused(run(tmp_path, job), "model.output: expected one of the network's, logits, got 'main'")
+
+
+def test_more_classes_than_the_network_has_are_refused(tmp_path: Path, job: dict[str, Any]) -> None:
+    job["classes"] = [*CLASSES, "fourth"]
+
+    result = run(tmp_path, job)
+
+    assert_refused(result, "output 'logits': expected at least 4 classes", "got 3")
+    assert "quantize" not in result[1]
+
+
+def test_what_the_first_sample_shows_is_refused_before_the_work_begins(tmp_path: Path, job: dict[str, Any]) -> None:
+    job["data"]["validation"] = {"format": "images", "images": "val/images"}
+    result = run(tmp_path, job)
+    assert_refused(result, "data.validation: expected images with masks for the task segmentation, got none")
+    assert result[1] == ""
+
+    job["data"]["validation"] = {"format": "masks", "images": "val/images", "labels": "train/images"}
+    result = run(tmp_path, job)
+    assert_refused(result, "0.png: expected class indices in 8 bit")
+    assert result[1] == ""
+
+
+def test_a_folder_for_a_file_and_the_other_way_round_are_named(tmp_path: Path, job: dict[str, Any]) -> None:
+    model = {**job, "model": {"onnx": "train"}}
+    assert_refused(run(tmp_path, model), "model.onnx: expected a file, got a folder at")
+
+    job["data"]["calibration"]["images"] = "net.onnx"
+    assert_refused(run(tmp_path, job), "data.calibration.images: expected a folder, got a file at")

@@ -133,6 +133,31 @@ def test_a_missing_module_is_named_with_the_nearest_one_and_where_it_was_looked_
     )
 
 
+def test_a_module_beside_the_recipe_is_pointed_at(user: Path) -> None:
+    (user / "mine.py").write_text(CODE)
+    text = complaint(RecipeError, lambda: load(user, "mine:build", import_from=None))
+    assert text.endswith("set `import_from: .`, it lies beside the recipe")
+
+    assert isinstance(load(user, "mine:build", import_from="."), nn.Sequential)
+
+
+def test_a_relative_import_from_inside_its_package_is_answered_with_the_folder_above(user: Path) -> None:
+    (user / "nets" / "inner.py").write_text("from .net import build")
+    text = complaint(ModelError, lambda: load(user, "inner:build"))
+    assert text.endswith("set `import_from` to the folder above the package, and name it in `factory`")
+
+    assert isinstance(load(user, "nets.inner:build", import_from="."), nn.Sequential)
+
+
+def test_the_only_state_dict_in_a_checkpoint_is_found_under_any_name(user: Path) -> None:
+    state = build().state_dict()
+    torch.save({"epoch": 3, "net": state, "optimizer": {"state": {}}}, user / "w.pth")
+    assert torch.equal(load(user, weights="w.pth").state_dict()["0.weight"], state["0.weight"])
+
+    torch.save({"net": state, "ema": state}, user / "w.pth")
+    assert "expected names and tensors" in complaint(ModelError, lambda: load(user, weights="w.pth"))
+
+
 def test_a_missing_module_without_a_folder_hints_at_import_from(user: Path) -> None:
     text = complaint(RecipeError, lambda: load(user, "no_such_net:build", import_from=None))
     assert text.endswith("among the installed packages; set `import_from` to the folder that holds it")

@@ -159,6 +159,20 @@ def test_any_value_in_any_section_loads_or_is_one_line(key: str, value: Any) -> 
             assert str(path) in str(error)
 
 
+def test_mean_and_std_on_a_scale_of_one_are_refused(tmp_path: Path) -> None:
+    imagenet = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    path = write(tmp_path, changed("preprocess", value={"size": [64, 96], "scale": 1 / 255, **imagenet}))
+    assert "preprocess: expected mean and std on the scale of pixels, 0-255" in message(path)
+
+    scaled = {key: [255 * value for value in values] for key, values in imagenet.items()}
+    load_recipe(write(tmp_path, changed("preprocess", value={"size": [64, 96], **scaled})))
+
+
+def test_a_number_where_a_name_belongs_is_to_be_quoted(tmp_path: Path) -> None:
+    path = write(tmp_path, changed("model", "output", value=378))
+    assert message(path).endswith("model.output: expected text, got 378; put it in quotes")
+
+
 def test_the_json_schema_for_editors_is_the_one_of_the_models() -> None:
     stored = json.loads((ROOT / "recipes" / "recipe.schema.json").read_text())
     assert stored == Recipe.model_json_schema(), "run: avcompress schema > recipes/recipe.schema.json"

@@ -34,3 +34,15 @@ def test_no_class_and_doubled_classes_are_errors(names: tuple[str, ...]) -> None
 
 def test_a_name_like_none_of_them_is_answered_with_the_first_classes() -> None:
     assert nearest("zzz", [f"class {n}" for n in range(20)]).endswith("class 7, ...")
+
+
+def test_the_alias_of_all_others_spares_classes_and_listed_labels() -> None:
+    table = ClassTable.build(("car", "person"), [], {"van": "car", "*": None})
+    assert [table.index(name, "here") for name in ("car", "van", "dog", "*")] == [0, 0, None, None]
+
+    assert ClassTable.build(("car",), [], {"*": "car"}).index("tram", "here") == 0
+
+
+def test_the_alias_of_all_others_needs_the_classes_that_it_leaves_alone() -> None:
+    with pytest.raises(DataError, match=r"aliases\.\*: expected `classes` beside it, got none"):
+        ClassTable.build(None, ["car", "dog"], {"*": None})

@@ -217,3 +217,38 @@ def test_val2017_loads_with_80_classes_in_id_order_and_every_official_box(data_r
         assert [source.classes[n] for n in sample.boxes.labels] == [names[a["category_id"]] for a in expected]
         assert sample.boxes.ignore.tolist() == [bool(a["iscrowd"]) for a in expected]
         assert sample.boxes.area.tolist() == [a["area"] for a in expected]
+
+
+def in_words(labels: dict[str, Any]) -> None:
+    for image in labels["images"]:
+        image["id"] = f"cam-{image['id']}"
+    for annotation in labels["annotations"]:
+        annotation["image_id"] = f"cam-{annotation['image_id']}"
+
+
+def quoted(labels: dict[str, Any]) -> None:
+    for image in labels["images"]:
+        image["id"] = f"{image['id']:06d}"
+
+
+def sparse(labels: dict[str, Any]) -> None:
+    for annotation in labels["annotations"]:
+        del annotation["id"]
+    labels["annotations"][0]["iscrowd"] = None
+
+
+@pytest.mark.parametrize("change", [in_words, quoted, sparse])
+def test_what_other_tools_write_is_read_alike(write, change: Callable[[dict[str, Any]], object]) -> None:
+    plain, other = open_coco(write()), open_coco(write(change))
+
+    assert other.names == plain.names
+    for mine, theirs in zip(plain, other, strict=True):
+        assert np.array_equal(mine.boxes.xyxy, theirs.boxes.xyxy)
+        assert mine.boxes.labels.tolist() == theirs.boxes.labels.tolist()
+
+
+def test_a_byte_order_mark_is_passed_over(write) -> None:
+    root = write()
+    (root / "labels.json").write_bytes(b"\xef\xbb\xbf" + (root / "labels.json").read_bytes())
+
+    assert len(open_coco(root)) == 3

@@ -68,14 +68,24 @@ def test_when_every_image_is_skipped_the_run_fails(folder: Path) -> None:
         list(open_images(folder, on_bad_image="skip"))
 
 
-def test_an_empty_folder_is_an_error_that_names_folder_and_settings(tmp_path: Path) -> None:
+def test_an_empty_folder_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
 
     with pytest.raises(DataError) as caught:
         open_images(tmp_path, every=3)
 
-    assert str(caught.value).startswith(f"{tmp_path / 'images'}: expected images, found none")
-    assert "every: 3" in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path / 'images'}: expected images (")
+    assert str(caught.value).endswith("got none")
+
+
+def test_images_of_sub_folders_are_taken_when_asked_for(tmp_path: Path) -> None:
+    for name in ("images/b/2.png", "images/a/x/1.png", "images/.cache/0.png", "images/a/.1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 3)).save(tmp_path / name)
+
+    with pytest.raises(DataError, match="got none; set `recursive: true`"):
+        open_images(tmp_path)
+    assert open_images(tmp_path, recursive=True).names == ("a/x/1.png", "b/2.png")
 
 
 @pytest.mark.parametrize("make", [str, lambda path: path.write_text("a file")], ids=["missing", "file"])

@@ -169,3 +169,27 @@ def test_camvid_loads_with_eleven_classes_and_void_eleven(data_root: Path, split
 
 def _stems(source: Source) -> list[str]:
     return [f"{Path(name).stem}.png" for name in source.names]
+
+
+def test_masks_in_sub_folders_with_other_endings_are_found(tmp_path: Path) -> None:
+    for place, ending in (("images/aachen", "_leftImg8bit"), ("labels/aachen", "_gtFine_labelTrainIds")):
+        (tmp_path / place).mkdir(parents=True)
+        Image.fromarray(np.array([[0, 1]], np.uint8)).save(tmp_path / place / f"a_1{ending}.png")
+    Image.new("RGB", (2, 1)).save(tmp_path / "images" / "aachen" / "a_1_rightImg8bit.png")
+
+    source = open_masks(tmp_path, recursive=True, image_suffix="_leftImg8bit", label_suffix="_gtFine_labelTrainIds")
+
+    assert source.names == ("aachen/a_1_leftImg8bit.png",)
+    assert source[0].mask.tolist() == [[0, 1]]
+
+
+def test_an_ending_that_no_image_has_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"images/a\.jpg: expected a stem that ends in '_rgb', got 1 images without"):
+        open_masks(write(tmp_path, [[0]]), image_suffix="_rgb")
+
+
+def test_a_missing_mask_is_answered_with_the_keys_for_other_endings(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"labels/a\.png: expected the mask of an image, .*`label_suffix`"):
+        open_masks(write(tmp_path, [[0]], name="a_mask.png"))
+
+    assert open_masks(tmp_path, label_suffix="_mask")[0].mask.tolist() == [[0]]

@@ -55,7 +55,7 @@ def test_weighted_nodes_are_the_same_with_and_without_qdq(every_kind, quantize):
 
     assert weighted_nodes(quantize(every_kind, names)) == names
     assert names[:2] == ("first", "pointwise")
-    assert "mixed.MatMul" not in names  # a product of two activations
+    assert "mixed.MatMul" in names  # a product of two activations
 
 
 @pytest.mark.parametrize(("name", "message"), [("", "got none for the Conv"), ("c2", "got 'c2' 2 times")])
@@ -68,3 +68,12 @@ def test_a_weighted_node_without_a_name_of_its_own_is_refused(network, name, mes
 
     with pytest.raises(EngineBuildError, match=message):
         weighted_nodes(model)
+
+
+def test_a_product_of_two_activations_counts_as_the_plan_counts_it(network):
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], name="turn", perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "t"], ["y"], name="attention"),
+    ]
+
+    assert weighted_nodes(network(nodes, {"x": (2, 4)}, {"y": (2, 2)}, {})) == ("attention",)

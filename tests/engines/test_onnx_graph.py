@@ -15,6 +15,7 @@ from engines.onnx_graph import (
     fold_batch_norms,
     infer_shapes,
     insert_qdq,
+    keep_output,
     macs,
     name_nodes,
     quantize_array,
@@ -339,3 +340,27 @@ def test_equal_inputs_give_equal_bytes():
     first, second = insert_qdq(model, edges, qparams), insert_qdq(model, edges[::-1], dict(reversed(qparams.items())))
 
     assert first.SerializeToString() == second.SerializeToString()
+
+
+# --- one output of several
+
+
+def test_the_kept_output_has_the_same_numbers_and_nothing_that_only_the_others_need():
+    body = "a = Relu(x) y = Conv(a, w) z = Conv(a, v) u = Sigmoid(z)"
+    model = network(body, {"w": normal(4, 4, 1, 1), "v": normal(2, 4, 1, 1)}, outputs=("y", "u"))
+    x = normal(1, 4, 6, 6)
+
+    kept = check(keep_output(model, "y"))
+
+    assert kinds(kept) == ["Relu", "Conv"]
+    assert [t.name for t in kept.graph.initializer] == ["w"]
+    assert [o.name for o in kept.graph.output] == ["y"]
+    assert np.array_equal(run(kept, x)[0], run(model, x, ["y"])[0])
+    assert len(model.graph.output) == 2
+
+
+def test_an_output_that_a_later_node_reads_too_is_kept_with_what_it_needs():
+    model = network("y = Relu(x) z = Sigmoid(y)", {}, outputs=("y", "z"))
+
+    assert kinds(keep_output(model, "y")) == ["Relu"]
+    assert kinds(keep_output(model, "z")) == ["Relu", "Sigmoid"]
