@@ -110,6 +110,8 @@ def run(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
         resume=resume,
     )
     outcome = execute(job, _watch(console, quiet))
+    if not quiet:
+        console.print()
     _show(console, outcome)
     if json_file:
         _write_json(json_file, outcome.report.model_dump(mode="json"))
@@ -143,6 +145,8 @@ def demo(
         job = Job(recipe=recipe, recipe_path=path, data_root=path.parent, out=folder, resume=resume)
         outcomes.append(execute(job, _watch(console, quiet)))
     for outcome in outcomes:
+        if not quiet:
+            console.print()
         _show(console, outcome)
     if json_file:
         _write_json(json_file, [outcome.report.model_dump(mode="json") for outcome in outcomes])
@@ -312,7 +316,6 @@ def _show(console: Console, outcome: Outcome) -> None:
             _number(check.measured, check),
             f"{check.sense} {_number(check.limit, check)}",
         )
-    console.print()
     met = outcome.verdict.passed
     title = Text("contract met" if met else "contract NOT met", "bold green" if met else "bold red")
     console.print(Text.assemble((outcome.report.recipe, "bold"), ": ", title))

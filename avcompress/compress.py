@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import onnx
 from typing_extensions import assert_never
 
 from avcompress.bench import Bench

@@ -150,7 +150,7 @@ class BarWatch:
     def step(self, title: str, reused: bool, still: bool = False) -> Iterator[Track]:
         """Show the bars while the step runs, and leave one line when it ends."""
         start = time.monotonic()
-        display = _Display(self, title, start)
+        display = _Display(self, title, start, "the display rests while it is timed" if still else "")
         live = Live(display, console=self.console, refresh_per_second=BEATS, auto_refresh=not still, transient=True)
 
         def track(items: Iterable[T], total: int | None = None) -> Iterator[T]:
@@ -191,6 +191,7 @@ class _Display:
     watch: BarWatch
     title: str
     start: float
+    hint: str
     loop: Loop | None = None
 
     def __rich__(self) -> RenderableType:
@@ -200,7 +201,7 @@ class _Display:
         grid = Table.grid(padding=(0, 1))
         total, done = (self.loop.total, self.loop.done) if self.loop else (None, 0)
         left = self.loop.left_s if self.loop else None
-        counted = f"{done}/{total}" if total else ""
+        counted = f"{done}/{total}" if total else self.hint
         ahead = "" if left is None else f"about {clock(left)} left"
         # Nothing pulses where nothing is counted: a still bar of no length says less and disturbs nobody.
         bar = ProgressBar(total=total or 1, completed=min(done, total or 0), width=BAR_WIDTH)

@@ -72,6 +72,7 @@ def test_a_terminal_shows_the_step_and_the_whole_run_in_three_lines_and_gets_its
             pass
         shown = text.getvalue()
     assert "step 1 of 4" in shown
+    assert width < 80 or "the display rests while it is timed" in shown
     assert "3/3" not in shown or "about" in shown
     assert text.getvalue().count("\x1b[?25l") == text.getvalue().count("\x1b[?25h") == 1
     frames = shown.split("\x1b[?25l")[1]
