@@ -10,13 +10,15 @@ from typing import NamedTuple
 
 from avcompress.recipe import (
     CocoSource,
+    DataSource,
     Detection,
     Engine,
+    ImageSource,
+    MaskSource,
     OnnxModel,
     Ptq,
     Recipe,
     SceneSource,
-    Task,
     TorchModel,
     Train,
 )
@@ -201,6 +203,19 @@ def _check_recipe(recipe: Recipe) -> None:
                 f"contract.latency[{index}].engine: expected one of target.engines ({', '.join(backends)}), got "
                 f"{term.engine!r}; add it there, or name another"
             )
+
+
+def _labels(source: DataSource) -> str:
+    """What a source's images are labelled with: boxes, masks or nothing."""
+    match source:
+        case ImageSource():
+            return ""
+        case MaskSource():
+            return "masks"
+        case SceneSource():
+            return source.labels
+        case _:
+            return "boxes"
 
 
 def _check_stages(recipe: Recipe) -> None:

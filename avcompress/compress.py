@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import onnx
 from typing_extensions import assert_never
 
 from avcompress.bench import Bench

@@ -80,17 +80,52 @@ def decode(outputs: Mapping[str, Array], settings: Detection, input_size: Size) 
     return Detections(xyxy, scores[keep], labels[keep].astype(np.int64))
 
 
-def _layout(name: str, output: Floats, settings: Detection, input_size: Size) -> Layout:
-    """Check the output's shape, and cut it into boxes, objectness and classes."""
+def check_output(name: str, shape: tuple[int, ...], task: Task, input_size: Size, classes: int) -> None:
+    """Hold a network's output, before it is ever run, against the recipe's decoder and its number of classes.
+
+    A segmenter may have more outputs than classes, a void or background one at the end; a detector may not.
+    Raises EngineError; a dimension of -1 is not known, and not checked.
+    """
+    if min(shape, default=-1) < 0:
+        return
+    match task:
+        case Detection():
+            _check_layout(name, shape, task, input_size)
+            width = shape[1] if task.decode == "yolov8" else shape[2]
+            found, fits = width - _first_class(task), "exactly"
+        case Segmentation():
+            _check_logits(name, shape, input_size)
+            found, fits = shape[1], "at least"
+        case _:
+            assert_never(task)
+    if found < classes or (fits == "exactly" and found != classes):
+        raise EngineError(
+            f"output {name!r}: expected {fits} the {classes} classes of the recipe or its labels, got {found}; "
+            "list the network's classes, in its order, as `classes`"
+        )
+
+
+def _first_class(settings: Detection) -> int:
+    """The column where the class scores begin: after the box and, where there is one, the objectness."""
+    return 5 if settings.decode in {"yolox", "yolov5"} else 4
+
+
+def _check_layout(name: str, shape: tuple[int, ...], settings: Detection, input_size: Size) -> None:
     cells = sum(_cells(input_size, stride) for stride in settings.strides)
-    first = 5 if settings.decode in {"yolox", "yolov5"} else 4
-    if output.ndim != 3 or not _fits(output.shape, settings.decode, cells, first):
+    first = _first_class(settings)
+    if len(shape) != 3 or not _fits(shape, settings.decode, cells, first):
         wanted = f"4 + classes, {cells}" if settings.decode == "yolov8" else f"{cells}, {first} + classes"
         raise EngineError(
             f"output {name!r}: expected (1, {wanted}) for decode: {settings.decode}, strides {settings.strides} and "
             f"input {input_size[0]}x{input_size[1]}, got {shape}; set task.decode and task.strides to match, "
             "and export the network without NMS"
         )
+
+
+def _layout(name: str, output: Floats, settings: Detection, input_size: Size) -> Layout:
+    """Check the output's shape, and cut it into boxes, objectness and classes."""
+    _check_layout(name, output.shape, settings, input_size)
+    first = _first_class(settings)
     # Rows in one piece: the best class is searched along them.
     rows = cv2.transpose(output[0]) if settings.decode == "yolov8" else output[0]
     objectness = rows[:, 4] if first == 5 else None

@@ -126,6 +126,35 @@ def test_a_shape_that_does_not_fit_the_decoder_is_an_error(decoder, shape, expec
     assert f"got {shape}" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("decoder", "shape"), [("yolox", (1, 10, 8)), ("yolov5", (1, 30, 8)), ("yolov8", (1, 7, 10)), ("ltrb", (1, 10, 7))]
+)
+def test_a_detector_has_exactly_the_recipes_classes(decoder, shape):
+    check_output("y", shape, task(decoder), (16, 32), 3)
+    for classes in (2, 4):
+        with pytest.raises(EngineError, match=rf"expected exactly the {classes} classes .*, got 3; "):
+            check_output("y", shape, task(decoder), (16, 32), classes)
+
+
+def test_a_segmenter_may_have_a_background_beside_the_recipes_classes_but_not_fewer():
+    for classes in (11, 12):
+        check_output("y", (1, 12, 8, 8), Segmentation(kind="segmentation"), (16, 16), classes)
+    with pytest.raises(EngineError, match=r"expected at least the 13 classes .*, got 12; "):
+        check_output("y", (1, 12, 8, 8), Segmentation(kind="segmentation"), (16, 16), 13)
+
+
+def test_shapes_that_no_decoder_takes_are_found_before_the_network_runs():
+    with pytest.raises(EngineError, match=r"set task\.decode and task\.strides"):
+        check_output("y", (1, 11, 8), task("yolox"), (16, 32), 3)
+    with pytest.raises(EngineError, match=r"set preprocess\.size and task\.kind"):
+        check_output("y", (1, 11, 8), Segmentation(kind="segmentation"), (16, 32), 3)
+
+
+@pytest.mark.parametrize("shape", [(), (1, -1, 8)])
+def test_what_is_not_known_of_a_shape_is_not_checked(shape):
+    check_output("y", shape, task("yolox"), (16, 32), 3)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_value_that_is_not_finite_is_an_error_naming_the_output(value):
     output = np.zeros((1, 10, 6), np.float32)
