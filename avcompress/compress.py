@@ -74,7 +74,7 @@ def compress(bench: Bench) -> Compressed:
         reference=folder / NETWORK,
         network=network,
         artifact=load_artifact(folders[-1]),
-        logs=_logs(folders),
+        logs=_logs([*_train_folders(bench), *folders]),
         skipped=tuple(name for each in folders for name in _read_skipped(each)),
     )
 
@@ -91,6 +91,12 @@ def _rehearse(bench: Bench, network: Path) -> None:
         functions["postprocess"](placed)
     ((name, output),) = placed.value.items()
     check_output(name, output.shape, task, preprocess.size, len(bench.classes))
+
+
+def _train_folders(bench: Bench) -> list[Path]:
+    return [
+        bench.state.folder / f"{i}-train" for i, stage in enumerate(bench.recipe.stages) if isinstance(stage, Train)
+    ]
 
 
 def _logs(folders: list[Path]) -> dict[str, tuple[str, ...]]:

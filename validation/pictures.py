@@ -167,9 +167,9 @@ def _marks(detections: Detections, classes: Sequence[str], factor: float, change
 
 
 def _photo(image: Array) -> tuple[bytes, tuple[int, int], float]:
-    """The image as JPEG, at most LONG_SIDE pixels, its (width, height), and the factor from image to picture."""
+    """The image as JPEG of LONG_SIDE pixels, its (width, height), and the factor from image to picture."""
     photo = Image.fromarray(image)
-    factor = min(1.0, LONG_SIDE / max(photo.size))
+    factor = LONG_SIDE / max(photo.size)  # small images are enlarged: labels are written in pixels of the picture
     width, height = (max(1, round(side * factor)) for side in photo.size)
     buffer = io.BytesIO()
     photo.resize((width, height), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=82, optimize=True)

@@ -75,7 +75,7 @@ def test_changed_pixels_are_counted_where_they_are_labelled():
     assert [panel.title for panel in picture.panels] == ["float", "ort", "changed"]
     assert [name for name, _ in picture.legend] == ["car", "person"]
     overlay = Image.open(io.BytesIO(picture.panels[2].overlay_png)).convert("RGBA")
-    assert [overlay.getpixel((x, 0))[3] for x in range(4)] == [0, 255, 0, 0]
+    assert [overlay.getpixel((80 + 160 * x, 0))[3] for x in range(4)] == [0, 255, 0, 0]
     unlabelled = picture_masks(Sample("a.png", photo(1, 4)), reference, compressed, CLASSES, "ort")
     assert unlabelled.caption == "50.00% of the pixels changed class"
 
@@ -84,5 +84,5 @@ def test_the_overlay_has_the_colours_of_the_legend():
     mask = np.array([[0, 1]], np.uint8)
     picture = picture_masks(Sample("a.png", photo(1, 2)), mask, mask, CLASSES, "ort")
     overlay = Image.open(io.BytesIO(picture.panels[0].overlay_png)).convert("RGB")
-    colours = ["#{:02x}{:02x}{:02x}".format(*overlay.getpixel((x, 0))) for x in range(2)]
+    colours = ["#{:02x}{:02x}{:02x}".format(*overlay.getpixel((160 + 320 * x, 0))) for x in range(2)]
     assert colours == [colour for _, colour in picture.legend]
