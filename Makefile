@@ -26,7 +26,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-# The CPU build of torch is enough; pinned with everything else, so that a plain install never takes gigabytes of CUDA.
+# The CPU build of torch is enough. PyPI serves the one for CUDA: PIP_EXTRA_INDEX_URL names another index (see README).
 $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) --editable ".[train,rtx]"
 	touch $@

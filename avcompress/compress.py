@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -43,14 +45,14 @@ class Compressed(NamedTuple):
         network: the quantized ONNX.
         artifact: the quantized network and what was decided about it.
         logs: what each step said, by the step's name.
-        skipped: calibration images left out because they cannot be read.
+        skipped: by role, train and calibration, the images left out because they cannot be read.
     """
 
     reference: Path
     network: Path
     artifact: Artifact
     logs: Mapping[str, tuple[str, ...]]
-    skipped: tuple[str, ...]
+    skipped: Mapping[str, tuple[str, ...]]
 
 
 def compress(bench: Bench) -> Compressed:
@@ -62,8 +64,7 @@ def compress(bench: Bench) -> Compressed:
         case OnnxModel(onnx=file):
             folder = _load_file(bench, bench.inputs["model.onnx"], Path(file).name)
         case TorchModel() as settings:
-            folder = _export_module(bench, settings)
-    _rehearse(bench, folder / NETWORK)
+            folder = _load_module(bench, settings)
     folders = [folder]
     for index, stage in enumerate(bench.recipe.stages):
         if not isinstance(stage, Train):
@@ -75,20 +76,26 @@ def compress(bench: Bench) -> Compressed:
         network=network,
         artifact=load_artifact(folders[-1]),
         logs=_logs([*_train_folders(bench), *folders]),
-        skipped=tuple(name for each in folders for name in _read_skipped(each)),
+        skipped={
+            "train": _read_skipped(_train_folders(bench)),
+            "calibration": _read_skipped(folders),
+        },
     )
 
 
-def _rehearse(bench: Bench, network: Path) -> None:
+def _rehearse(bench: Bench, network: onnx.ModelProto) -> None:
     """Take one image through the float network and its decoding, so that what does not fit is found before the work.
 
     Raises EngineError for an output that the task cannot decode, or that has other classes than the recipe.
     """
     task, preprocess = bench.recipe.task, bench.recipe.preprocess
-    with open_ort(network) as session:
-        functions = stages(session, preprocess, task)
-        placed = functions["inference"](functions["preprocess"](next(iter(bench.validation)).image))
-        functions["postprocess"](placed)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / NETWORK
+        path.write_bytes(network.SerializeToString())
+        with open_ort(path) as session:
+            functions = stages(session, preprocess, task)
+            placed = functions["inference"](functions["preprocess"](next(iter(bench.validation)).image))
+            functions["postprocess"](placed)
     ((name, output),) = placed.value.items()
     check_output(name, output.shape, task, preprocess.size, len(bench.classes))
 
@@ -110,18 +117,29 @@ def _logs(folders: list[Path]) -> dict[str, tuple[str, ...]]:
     return added
 
 
-def _read_skipped(folder: Path) -> tuple[str, ...]:
-    path = folder / SKIPPED
-    return tuple(json.loads(path.read_text())) if path.exists() else ()
+def _read_skipped(folders: list[Path]) -> tuple[str, ...]:
+    paths = [folder / SKIPPED for folder in folders]
+    return tuple(name for path in paths if path.exists() for name in json.loads(path.read_text()))
 
 
 def _load_file(bench: Bench, path: Path, name: str) -> Path:
-    size, output = bench.recipe.preprocess.size, bench.recipe.model.output
+    # Read before the step: its key is what was read, external weights and all, not what one file holds.
+    network = _with_output(load_onnx(path, bench.recipe.preprocess.size), bench.recipe.model.output)
+    _rehearse(bench, network)
+    return _keep(bench, f"read {name}", Artifact(network, log=(f"read {name}",)))
 
-    def load(folder: Path, track: Track) -> None:  # noqa: ARG001
-        save_artifact(Artifact(_with_output(load_onnx(path, size), output), log=(f"read {name}",)), folder)
 
-    return bench.step("network", f"read {name}", step_key("network", sha256_file(path), size, output), load)
+def _keep(bench: Bench, title: str, artifact: Artifact) -> Path:
+    """Take the step that holds the float network."""
+
+    def save(folder: Path, track: Track) -> None:  # noqa: ARG001
+        save_artifact(artifact, folder)
+
+    return bench.step("network", title, step_key("network", _digest(artifact.model)), save)
+
+
+def _digest(network: onnx.ModelProto) -> str:
+    return hashlib.sha256(network.SerializeToString(deterministic=True)).hexdigest()
 
 
 def _with_output(model: onnx.ModelProto, name: str | None) -> onnx.ModelProto:
@@ -134,33 +152,37 @@ def _with_output(model: onnx.ModelProto, name: str | None) -> onnx.ModelProto:
     return keep_output(model, name)
 
 
-def _export_module(bench: Bench, settings: TorchModel) -> Path:
+def _load_module(bench: Bench, settings: TorchModel) -> Path:
     from avcompress.export import to_onnx
     from avcompress.models.loading import load_torch
 
+    def export(module: nn.Module) -> onnx.ModelProto:
+        return _with_output(to_onnx(module, bench.recipe.preprocess.size), settings.output)
+
     module = load_torch(settings, bench.job.data_root, bench.job.recipe_path.parent)
-    key = _module_key(module)
+    network = export(module)  # its bytes are the key: they hold all that the user's code does
+    _rehearse(bench, network)
     artifact = Artifact(module, log=(f"built {settings.factory}",))
+    key = step_key("module", _digest(network), _code(module, bench.inputs.get("model.import_from")))
     for index, stage in enumerate(bench.recipe.stages):
         if isinstance(stage, Train):
             key = step_key("train", key, stage.model_dump(), bench.recipe.preprocess.model_dump(), _trained_on(bench))
             artifact = _train(bench, index, stage, artifact, key)
-
-    size = bench.recipe.preprocess.size
-
-    def export(folder: Path, track: Track) -> None:  # noqa: ARG001
-        save_artifact(replace(artifact, model=_with_output(to_onnx(artifact.model, size), settings.output)), folder)
-
-    return bench.step("network", "export to ONNX", step_key("network", key, size, settings.output), export)
+            network = export(artifact.model)
+    return _keep(bench, "export to ONNX", replace(artifact, model=network))
 
 
-def _module_key(module: nn.Module) -> str:
-    """Hash over a module's weights, structure and source file."""
-    from avcompress.export import state_to_safetensors
+def _code(module: nn.Module, folder: Path | None) -> list[str]:
+    """Hashes of the source files that training may run: those of the module's parts, and those of the user's folder."""
+    files = {inspect.getsourcefile(type(part)) for part in module.modules() if not _is_torch(type(part))}
+    loaded = (getattr(found, "__file__", None) for found in list(sys.modules.values()))
+    if folder is not None:
+        files |= {name for name in loaded if name and Path(name).is_relative_to(folder)}
+    return [sha256_file(Path(name)) for name in sorted(filter(None, files))]
 
-    source = inspect.getsourcefile(type(module))
-    code = Path(source).read_text(encoding="utf-8") if source else ""
-    return step_key("module", hashlib.sha256(state_to_safetensors(module)).hexdigest(), repr(module), code)
+
+def _is_torch(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] == "torch"
 
 
 def _trained_on(bench: Bench) -> str:
@@ -178,6 +200,7 @@ def _train(bench: Bench, index: int, stage: Train, artifact: Artifact, key: str)
         trained = train(artifact, stage, samples, bench.recipe.preprocess, track)
         write_atomically(folder / WEIGHTS, state_to_safetensors(trained.model))
         save_decisions(trained, folder)
+        write_atomically(folder / SKIPPED, json.dumps(samples.skipped))
 
     folder = bench.step(f"{index}-train", f"train, {stage.steps} steps", key, compute)
     load_state_(artifact.model, (folder / WEIGHTS).read_bytes())

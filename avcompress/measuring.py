@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -26,6 +27,7 @@ from engines.postprocess import Detections
 from engines.session import Session
 from validation.detection import evaluate_detection
 from validation.latency import TOTAL, Latency, measure_stages
+from validation.machine import runtime_versions
 from validation.pictures import Picture, picture_boxes, picture_masks
 from validation.predict import Prediction, predict, stages
 from validation.segmentation import evaluate_segmentation
@@ -33,6 +35,8 @@ from validation.segmentation import evaluate_segmentation
 REFERENCE = "float network"
 RESULT = "result.json"
 PICTURES = 6
+TIMED_IMAGES = 16
+"""What a latency is measured on: post-processing takes longer where there is more to see."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def measure_engine(bench: Bench, compressed: Compressed, built: Built, engine: E
 
     The float network's latency is measured just before on the same engine, so that the two can be compared.
     """
-    key = step_key(engine.model_dump(), {file: sha256_file(built.folder / file) for file in built.files})
+    key = step_key(_settings(engine), {file: sha256_file(built.folder / file) for file in built.files})
     timed = not isinstance(engine, OrtEngine) or engine.backend in [t.engine for t in bench.recipe.contract.latency]
 
     def time_float(folder: Path) -> Latency:
@@ -115,7 +119,7 @@ def _picture(bench: Bench, sample: Sample, left: Prediction, right: Prediction, 
 
 def _build(bench: Bench, compressed: Compressed, engine: Engine) -> Built:
     final = bench.job.out / "engines" / engine.backend
-    key = step_key("build", sha256_file(compressed.network), engine.model_dump())
+    key = step_key("build", sha256_file(compressed.network), _settings(engine), runtime_versions())
     name = f"build-{engine.backend}"
 
     def compute(folder: Path, track: Track) -> None:  # noqa: ARG001
@@ -145,6 +149,11 @@ def _manifest(bench: Bench, compressed: Compressed, engine: Engine, versions: Ma
         onnx_sha256=sha256_file(compressed.network),
         recipe_sha256=sha256_file(bench.job.out / "recipe.yaml"),
     )
+
+
+def _settings(engine: Engine) -> dict[str, Any]:
+    """What decides an engine: whether it is required does not."""
+    return engine.model_dump(exclude={"required"})
 
 
 def _is_whole(folder: Path) -> bool:
@@ -179,7 +188,8 @@ def _measure(
         write_atomically(folder / RESULT, json.dumps(facts))
 
     asked = (recipe.task, recipe.preprocess, recipe.measure)
-    key = step_key(key, [part.model_dump() for part in asked], bench.classes, source.fingerprint, timed)
+    versions = runtime_versions()
+    key = step_key(key, [part.model_dump() for part in asked], bench.classes, source.fingerprint, timed, versions)
     what = "accuracy and latency" if timed else "accuracy"
     folder = bench.step(f"measure-{name.replace(' ', '-')}", f"measure {what}, {name}", key, compute, still=timed)
     facts = json.loads((folder / RESULT).read_text())
@@ -196,8 +206,10 @@ def _accuracy(bench: Bench, session: Session, samples: Iterable[Sample]) -> Mapp
 
 
 def _latency(bench: Bench, session: Session) -> Mapping[str, Latency]:
-    """Time the stages on the first readable validation image; nobody watches, since a live display costs a tail."""
-    sample = next(iter(bench.validation))
+    """Time the stages on validation images in turn; nobody watches, since a live display costs a tail."""
+    images = itertools.cycle([sample.image for sample in itertools.islice(bench.validation, TIMED_IMAGES)])
     measure = bench.recipe.measure
-    functions = stages(session, bench.recipe.preprocess, bench.recipe.task)
-    return measure_stages(functions, sample.image, (measure.warmup, measure.runs))
+    functions = dict(stages(session, bench.recipe.preprocess, bench.recipe.task))
+    first = functions["preprocess"]
+    functions["preprocess"] = lambda _: first(next(images))
+    return measure_stages(functions, None, (measure.warmup, measure.runs))

@@ -62,10 +62,10 @@ def _execute(bench: Bench) -> Outcome:
 
 
 def _pictures(bench: Bench, compressed: Compressed, results: tuple[EngineResult, ...]) -> tuple[Picture, ...]:
-    for result in results:
-        if result.measured is not None and result.measured.latency:
-            return take_pictures(bench, compressed.reference, result)
-    return ()
+    """Pictures by the first engine that ran, rather one whose latency counts."""
+    ran = [result for result in results if result.measured is not None]
+    timed = [result for result in ran if result.measured and result.measured.latency]
+    return take_pictures(bench, compressed.reference, (timed or ran)[0]) if ran else ()
 
 
 def _count_steps(bench: Bench) -> int:

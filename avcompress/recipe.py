@@ -1,6 +1,6 @@
 """The YAML recipe as frozen pydantic models: a closed union of data formats, stages and engines.
 
-Config flows one way: YAML -> these models -> function arguments. Paths are stored as written; `paths.py` resolves them.
+Config flows one way: YAML -> these models -> function arguments. Paths are stored as written; `bench` resolves them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+SceneSide = Annotated[int, Field(ge=32, le=4096)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Triple = tuple[float, float, float]
 
@@ -26,7 +27,7 @@ Triple = tuple[float, float, float]
 class Model(BaseModel):
     """Frozen, and closed: an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 # --- the network
@@ -153,9 +154,9 @@ class SceneSource(SourceSettings):
     """Road scenes rendered here: needs no files."""
 
     format: Literal["scenes"]
-    count: PositiveInt = Field(description="how many")
+    count: Annotated[int, Field(ge=1, le=1_000_000)] = Field(description="how many")
     seed: NonNegativeInt = Field(0, description="another seed gives other scenes")
-    size: tuple[PositiveInt, PositiveInt] = Field((192, 320), description="height, width")
+    size: tuple[SceneSide, SceneSide] = Field((192, 320), description="height, width")
     labels: Literal["boxes", "masks"] = Field("boxes", description="what the scenes are labelled with")
 
 
@@ -190,7 +191,7 @@ class Detection(Model):
 
 
 class Segmentation(Model):
-    """One class a pixel: argmax over the channels of (1,C,h,w) logits, resized to the label's size."""
+    """One class a pixel: argmax over the channels of (1,C,h,w) logits at the network's input size."""
 
     kind: Literal["segmentation"]
 
@@ -263,7 +264,7 @@ Engine = Annotated[OrtEngine | OpenVinoEngine | RtxEngine, Field(discriminator="
 
 
 class Target(Model):
-    """Where the network shall run. The first engine that runs on this machine is the one pictures are made with."""
+    """Where the network shall run. Pictures are made with the first engine whose latency is measured."""
 
     engines: tuple[Engine, ...] = Field(min_length=1, description="each backend at most once")
 
@@ -294,7 +295,7 @@ class LatencyTerm(Model):
 
 
 class Int8Term(Model):
-    """A floor on the share of multiply-accumulates that run in INT8, 0-1."""
+    """A floor on the share of multiply-accumulates that are planned in INT8, 0-1."""
 
     min_macs: Fraction = Field(description="the least share, 0-1")
 

@@ -30,8 +30,9 @@ def load_recipe(path: Path) -> Recipe:
         return Recipe.model_validate(data)
     except ValidationError as error:
         details = [detail for detail in error.errors(include_url=False) if not _is_echo(detail)]
-        lines = sorted(_explain(detail, root, data) for detail in details)
-        line, message = lines[0]
+        # A misspelt key shows as an unknown one and, where it is required, as a missing one: the unknown tells more.
+        lines = sorted((detail["type"] != "extra_forbidden", *_explain(detail, root, data)) for detail in details)
+        _, line, message = lines[0]
         more = f" ({len(lines) - 1} more after this one)" if len(lines) > 1 else ""
         raise RecipeError(f"{path}:{line}: {message}{more}") from None
 
@@ -114,6 +115,10 @@ def _explain(detail: ErrorDetails, root: yaml.Node, data: Any) -> tuple[int, str
             return line, f"{place}: expected this key, got nothing; add it"
         case "union_tag_not_found":
             key = str(detail["ctx"]["discriminator"]).strip("'")
+            close = difflib.get_close_matches(key, detail["input"], n=1, cutoff=0.5)
+            if close:
+                line = _line(root, (*location, close[0]))
+                return line, f"{place}.{close[0]}: unknown key; did you mean '{key}'?"
             return line, f"{place}.{key}: expected this key, got nothing; add it"
         case "union_tag_invalid":
             context = detail["ctx"]
@@ -138,9 +143,8 @@ def _wanted(message: str) -> str:
 
 def _shorten(value: Any) -> str:
     if not isinstance(value, str):
-        limited = (
-            reprlib.Repr()
-        )  # of a few items and levels: aliases make small files that are endless when written out
+        # Of a few items and levels: aliases make small files that are endless when written out.
+        limited = reprlib.Repr()
         limited.maxstring = limited.maxother = 60
         return limited.repr(value)
     text = repr(value)
@@ -199,7 +203,10 @@ def _line(node: yaml.Node, location: Location) -> int:
 
 def _nearest(loc: Location) -> str:
     """The valid key that comes nearest to the last item of `loc`."""
-    keys = sorted({key for model in _models_at(loc[:-1]) for key in model.model_fields})
+    place = loc[:-1]
+    if place[-1:] == ("module",):  # taken for one only because there is no `onnx`
+        place = place[:-1]
+    keys = sorted({key for model in _models_at(place) for key in model.model_fields})
     close = difflib.get_close_matches(str(loc[-1]), keys, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else f"; valid keys here: {', '.join(keys)}"
 

@@ -48,7 +48,7 @@ def _mismatches(
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
     # OpenVINO's plugin may fuse or widen a layer as it likes; the plan is a plan for TensorRT.
     for result in results:
-        if result.built.backend == "trt_rtx" and result.built.precisions is not None:
+        if layers and result.built.backend == "trt_rtx" and result.built.precisions is not None:
             found = compare(layers, result.built.precisions)
             yield result.built.backend, tuple(mismatch.message for mismatch in found)
 
@@ -76,7 +76,7 @@ def compose_report(
         layers=layer_facts(
             layers, {result.built.backend: result.built.precisions for result in results if result.built.precisions}
         ),
-        engines=tuple(_engine(result) for result in results),
+        engines=tuple(_engines(bench, results)),
         stages=_stages(bench, compressed),
         sources=dict(_sources(bench, reference, compressed)),
         inputs={label: str(path) for label, path in bench.inputs.items()},
@@ -106,6 +106,17 @@ def _stages(bench: Bench, compressed: Compressed) -> tuple[StageFacts, ...]:
     )
 
 
+def _engines(bench: Bench, results: tuple[EngineResult, ...]) -> Iterator[EngineFacts]:
+    """Every engine of the recipe in its order, the skipped ones too."""
+    built = {result.engine.backend: result for result in results}
+    for engine in bench.recipe.target.engines:
+        if engine.backend in built:
+            yield _engine(built[engine.backend])
+        else:
+            note = next((note for note in bench.notes if note.startswith(engine.backend)), "skipped")
+            yield EngineFacts(name=engine.backend, backend=engine.backend, runs_here=False, note=note)
+
+
 def _engine(result: EngineResult) -> EngineFacts:
     built = result.built
     return EngineFacts(
@@ -121,7 +132,7 @@ def _engine(result: EngineResult) -> EngineFacts:
 
 def _sources(bench: Bench, reference: Measured, compressed: Compressed) -> Iterator[tuple[str, SourceFacts]]:
     opened = {"train": bench.train, "calibration": bench.calibration, "validation": bench.validation}
-    skipped = {"calibration": compressed.skipped, "validation": reference.skipped}
+    skipped = {**compressed.skipped, "validation": reference.skipped}
     for role, source in opened.items():
         if source is not None:
             yield role, _source(getattr(bench.recipe.data, role), source, skipped.get(role, ()))
@@ -133,7 +144,7 @@ def _source(settings: DataSource, source: Source, skipped: tuple[str, ...]) -> S
 
 
 def _skipped(reference: Measured, compressed: Compressed) -> Iterator[str]:
-    for role, names in (("calibration", compressed.skipped), ("validation", reference.skipped)):
+    for role, names in {**compressed.skipped, "validation": reference.skipped}.items():
         if names:
             more = " …" if names[5:] else ""
             yield f"{role}: {len(names)} unreadable images were skipped: {', '.join(names[:5])}{more}"

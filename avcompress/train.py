@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from avcompress.recipe import Preprocess, Train
-from avcompress.spec import Array, Artifact, DataError, ModelError, Track, untracked
+from avcompress.spec import Array, Artifact, AvcompressError, DataError, ModelError, Track, untracked
 from calibration.preprocess import mask_to_network, preprocess, to_network
 from calibration.sample import Boxes, Sample, Source
 
@@ -69,7 +69,16 @@ def train(
 
     def loss_of(step: int) -> Tensor:
         inputs, batch = dataset.batch(order[step], np.random.default_rng((settings.seed, step)))
-        return trainable.loss(module(inputs), trainable.targets(batch))
+        try:
+            return trainable.loss(module(inputs), trainable.targets(batch))
+        except AvcompressError:
+            raise
+        except Exception as error:  # whatever a user's network and loss raise
+            raise ModelError(
+                f"train: expected {type(module).__name__} to take {tuple(inputs.shape)} and its labels, got "
+                f"{type(error).__name__}: {' '.join(str(error).split())[:200]}; check preprocess.size, model.args and "
+                "the classes"
+            ) from error
 
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(settings.seed)

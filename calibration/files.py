@@ -94,10 +94,10 @@ class FileSource:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The sha256 over class table, names, image file sizes and labels; nothing is decoded."""
+        """The sha256 over class table, names, image files and labels; nothing is decoded."""
         digest = hashlib.sha256(json.dumps([self.classes, self.label_rules]).encode())
         for record in self.records:
-            digest.update(json.dumps([record.name, _size_bytes(record.image), record.size]).encode())
+            digest.update(json.dumps([record.name, _content(record.image, self.skip_bad), record.size]).encode())
             if record.boxes is not None:
                 boxes = record.boxes
                 for array in (boxes.xyxy, boxes.labels, boxes.ignore, boxes.area):
@@ -107,11 +107,14 @@ class FileSource:
         return digest.hexdigest()
 
 
-def _size_bytes(path: Path) -> int:
+def _content(path: Path, skip_bad: bool) -> str:
+    """The sha256 of a file; empty for one that cannot be read and may be skipped."""
     try:
-        return path.stat().st_size
-    except OSError as error:
-        raise DataError(f"{path}: expected an image file, got {error.strerror}; it was there before") from error
+        return hashlib.sha256(read_bytes(path)).hexdigest()
+    except DataError:
+        if not skip_bad:
+            raise
+        return ""
 
 
 def select(items: Sequence[T], settings: SourceSettings) -> tuple[T, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from avcompress.recipe import CocoSource, DataSource, ImageSource, KittiSource, MaskSource, SceneSource
+from avcompress.spec import RecipeError
 from calibration.coco import open_coco
 from calibration.images import open_images
 from calibration.kitti import open_kitti
@@ -22,7 +23,7 @@ def open_source(settings: DataSource, root: Path, classes: tuple[str, ...] | Non
         root: what the paths of the settings are relative to.
         classes: the network's classes in output order; default: the labels' own table.
 
-    Raises DataError when files are missing or labels do not fit the classes.
+    Raises DataError when files are missing or labels do not fit the classes, RecipeError for classes that scenes lack.
     """
     match settings:
         case CocoSource():
@@ -37,4 +38,8 @@ def open_source(settings: DataSource, root: Path, classes: tuple[str, ...] | Non
             # Not at the top: the renderer builds its samples from this module's types.
             from calibration.scenes import open_scenes
 
-            return open_scenes(settings)
+            scenes = open_scenes(settings)
+            if classes not in (None, scenes.classes):
+                known, got = ", ".join(scenes.classes), ", ".join(classes or ())
+                raise RecipeError(f"classes: expected those of the scenes, {known}, got {got}; leave `classes` out")
+            return scenes

@@ -20,6 +20,7 @@ LIBRARIES = (
     "tensorrt-rtx",
     "torch",
 )
+RUNTIMES = ("onnx", "onnxruntime", "openvino", "tensorrt-rtx")
 
 
 def describe_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Machine:
@@ -36,6 +37,11 @@ def library_versions() -> dict[str, str]:
     """Versions of the libraries that decide figures, where they are installed."""
     installed = {name: next(iter(metadata.distributions(name=name)), None) for name in LIBRARIES}
     return {name: found.version for name, found in installed.items() if found is not None}
+
+
+def runtime_versions() -> dict[str, str]:
+    """Versions of the libraries that build and run engines."""
+    return {name: version for name, version in library_versions().items() if name in RUNTIMES}
 
 
 def _usable_cores() -> int:

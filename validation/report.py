@@ -40,9 +40,9 @@ class SourceFacts(Model):
 
 
 class StageFacts(Model):
-    """One stage of the recipe."""
+    """One step of the run."""
 
-    name: str = Field(description="the stage's kind")
+    name: str = Field(description="what the step does")
     seconds: float = Field(description="wall time")
     log: tuple[str, ...] = Field((), description="what it did, a line each")
 
@@ -149,7 +149,7 @@ class Report(Model):
     latency: dict[str, LatencyFacts] = Field(description="by engine that ran here")
     layers: tuple[LayerFacts, ...] = Field(description="every weighted layer")
     engines: tuple[EngineFacts, ...] = Field(description="engines built or skipped, in the recipe's order")
-    stages: tuple[StageFacts, ...] = Field(description="the recipe's stages, in order")
+    stages: tuple[StageFacts, ...] = Field(description="every step of the run, in order")
     sources: dict[str, SourceFacts] = Field(description="images by role: calibration, validation, train")
     inputs: dict[str, str] = Field(description="resolved paths of the input files and folders, by key of the recipe")
     machine: Machine = Field(description="where it ran")

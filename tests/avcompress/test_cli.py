@@ -16,6 +16,8 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+import avcompress
+
 CLASSES = ("low", "middle", "high")
 
 
@@ -293,7 +295,7 @@ def test_a_path_that_leaves_the_data_root_is_resolved_and_shown(tmp_path: Path, 
     [
         ({"classes": ["low", "middle", "high", "more"]}, ("4 classes", "got 3", "`classes`")),
         ({"preprocess": {"size": [32, 32]}}, ("net.onnx", "preprocess.size")),
-        ({"preprocess": {"size": [24, 32], "scale": float("inf")}}, ("finite scale",)),
+        ({"preprocess": {"size": [24, 32], "scale": float("inf")}}, ("finite number",)),
         ({"model": {"onnx": "train"}}, ("model.onnx", "expected a file, got a folder")),
         ({"model": {"onnx": ""}}, ("model.onnx", "expected a path")),
         ({"model": {"onnx": "net\0.onnx"}}, ("model.onnx", "expected a path")),
@@ -552,3 +554,77 @@ def test_a_folder_for_a_file_and_the_other_way_round_are_named(tmp_path: Path, j
 
     job["data"]["calibration"]["images"] = "net.onnx"
     assert_refused(run(tmp_path, job), "data.calibration.images: expected a folder, got a file at")
+
+
+def stays_current(folder: Path, recipe: dict[str, Any]) -> bool:
+    """Whether a resumed run reports what a run from the beginning does."""
+    run(folder, recipe, "--resume")
+    resumed = json.loads((folder / "out" / "report.json").read_text())["accuracy"]
+    run(folder, recipe)
+    return bool(resumed == json.loads((folder / "out" / "report.json").read_text())["accuracy"])
+
+
+def test_resume_notices_other_images_of_the_same_size(tmp_path: Path, job: dict[str, Any]) -> None:
+    for image in (tmp_path / "val" / "images").glob("*.png"):
+        Image.open(image).save(image.with_suffix(".bmp"))
+        image.unlink()
+    run(tmp_path, job)
+    for image in (tmp_path / "val" / "images").glob("*.bmp"):
+        Image.fromarray(255 - np.asarray(Image.open(image))).save(image)
+
+    assert stays_current(tmp_path, job)
+
+
+def test_resume_notices_other_external_weights(tmp_path: Path, job: dict[str, Any]) -> None:
+    network = tmp_path / "net.onnx"
+    model = onnx.load(network)
+    onnx.save(model, network, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    run(tmp_path, job)
+    weights = np.fromfile(tmp_path / "weights.bin", np.float32)
+    (-weights).tofile(tmp_path / "weights.bin")
+
+    assert stays_current(tmp_path, job)
+
+
+def test_resume_notices_a_change_in_a_file_that_the_network_s_file_imports(tmp_path: Path, job: dict[str, Any]) -> None:
+    pytest.importorskip("torch")
+    (tmp_path / "parts.py").write_text("def last(x):\n    return x\n")
+    (tmp_path / "net.py").write_text(
+        "import torch\nimport parts\n\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.a, self.b = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(8, 3, 3, padding=1)\n"
+        "    def forward(self, x):\n"
+        "        return parts.last(self.b(self.a(x).relu()))\n"
+    )
+    job["model"] = {"factory": "net:Net", "import_from": "."}
+    run(tmp_path, job)
+    (tmp_path / "parts.py").write_text("def last(x):\n    return -x\n")
+
+    assert stays_current(tmp_path, job)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "part"),
+    [
+        (("model", "args"), {"num_classes": 5}, "class"),
+        (("preprocess", "size"), [200, 320], "size"),
+        (("model", "args"), {"num_classes": 6, "width": 0}, "model.args"),
+        (("classes",), ["zebra", "b", "c", "d", "e", "f"], "classes"),
+    ],
+)
+def test_a_mistake_in_a_training_recipe_is_found_before_the_training(
+    tmp_path: Path, keys: tuple[str, ...], value: Any, part: str
+) -> None:
+    pytest.importorskip("torch")
+    recipe = yaml.safe_load((Path(avcompress.__file__).parent / "demo" / "detector.yaml").read_text())
+    recipe["stages"][0]["steps"] = 1_000_000
+    for source in recipe["data"].values():
+        source["count"] = 4
+    place = recipe
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+
+    assert_refused(run(tmp_path, recipe), part)

@@ -214,3 +214,29 @@ def test_every_mistake_says_what_to_do(tmp_path: Path) -> None:
     recipe = copy.deepcopy(GOOD)
     recipe["preprocess"]["std"] = "1,1,1"
     assert "preprocess.std: expected a list, got '1,1,1'; " in message(write(tmp_path, recipe))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("contract:", "contrct:"),
+        ("decode:", "decod:"),
+        ("kind: ptq", "knd: ptq"),
+        ("backend:", "backnd:"),
+        ("onnx:", "onx:"),
+        ("format: images", "formt: images"),
+    ],
+)
+def test_a_misspelt_required_key_is_answered_with_the_one_that_is_missing(tmp_path: Path, old: str, new: str) -> None:
+    path = write(tmp_path, GOOD)
+    path.write_text(path.read_text().replace(old, new, 1))
+    wrong, right = new.partition(":")[0], old.partition(":")[0]
+
+    found = message(path)
+    assert wrong in found
+    assert f"did you mean '{right}'" in found
+
+
+def test_a_deadline_must_be_finite(tmp_path: Path) -> None:
+    recipe = changed("contract", "latency", value=[{"deadline_ms": float("inf")}])
+    assert "contract.latency[0].deadline_ms: expected a finite number" in message(write(tmp_path, recipe))
