@@ -120,7 +120,8 @@ def _run(module: nn.Module, image: Tensor) -> list[Array]:
         raise
     except Exception as error:  # whatever the user's code raises
         raise ModelError(
-            f"model: expected it to run on {shape} float32, got {_first_line(error)}; check preprocess.size and model.args"
+            f"model: expected it to run on {shape} float32, got {_first_line(error)}; "
+            "check preprocess.size and model.args"
         ) from error
     if not outputs:
         raise ModelError("model: expected it to return at least one tensor, got none; return tensors in eval mode")

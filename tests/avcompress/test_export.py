@@ -249,7 +249,7 @@ def complaint(module: nn.Module, size: tuple[int, int] = SIZE) -> str:
 def test_a_network_that_does_not_run_is_one_line() -> None:
     text = complaint(nn.Conv2d(4, 2, 1))
     assert text.startswith("model: expected it to run on (1, 3, 16, 24) float32, got RuntimeError: ")
-    assert text.endswith("; check preprocess.size")
+    assert text.endswith("; check preprocess.size and model.args")
 
 
 def test_an_operator_without_onnx_is_named() -> None:
