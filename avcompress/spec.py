@@ -25,6 +25,9 @@ Array = NDArray[Any]
 Batch = Mapping[str, Array]
 """Network inputs by name: float32, (N, C, H, W)."""
 
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""The ONNX operators that multiply and accumulate: those that a precision is chosen for."""
+
 T = TypeVar("T")
 Precision = Literal["int8", "float"]
 Sense = Literal["<=", ">=", "=="]

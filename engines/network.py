@@ -13,9 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from avcompress.spec import EngineBuildError
-
-WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-_STANDARD = frozenset({"", "ai.onnx"})
+from engines.onnx_graph import is_weighted
 
 
 def read_network(path: Path) -> onnx.ModelProto:
@@ -77,7 +75,7 @@ def _weighted(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
         # Constant nodes have no inputs; what is computed from constants alone is constant: Q/DQ of a weight.
         if constant.issuperset(name for name in node.input if name):
             constant.update(node.output)
-        elif node.op_type in WEIGHTED and node.domain in _STANDARD:
+        elif is_weighted(node):
             yield node
 
 

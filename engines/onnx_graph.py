@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from avcompress.spec import Array, ModelError, QuantParams
+from avcompress.spec import WEIGHTED, Array, ModelError, QuantParams
 
 Edge = tuple[str, int]
 """One use of a tensor: a node's name and the index of its input."""
@@ -33,7 +33,7 @@ def is_standard(node: onnx.NodeProto) -> bool:
 
 def is_weighted(node: onnx.NodeProto) -> bool:
     """Whether the operator multiplies and accumulates."""
-    return is_standard(node) and node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+    return is_standard(node) and node.op_type in WEIGHTED
 
 
 def attribute(node: onnx.NodeProto, name: str, default: object) -> object:

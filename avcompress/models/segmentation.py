@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from avcompress.models.layers import Backbone, ConvNormAct, initialize_, seeded
+from calibration.sample import VOID
 
 if TYPE_CHECKING:
     from calibration.sample import Sample
-
-VOID = 255
 
 
 class Segmenter(nn.Module):

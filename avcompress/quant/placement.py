@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from avcompress.recipe import KeepFloat
-from avcompress.spec import LayerPlan, RecipeError
+from avcompress.spec import WEIGHTED, LayerPlan, RecipeError
 
-WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _ACTIVATIONS = frozenset(
     {"BatchNormalization", "Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "PRelu", "Relu"}
     | {"Selu", "Sigmoid", "Softplus", "Swish", "Tanh"}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx
 
-from avcompress.quant.placement import WEIGHTED, GraphView, Op, Weight
+from avcompress.quant.placement import GraphView, Op, Weight
+from avcompress.spec import WEIGHTED
 from engines import onnx_graph
 
 

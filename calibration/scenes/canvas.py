@@ -20,7 +20,6 @@ STUFF = ("sky", "building", "pole", "road", "marking", "pavement", "vegetation",
 THINGS = ("car", "truck", "pedestrian", "cyclist", "sign", "light")
 SKY, BUILDING, POLE, ROAD, MARKING, PAVEMENT, VEGETATION, SIGN, VEHICLE, PERSON = range(10)
 CAR, TRUCK, PEDESTRIAN, CYCLIST, TRAFFIC_SIGN, TRAFFIC_LIGHT = range(6)
-VOID = 255
 
 OWN_CAR = 10
 FIRST_OWNER = 16

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from avcompress.spec import Array
-from calibration.sample import Boxes
-from calibration.scenes.canvas import FIRST_OWNER, OWN_CAR, SCALE, STUFF, VOID, Canvas, Owner
+from calibration.sample import VOID, Boxes
+from calibration.scenes.canvas import FIRST_OWNER, OWN_CAR, SCALE, STUFF, Canvas, Owner
 
 MIN_SIDE = 6.0
 """Picture pixels; an object whose longer side is shorter counts neither for nor against."""
