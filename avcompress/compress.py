@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import onnx
 from typing_extensions import assert_never
 
 from avcompress.bench import Bench
@@ -126,16 +125,16 @@ def _load_file(bench: Bench, path: Path, name: str) -> Path:
     # Read before the step: its key is what was read, external weights and all, not what one file holds.
     network = _with_output(load_onnx(path, bench.recipe.preprocess.size), bench.recipe.model.output)
     _rehearse(bench, network)
-    return _keep(bench, f"read {name}", Artifact(network, log=(f"read {name}",)))
+    return _keep(bench, Artifact(network, log=(f"read {name}",)))
 
 
-def _keep(bench: Bench, title: str, artifact: Artifact) -> Path:
-    """Take the step that holds the float network."""
+def _keep(bench: Bench, artifact: Artifact) -> Path:
+    """Take the step that holds the float network, which is read or exported by then."""
 
     def save(folder: Path, track: Track) -> None:  # noqa: ARG001
         save_artifact(artifact, folder)
 
-    return bench.step("network", title, step_key("network", _digest(artifact.model)), save)
+    return bench.step("network", "keep the float network", step_key("network", _digest(artifact.model)), save)
 
 
 def _digest(network: onnx.ModelProto) -> str:
@@ -169,7 +168,7 @@ def _load_module(bench: Bench, settings: TorchModel) -> Path:
             key = step_key("train", key, stage.model_dump(), bench.recipe.preprocess.model_dump(), _trained_on(bench))
             artifact = _train(bench, index, stage, artifact, key)
             network = export(artifact.model)
-    return _keep(bench, "export to ONNX", replace(artifact, model=network))
+    return _keep(bench, replace(artifact, model=network))
 
 
 def _code(module: nn.Module, folder: Path | None) -> list[str]:
