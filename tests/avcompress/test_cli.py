@@ -210,7 +210,7 @@ def wait(context: typer.Context):
     Closing()
     time.sleep(20)
 
-sys.exit(cli._exit_code(["wait"]))
+sys.exit(cli.process._exit_code(["wait"]))
 """
     start = time.monotonic()
     found = subprocess.run([sys.executable, "-c", program], text=True, capture_output=True, check=False)
