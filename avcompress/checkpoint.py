@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,23 @@ from avcompress.files import write_atomically
 from avcompress.spec import Artifact, LayerPlan, QuantParams
 
 NETWORK = "model.onnx"
+REFERENCE = "reference.onnx"
 DECISIONS = "artifact.json"
 
 
 def save_artifact(artifact: Artifact, folder: Path) -> None:
     """Write an Artifact whose model is an onnx.ModelProto."""
     write_atomically(folder / NETWORK, artifact.model.SerializeToString(deterministic=True))
+    if artifact.reference is not None:
+        write_atomically(folder / REFERENCE, artifact.reference.SerializeToString(deterministic=True))
     save_decisions(artifact, folder)
 
 
 def load_artifact(folder: Path) -> Artifact:
     """Read what save_artifact wrote."""
-    return load_decisions(folder, onnx.load(folder / NETWORK))
+    reference = folder / REFERENCE
+    artifact = load_decisions(folder, onnx.load(folder / NETWORK))
+    return replace(artifact, reference=onnx.load(reference) if reference.exists() else None)
 
 
 def save_decisions(artifact: Artifact, folder: Path) -> None:
@@ -41,7 +46,7 @@ def load_decisions(folder: Path, model: Any) -> Artifact:
     """Read what save_decisions wrote, around `model`."""
     facts = json.loads((folder / DECISIONS).read_text())
     qparams = {
-        name: QuantParams(tuple(p["scale"]), tuple(p["zero_point"]), p["dtype"], p["axis"])
+        name: QuantParams(tuple(p["scale"]), tuple(p["zero_point"]), p["dtype"], p["axis"], p["block_size"])
         for name, p in facts["qparams"].items()
     }
     layers = tuple(LayerPlan(**layer) for layer in facts["layers"])

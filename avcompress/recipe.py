@@ -213,22 +213,130 @@ class Train(Model):
 
 
 class KeepFloat(Model):
-    """Which weighted layers stay float."""
+    """Which weighted layers stay float; null leaves it to the rules of the target."""
 
     head: bool = Field(True, description="layers with no other weighted layer between them and an output")
-    depthwise: bool = Field(True, description="convolutions with one input channel a group")
+    depthwise: bool | None = Field(None, description="convolutions with one input channel a group")
+    squeeze_excite: bool | None = Field(None, description="the two layers that compute a channel's gate")
+    small_channels: NonNegativeInt | None = Field(
+        None, description="convolutions with fewer input or output channels a group than this, the first layer apart"
+    )
     layers: tuple[str, ...] = Field((), description="fnmatch patterns on a node's name, its weight's or output's name")
 
 
 class Ptq(Model):
-    """Post-training quantization to symmetric INT8: per-tensor activations, per-channel weights."""
+    """Post-training quantization of activations and weights, with ranges from the calibration images."""
 
     kind: Literal["ptq"]
-    ranges: Literal["mse", "minmax"] = Field("mse", description="how an activation's range follows from its histogram")
+    format: Literal["int8", "fp8"] = Field("int8", description="int8, or fp8: E4M3, for GPUs from sm89 on")
+    activations: Literal["symmetric", "asymmetric"] = Field(
+        "symmetric", description="asymmetric: with a zero point, per tensor; CPUs take it, TensorRT does not"
+    )
+    weights: Literal["per_channel", "per_tensor"] = Field("per_channel", description="how many scales a weight has")
+    ranges: Literal["mse", "minmax", "moving_average", "percentile", "entropy"] = Field(
+        "mse", description="how an activation's range follows from its statistics"
+    )
+    percentile: Annotated[float, Field(gt=50, le=100)] = Field(
+        99.99, description="share of the values inside the range, in per cent, where `ranges` is percentile"
+    )
+    rules: Literal["tensorrt", "cpu"] = Field(
+        "tensorrt",
+        description="where Q/DQ go: tensorrt's fusions also suit the cpu; cpu quantizes more kinds of layers",
+    )
+    statistics: str | None = Field(
+        None, description="a file of `avcompress calibrate`, instead of running the calibration images"
+    )
     keep_float: KeepFloat = Field(KeepFloat(), description="what is not quantized")
 
 
-Stage = Annotated[Train | Ptq, Field(discriminator="kind")]
+class Dynamic(Model):
+    """Dynamic quantization: weights in INT8, activations quantized as they come, without calibration; for CPUs."""
+
+    kind: Literal["dynamic"]
+    keep_float: KeepFloat = Field(KeepFloat(), description="what is not quantized")
+
+
+class WeightOnly(Model):
+    """Weights in INT8 or INT4, arithmetic in float: a smaller file, not a faster network."""
+
+    kind: Literal["weight_only"]
+    format: Literal["int8", "int4"] = Field("int8", description="of the weights")
+    block_size: PositiveInt | None = Field(
+        None, description="values along the input that share a scale, of matrix products; default: one a channel"
+    )
+    keep_float: KeepFloat = Field(KeepFloat(), description="what is not quantized")
+
+
+class Cast(Model):
+    """The layers that are float in FP16 or BF16; the network's inputs and outputs stay FP32. After `ptq`, if at all."""
+
+    kind: Literal["cast"]
+    format: Literal["fp16", "bf16"] = Field("fp16", description="of the arithmetic")
+    keep_float: tuple[str, ...] = Field((), description="fnmatch patterns of nodes that stay FP32")
+
+
+class Equalize(Model):
+    """Cross-layer equalization, before `ptq`: consecutive layers share out their channels' ranges; same results."""
+
+    kind: Literal["equalize"]
+    iterations: PositiveInt = Field(20, description="passes over the pairs of layers, at most")
+    explicit: bool = Field(
+        True, description="go through SiLU, ReLU6 and the like by an explicit multiplication per channel"
+    )
+
+
+class Smooth(Model):
+    """Smooth activations before `ptq`: a multiplication per channel evens the input out, the weights take it back."""
+
+    kind: Literal["smooth"]
+    strength: Fraction = Field(
+        1.0,
+        description="how much of the channels' differences the weights take over, SmoothQuant's alpha: "
+        "all (1) costs depthwise layers nothing, 0.5 suits others",
+    )
+    layers: Literal["depthwise"] | tuple[str, ...] = Field(
+        "depthwise", description="depthwise, or fnmatch patterns on a node's name, its weight's or output's name"
+    )
+
+
+class CorrectBias(Model):
+    """Correct the shift that quantization puts on each output channel's mean, after `ptq`."""
+
+    kind: Literal["correct_bias"]
+    method: Literal["empirical", "analytic"] = Field(
+        "empirical", description="measured on calibration images; or from batch normalization's statistics, without any"
+    )
+    images: PositiveInt = Field(32, description="calibration images that are measured, spread over the set")
+
+
+class AdaRound(Model):
+    """Learn for every weight whether to round up or down, layer by layer, after `ptq`."""
+
+    kind: Literal["adaround"]
+    steps: PositiveInt = Field(1000, description="of optimization, a layer")
+    learning_rate: PositiveFloat = Field(1e-2, description="of the rounding variables")
+    seed: NonNegativeInt = Field(0, description="of the sampled values")
+    layers: tuple[str, ...] = Field(("*",), description="fnmatch patterns of the layers to round")
+
+
+class Reconstruct(Model):
+    """Learn rounding and activation scales block by block, after `ptq`."""
+
+    kind: Literal["reconstruct"]
+    steps: PositiveInt = Field(1000, description="of optimization, a block")
+    learning_rate: PositiveFloat = Field(1e-3, description="of the rounding variables")
+    drop: Fraction = Field(0.5, description="share of activations left float while learning, as QDrop has it; 0: BRECQ")
+    seed: NonNegativeInt = Field(0, description="of the order of images, and of the drop")
+
+
+Quantizing = Ptq | Dynamic | WeightOnly
+"""Stages that decide each layer's precision: one of them at most."""
+Preparing = Equalize | Smooth
+"""Stages that change a float network without changing what it computes: before the quantizing one."""
+Repairing = CorrectBias | AdaRound | Reconstruct
+"""Stages that hold a quantized network against its float one: after `ptq`."""
+
+Stage = Annotated[Train | Preparing | Quantizing | Repairing | Cast, Field(discriminator="kind")]
 
 # --- engines
 

@@ -29,7 +29,11 @@ WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """The ONNX operators that multiply and accumulate: those that a precision is chosen for."""
 
 T = TypeVar("T")
-Precision = Literal["int8", "float"]
+Precision = Literal["int8", "fp8", "int8 weights", "int4 weights", "int8 dynamic", "fp16", "bf16", "float"]
+"""What a weighted layer computes in; "... weights": only they are stored so, the arithmetic is float."""
+
+QDtype = Literal["int8", "uint8", "int4", "float8e4m3fn"]
+"""What values are stored as, by the names of ONNX; "float8e4m3fn" has no zero point."""
 Sense = Literal["<=", ">=", "=="]
 
 
@@ -112,13 +116,15 @@ class TensorRange:
 class QuantParams:
     """A decision about hardware: real = (q - zero_point) * scale, q saturated to `dtype`.
 
-    One scale per tensor, or one per channel along `axis`. Source: ONNX QuantizeLinear.
+    One scale per tensor, or one per channel along `axis`. With `block_size` (2-D weights only), one for each run of so
+    many values along `axis`, in row-major order of the scales' own shape. Source: ONNX QuantizeLinear.
     """
 
     scale: tuple[float, ...]
     zero_point: tuple[int, ...]
-    dtype: Literal["int8"] = "int8"
+    dtype: QDtype = "int8"
     axis: int | None = None
+    block_size: int | None = None
 
     def __post_init__(self) -> None:
         if not self.scale or len(self.scale) != len(self.zero_point):
@@ -147,12 +153,15 @@ class Artifact:
         qparams: the quantization parameters by tensor name.
         layers: the precision of every weighted layer, in graph order; empty until quantized.
         log: one line for each thing done, for people.
+        reference: the float onnx.ModelProto that `model` was quantized from, its tensors of the same names; None until
+            quantized. Methods that repair a quantized network hold it against this one.
     """
 
     model: Any
     qparams: Mapping[str, QuantParams] = field(default_factory=dict)
     layers: tuple[LayerPlan, ...] = ()
     log: tuple[str, ...] = ()
+    reference: Any = None
 
 
 @dataclass(frozen=True)

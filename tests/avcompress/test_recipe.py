@@ -29,8 +29,16 @@ SECTIONS = {
     "MaskSource": "data, format: masks",
     "SceneSource": "data, format: scenes",
     "Train": "stages, kind: train",
+    "Equalize": "stages, kind: equalize",
+    "Smooth": "stages, kind: smooth",
     "Ptq": "stages, kind: ptq",
-    "KeepFloat": "stages, kind: ptq, keep_float",
+    "Dynamic": "stages, kind: dynamic",
+    "WeightOnly": "stages, kind: weight_only",
+    "KeepFloat": "stages, keep_float",
+    "CorrectBias": "stages, kind: correct_bias",
+    "AdaRound": "stages, kind: adaround",
+    "Reconstruct": "stages, kind: reconstruct",
+    "Cast": "stages, kind: cast",
     "Target": "target",
     "OrtEngine": "target.engines, backend: ort",
     "OpenVinoEngine": "target.engines, backend: openvino",
@@ -42,7 +50,7 @@ SECTIONS = {
     "Measure": "measure",
 }
 ABSTRACT = {"Model", "SourceSettings"}
-TAGS = ("kind", "format", "backend")  # the section's title says them
+TAGS = ("kind", "format", "backend")  # where they are required, the section's title says them
 
 
 def models() -> dict[str, type[BaseModel]]:
@@ -73,7 +81,7 @@ def rows(model: type[BaseModel]) -> list[str]:
     """The lines of a section's table."""
     found = []
     for name, field in model.model_fields.items():
-        if name not in TAGS:
+        if name not in TAGS or not field.is_required():
             given = field.default_factory() if field.default_factory else field.default  # type: ignore[call-arg]
             found.append(f"| `{name}` | {default(given)}{choice(field.annotation, given)} | {field.description} |")
     return found
