@@ -2,15 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
 
 from avcompress.recipe import Preprocess
-from avcompress.spec import Batch
+from avcompress.spec import Array, Batch, Track, untracked
+from calibration.part import take_part
 from calibration.preprocess import preprocess
-from calibration.sample import Sample
+from calibration.source import Source
 
 
-def batches(source: Iterable[Sample], settings: Preprocess, input_name: str) -> Iterator[Batch]:
-    """Preprocess sample by sample; each batch is {input_name: (1, 3, H, W) float32}."""
-    for sample in source:
-        yield {input_name: preprocess(sample.image, settings)[0]}
+class NamedBatch(dict[str, Array]):
+    """A Batch that knows what its images are called, for messages and for statistics."""
+
+    def __init__(self, arrays: Mapping[str, Array], names: tuple[str, ...]) -> None:
+        super().__init__(arrays)
+        self.names = names
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The images of a source as {input_name: (1, 3, H, W) float32}, read anew each time they are gone through.
+
+    `limit`: the first so many of them.
+    """
+
+    source: Source
+    settings: Preprocess
+    input_name: str
+    track: Track = untracked
+    limit: int | None = None
+
+    def __len__(self) -> int:
+        count = len(self.source)
+        return count if self.limit is None else min(self.limit, count)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for sample in self.track(islice(self.source, self.limit), len(self)):
+            yield NamedBatch({self.input_name: preprocess(sample.image, self.settings)[0]}, (sample.name,))
+
+
+def spread(batches: Iterable[Batch], images: int) -> Iterable[Batch]:
+    """At most so many of the images, evenly spread where their number is known: the first frames of a drive look alike.
+
+    Where it is not known, the first ones.
+    """
+    if isinstance(batches, Batches) and batches.limit is None and len(batches) > images:
+        return replace(batches, source=take_part(batches.source, 1, -(-len(batches) // images)))
+    return islice(batches, images)

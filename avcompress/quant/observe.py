@@ -1,51 +1,160 @@
-"""Collects the histograms of a network's tensors over a calibration set, one image at a time."""
+"""Collects the statistics of a network's tensors over a calibration set, one image at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from avcompress.spec import Array, Batch, DataError, ModelError
-from calibration.ranges import Histogram, histogram, merge
+from calibration.batches import Batches, NamedBatch
+from calibration.histogram import Scratch, Tally
+from calibration.statistics import WINDOW, Image, Statistics, TensorStatistics, image_digest, preprocess_digest
 from engines.onnx_graph import first_line, shapes, with_outputs
 
 _THREADS = 2
 
 
-def observe(model: onnx.ModelProto, tensors: Iterable[str], batches: Iterable[Batch]) -> dict[str, Histogram]:
-    """Run the network on every image and count the values of the given float32 tensors.
+def observe(model: onnx.ModelProto, tensors: Iterable[str], batches: Iterable[Batch]) -> Statistics:
+    """Run the network on every image and gather what every range method needs of the given float32 tensors.
 
-    Raises DataError when there is no image, an image does not fit the network's input, or a value is not finite.
+    Raises DataError when there is no image, an image does not fit the network's input, or a value is not finite: it
+    names the first such tensor, and the image.
     """
     wanted = tuple(dict.fromkeys(tensors))
+    tallies = {tensor: Tally() for tensor in wanted}
+    seen = _Seen()
+    scratches = [Scratch() for _ in range(_THREADS)]
+    with ThreadPoolExecutor(_THREADS) as pool:  # counting releases the interpreter's lock
+        for shot in shots(model, wanted, batches):
+            shares = [[(tensor, tallies[tensor]) for tensor in wanted[i::_THREADS]] for i in range(_THREADS)]
+            try:
+                found = dict(pair for pairs in pool.map(_count_, shares, scratches, repeat(shot)) for pair in pairs)
+            except DataError:
+                _refuse_first(shot, wanted)
+                raise
+            seen.add_(shot.image, np.array([found[tensor] for tensor in wanted], np.float32).reshape(-1, 2))
+    return _statistics(model, tallies, seen, batches)
+
+
+def network_digest(model: onnx.ModelProto) -> str:
+    """A hash over what a network computes: its nodes, constants, inputs and outputs, but not what is noted beside."""
+    graph = model.graph
+    digest = hashlib.sha256()
+    for part in (*model.opset_import, *graph.input, *graph.output, *graph.node, *graph.initializer):
+        content = _bare(part).SerializeToString(deterministic=True)
+        digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()[:16]
+
+
+def _bare(part: Any) -> Any:
+    """A part of a model without notes: exporters put paths of their machine there."""
+    noted = [name for name in ("doc_string", "metadata_props") if name in part.DESCRIPTOR.fields_by_name]
+    if not any(getattr(part, name) for name in noted):
+        return part
+    bare = type(part)()
+    bare.CopyFrom(part)
+    for name in noted:
+        bare.ClearField(name)
+    return bare
+
+
+# --- counting
+
+
+class _Seen:
+    """The images so far, and the lowest and highest values of each tensor on the last ones by name."""
+
+    def __init__(self) -> None:
+        self._images: list[Image] = []
+        self._last: list[tuple[Image, NDArray[np.float32]]] = []
+
+    def add_(self, image: Image, extremes: NDArray[np.float32]) -> None:
+        """Take one image: extremes are (tensors, 2)."""
+        self._images.append(image)
+        self._last.append((image, extremes))
+        if len(self._last) >= 2 * WINDOW:
+            self._last = self._sorted()
+
+    def _sorted(self) -> list[tuple[Image, NDArray[np.float32]]]:
+        return sorted(self._last, key=lambda pair: pair[0])[-WINDOW:]
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """By name."""
+        return tuple(sorted(self._images))
+
+    @property
+    def extremes(self) -> NDArray[np.float32]:
+        """(images, tensors, 2)."""
+        return np.stack([extremes for _, extremes in self._sorted()])
+
+
+def _count_(share: list[tuple[str, Tally]], scratch: Scratch, shot: Shot) -> list[tuple[str, tuple[float, float]]]:
+    """Count a share of the tensors; returns the lowest and highest value of each."""
+    return [(name, tally.add_(shot.values[name], scratch, f"{name!r}, {shot.where}")) for name, tally in share]
+
+
+def _refuse_first(shot: Shot, wanted: tuple[str, ...]) -> None:
+    """Raise DataError for the first tensor of which a value is not finite: the ones after it may only follow."""
+    for tensor in wanted:
+        Tally().add_(shot.values[tensor], Scratch(), f"{tensor!r}, {shot.where}")
+
+
+def _statistics(
+    model: onnx.ModelProto, tallies: Mapping[str, Tally], seen: _Seen, batches: Iterable[Batch]
+) -> Statistics:
+    extremes = seen.extremes
+    return Statistics(
+        network=network_digest(model),
+        preprocess=preprocess_digest(batches.settings) if isinstance(batches, Batches) else "",
+        images=seen.images,
+        tensors={
+            tensor: TensorStatistics(tally.histogram, np.ascontiguousarray(extremes[:, i]))
+            for i, (tensor, tally) in enumerate(tallies.items())
+        },
+    )
+
+
+# --- running
+
+
+class Shot(NamedTuple):
+    """One image and the tensors that it led to; `where` says which image it is, for people."""
+
+    image: Image
+    where: str
+    values: dict[str, Array]
+
+
+def shots(
+    model: onnx.ModelProto, wanted: tuple[str, ...], batches: Iterable[Batch], optimize: bool = True
+) -> Iterator[Shot]:
+    """The wanted tensors, one image after the other; those of a network with Q/DQ are exact only without `optimize`."""
     (source,) = (value.name for value in model.graph.input)
     outputs = [tensor for tensor in wanted if tensor != source]
-    session = _session(with_outputs(model, outputs))
-    found: dict[str, Histogram] = {}
+    session = _session(with_outputs(model, outputs), optimize)
     number = 0
-    with ThreadPoolExecutor(_THREADS) as pool:  # counting releases the interpreter's lock
-        for number, image in enumerate(_images(batches, source, shapes(model)[source]), start=1):
-            values = dict(zip(outputs, session.run(outputs, {source: image}), strict=True)) if outputs else {}
-            values[source] = image
-            jobs = [(found.get(t), values[t], f"{t!r}, calibration image {number}") for t in wanted]
-            found = dict(zip(wanted, pool.map(_updated, *zip(*jobs, strict=True)), strict=True)) if jobs else {}
+    for number, (name, image) in enumerate(_images(batches, source, shapes(model)[source]), start=1):
+        values = dict(zip(outputs, session.run(outputs, {source: image}), strict=True)) if outputs else {}
+        values[source] = image
+        where = f"calibration image {number}" + (f" ({name})" if name else "")
+        # Without a name its number stands for it, with zeros so that the order of names is that of numbers.
+        yield Shot(Image(name or f"image {number:09d}", image_digest(image)), where, values)
+        values.clear()  # before the next run asks for as much memory again
     if number == 0:
         raise DataError("calibration: expected at least one image, got none; check data.calibration")
-    return found
 
 
-def _updated(found: Histogram | None, values: Array, where: str) -> Histogram:
-    if found is None:
-        return histogram(values, where=where)
-    return merge(found, histogram(values, found.exponent, where))
-
-
-def _images(batches: Iterable[Batch], source: str, shape: tuple[int, ...]) -> Iterator[Array]:
-    """Every image of every batch as the network takes it: float32, (1, C, H, W)."""
+def _images(batches: Iterable[Batch], source: str, shape: tuple[int, ...]) -> Iterator[tuple[str, Array]]:
+    """Every image of every batch as the network takes it, float32 (1, C, H, W), and its name if the batch knows it."""
     for number, batch in enumerate(batches, start=1):
         if source not in batch:
             raise DataError(
@@ -57,15 +166,18 @@ def _images(batches: Iterable[Batch], source: str, shape: tuple[int, ...]) -> It
                 f"calibration batch {number}: expected {source!r} of {_by(shape[1:])} an image, "
                 f"got {_by(images.shape[1:])}; set preprocess.size to the network's input"
             )
-        yield from (images[i : i + 1] for i in range(len(images)))
+        names = batch.names if isinstance(batch, NamedBatch) else ("",) * len(images)
+        yield from ((name, images[i : i + 1]) for i, name in enumerate(names))
 
 
 def _by(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-def _session(model: onnx.ModelProto) -> ort.InferenceSession:
+def _session(model: onnx.ModelProto, optimize: bool) -> ort.InferenceSession:
     options = ort.SessionOptions()
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     options.intra_op_num_threads = _THREADS
     # Threads that spin between runs take the cores that the counting needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -1,158 +1,149 @@
-"""calibration.ranges: histograms of |x| and the ranges that follow."""
+"""calibration.ranges: every method, symmetric and asymmetric, against NumPy and ONNX Runtime."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from avcompress.spec import DataError, TensorRange
-from calibration.ranges import (
-    BINS,
-    Histogram,
-    channel_range,
-    histogram,
-    merge,
-    range_from,
-    squared_error,
-    symmetric_int8,
-)
+from avcompress.recipe import Ptq
+from avcompress.spec import TensorRange
+from calibration.histogram import histogram, merge
+from calibration.ranges import moving_average, range_from
+from calibration.statistics import TensorStatistics
 
-arrays = hnp.arrays(np.float32, st.integers(1, 60), elements=st.floats(-(2.0**100), 2.0**100, width=32))
+METHODS = ("mse", "minmax", "moving_average", "percentile", "entropy")
+KINDS = ("symmetric", "asymmetric")
 
 
-def same(a: Histogram, b: Histogram) -> bool:
-    return a.exponent == b.exponent and a.amax == b.amax and np.array_equal(a.counts, b.counts)
+def statistics(*images):
+    hists = [histogram(np.float32(image)) for image in images]
+    whole = hists[0]
+    for hist in hists[1:]:
+        whole = merge(whole, hist)
+    return TensorStatistics(whole, np.float32([(hist.low, hist.high) for hist in hists]))
 
 
-def fake_quantized(x, clip):
-    scale = clip / 127
-    return np.clip(np.rint(x / scale), -127, 127) * scale
-
-
-def test_values_fall_into_bins_of_a_power_of_two():
-    hist = histogram(np.float32([0, -0.5, 1.5, 1.9999, -3]))
-
-    width = 4 / BINS  # 4 is the power of two above 3
-    assert hist.exponent == np.log2(width)
-    assert np.flatnonzero(hist.counts).tolist() == [0, 512, 1536, 2047, 3072]
-    assert hist.amax == 3
-
-
-def test_a_power_of_two_itself_still_has_a_bin():
-    hist = histogram(np.float32([4.0]))
-
-    assert hist.counts.sum() == 1
-    assert hist.counts[BINS // 2] == 1
-
-
-def test_counts_agree_with_numpy_beyond_one_chunk():
-    x = np.random.default_rng(0).standard_normal((3, 300, 401)).astype(np.float32)
-
-    hist = histogram(x)
-
-    expected, _ = np.histogram(np.abs(x).astype(np.float64), BINS, (0, BINS * 2.0**hist.exponent))
-    assert np.array_equal(hist.counts, expected)
-
-
-def test_views_with_strides_are_counted_like_their_copies():
-    x = np.arange(24, dtype=np.float32).reshape(4, 6)
-
-    assert same(histogram(x.T[::2]), histogram(x.T[::2].copy()))
-
-
-@given(a=arrays, b=arrays)
-@settings(deadline=None)
-def test_merging_equals_counting_everything_at_once_in_any_order(a, b):
-    at_once = histogram(np.concatenate([a, b]))
-
-    assert same(merge(histogram(a), histogram(b)), at_once)
-    assert same(merge(histogram(b), histogram(a)), at_once)
-    first = histogram(a)
-    assert same(merge(first, histogram(b, first.exponent)), at_once)
-
-
-def test_merging_with_a_far_larger_range_keeps_every_count():
-    hist = merge(histogram(np.full(7, 1e-20, np.float32)), histogram(np.float32([1e20])))
-
-    assert hist.counts[0] == 7
-    assert hist.counts.sum() == 8
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_value_that_is_not_finite_names_where_it_was(bad):
-    with pytest.raises(DataError, match="'conv1', calibration image 3: expected finite values"):
-        histogram(np.float32([0, bad]), where="'conv1', calibration image 3")
+def ptq(**changes):
+    return Ptq(kind="ptq", **changes)
 
 
 def test_minmax_keeps_every_value():
-    assert range_from(histogram(np.float32([-3, 1])), "minmax") == TensorRange((-3.0,), (3.0,))
+    found = statistics([-3, 1], [2])
+
+    assert range_from(found, ptq(ranges="minmax")) == TensorRange((-3.0,), (3.0,))
+    assert range_from(found, ptq(ranges="minmax", activations="asymmetric")) == TensorRange((-3.0,), (2.0,))
 
 
-@pytest.mark.parametrize("method", ["mse", "minmax"])
-@pytest.mark.parametrize("value", [0.0, 1e-45, 1e-38, 0.3, 255.0, 3.4e38])
-def test_a_constant_tensor_gets_a_positive_scale_and_keeps_its_value(value, method):
-    params = symmetric_int8(range_from(histogram(np.full(5, value, np.float32)), method))
+def test_fp8_is_symmetric_whatever_the_activations_are():
+    settings_ = ptq(ranges="minmax", activations="asymmetric", format="fp8")
 
-    assert params.scale[0] > 0
-    assert np.rint(np.float32(value) / np.float32(params.scale[0])) <= 128
-    if value > 1e-30:
-        assert abs(np.rint(value / params.scale[0]) * params.scale[0] - value) <= 1e-2 * value
+    assert range_from(statistics([-3, 1]), settings_) == TensorRange((-3.0,), (3.0,))
 
 
-def test_the_expected_error_agrees_with_the_error_of_the_values_themselves():
-    x = np.random.default_rng(1).laplace(size=200_000).astype(np.float32)
-    hist = histogram(x)
-    clips = hist.amax * np.array([1.0, 0.7, 0.4, 0.1])
+def test_the_moving_average_weighs_later_images_more():
+    low, high = moving_average(np.float32([[-1, 1], [-2, 4]]))
 
-    measured = [np.sum((x - fake_quantized(x.astype(np.float64), clip)) ** 2) for clip in clips]
-
-    assert squared_error(hist, clips) == pytest.approx(measured, rel=2e-3)
+    assert low == pytest.approx((-0.99 - 2) / 1.99)
+    assert high == pytest.approx((0.99 + 4) / 1.99)
 
 
-def test_the_expected_error_of_uniform_values_is_a_twelfth_of_a_squared_step():
-    counts = np.full(BINS, 10, np.int64)  # uniform over [0, 1)
-    step = 1 / 127
+@given(values=st.lists(st.floats(0.5, 100, width=32), min_size=1, max_size=40))
+def test_the_moving_average_is_the_recursion_with_its_bias_corrected(values):
+    average = 0.0
+    for value in values:
+        average = 0.99 * average + 0.01 * value
+    corrected = average / (1 - 0.99 ** len(values))
 
-    (error,) = squared_error(Histogram(counts, -12, 1.0), np.array([1.0]))
-
-    assert error / counts.sum() == pytest.approx(step**2 / 12, rel=1e-6)
-
-
-@given(seed=st.integers(0, 1000), tail=st.sampled_from([1.0, 10.0, 40.0]))
-@settings(deadline=None, max_examples=20)
-def test_the_mse_range_is_as_good_as_any_of_a_brute_force_search(seed, tail):
-    x = np.random.default_rng(seed).standard_normal(4000).astype(np.float32)
-    x[0] *= tail
-    hist = histogram(x)
-
-    (clip,) = range_from(hist, "mse").high
-
-    def error(c):
-        return np.sum((x - fake_quantized(x.astype(np.float64), c)) ** 2)
-
-    assert clip <= hist.amax
-    assert error(clip) <= 1.02 * min(error(hist.amax * f) for f in np.linspace(0.02, 1, 400))
+    assert moving_average(np.float32([[-v, v] for v in values])) == pytest.approx((-corrected, corrected))
 
 
-def test_an_outlier_is_clipped():
-    x = np.random.default_rng(2).standard_normal(2_000_000).astype(np.float32)
-    x[7] = 20
+def test_the_moving_average_of_one_image_is_its_range():
+    found = statistics([-1, 0.5])
 
-    assert 3 < range_from(histogram(x), "mse").high[0] < 10
-
-
-def test_channels_get_their_own_scale_and_one_of_zeros_gets_a_positive_one():
-    weight = np.array([[[1.0, -2.54]], [[0.0, 0.0]], [[0.5, 0.25]]], np.float32)
-
-    params = symmetric_int8(channel_range(weight, 0))
-
-    assert params.axis == 0
-    assert params.scale == pytest.approx((0.02, 1 / 127, 0.5 / 127))
-    assert params.zero_point == (0, 0, 0)
+    assert range_from(found, ptq(ranges="moving_average")) == TensorRange((-1.0,), (1.0,))
+    assert range_from(found, ptq(ranges="moving_average", activations="asymmetric")) == TensorRange((-1.0,), (0.5,))
 
 
-def test_scales_are_float32_numbers():
-    (scale,) = symmetric_int8(TensorRange((-1.0,), (1.0,))).scale
+@pytest.mark.parametrize("percentile", [99.0, 99.9, 99.99])
+def test_percentiles_agree_with_numpy(percentile):
+    x = np.random.default_rng(0).standard_normal(400_000).astype(np.float32) + 0.5
+    found = statistics(x)
 
-    assert scale == float(np.float32(scale))
+    (clip,) = range_from(found, ptq(ranges="percentile", percentile=percentile)).high
+    both = range_from(found, ptq(ranges="percentile", percentile=percentile, activations="asymmetric"))
+
+    assert clip == pytest.approx(np.percentile(np.abs(x), percentile), rel=1e-2)
+    outside = (100 - percentile) / 2
+    assert (both.low[0], both.high[0]) == pytest.approx(np.percentile(x, [outside, 100 - outside]), rel=2e-2)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_percentiles_agree_with_onnx_runtime(symmetric):
+    from onnxruntime.quantization.calibrate import HistogramCollector
+
+    x = np.random.default_rng(1).standard_normal(200_000).astype(np.float32)
+    collector = HistogramCollector(
+        method="percentile",
+        symmetric=symmetric,
+        num_bins=2048,
+        num_quantized_bins=255,
+        percentile=99.9,
+        scenario=None,
+    )
+    collector.collect({"x": [x]})
+
+    low, high, *_ = collector.compute_percentile()["x"]
+
+    kind = "symmetric" if symmetric else "asymmetric"
+    ours = range_from(statistics(x), ptq(ranges="percentile", percentile=99.9, activations=kind))
+    assert (ours.low[0], ours.high[0]) == pytest.approx((float(low), float(high)), abs=0.02)
+
+
+def test_all_values_are_inside_the_hundredth_percentile():
+    found = statistics([-3, 1, 2.5])
+    settings_ = ptq(ranges="percentile", percentile=100, activations="asymmetric")
+
+    assert range_from(found, settings_) == TensorRange((-3.0,), (2.5,))
+
+
+def test_entropy_clips_the_longer_side_only_where_the_other_is_shorter():
+    x = np.random.default_rng(2).standard_normal(300_000).astype(np.float32)
+    x = np.maximum(x, -0.25)
+
+    found = range_from(statistics(x), ptq(ranges="entropy", activations="asymmetric"))
+
+    assert found.low == (-0.25,)
+    assert 1.5 < found.high[0] <= x.max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("value", [0.0, 1e-45, 1e-38, 0.3, -0.3, 255.0, 3.4e38])
+def test_a_constant_tensor_keeps_its_value(value, method, kind):
+    found = range_from(statistics(np.full(5, value), np.full(5, value)), ptq(ranges=method, activations=kind))
+
+    assert found.low[0] <= found.high[0]
+    if value == 0:
+        assert found == TensorRange((-1.0,), (1.0,))
+    else:
+        largest = max(found.high[0], -found.low[0])
+        assert largest == pytest.approx(abs(float(np.float32(value))), rel=1e-2)
+
+
+@given(seed=st.integers(0, 500))
+@settings(deadline=None, max_examples=15)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", METHODS)
+def test_no_range_is_wider_than_the_values_and_the_order_of_images_does_not_matter(method, kind, seed):
+    rng = np.random.default_rng(seed)
+    images = [np.float32(rng.standard_normal(500) * rng.uniform(0.1, 10) + rng.uniform(-1, 1)) for _ in range(3)]
+    settings_ = ptq(ranges=method, activations=kind)
+
+    found = range_from(statistics(*images), settings_)
+
+    lowest, highest = float(np.min(images)), float(np.max(images))
+    amax = max(highest, -lowest)
+    low, high = (-amax, amax) if kind == "symmetric" else (min(lowest, 0), max(highest, 0))
+    assert low - 1e-6 <= found.low[0] <= found.high[0] <= high + 1e-6
+    if method != "moving_average":
+        assert range_from(statistics(*images[::-1]), settings_) == found

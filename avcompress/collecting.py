@@ -1,0 +1,66 @@
+"""From a recipe to the statistics of its calibration images, for `ptq` stages here or on another machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from avcompress.float_network import float_network
+from avcompress.quant.apply import apply
+from avcompress.quant.observe import observe
+from avcompress.quant.ptq import candidates, prepare
+from avcompress.recipe import Equalize, Ptq, Recipe, Smooth, Train
+from avcompress.spec import Artifact, RecipeError, Track, untracked
+from calibration.batches import Batches
+from calibration.part import take_part
+from calibration.preprocess import check_preprocess
+from calibration.source import open_source
+from calibration.statistics import Statistics
+
+
+class Part(NamedTuple):
+    """One of several equal shares of the images: the `number`-th, from 1 on."""
+
+    number: int
+    of: int
+
+
+WHOLE = Part(1, 1)
+
+
+def parse_part(text: str) -> Part:
+    """Read K/N; raises RecipeError."""
+    number, slash, of = text.partition("/")
+    if not slash or not number.isdecimal() or not of.isdecimal() or not 1 <= int(number) <= int(of):
+        raise RecipeError(f"--part: expected K/N with K from 1 to N, got {text!r}; write 2/4 for the second of four")
+    return Part(int(number), int(of))
+
+
+def collect(
+    recipe: Recipe, recipe_folder: Path, data_root: Path, part: Part = WHOLE, track: Track = untracked
+) -> Statistics:
+    """Gather the statistics of every tensor that some `ptq` stage may want, after the stages that come before it.
+
+    Engines and validation data are not needed.
+
+    Raises RecipeError, DataError or ModelError.
+    """
+    if not any(isinstance(stage, Ptq) for stage in recipe.stages):
+        raise RecipeError("stages: expected `ptq`, got none; nothing else needs statistics")
+    if any(isinstance(stage, Train) for stage in recipe.stages):
+        # Each machine would train a network of its own.
+        raise RecipeError(
+            "stages: expected a network that is trained already, got `train`; "
+            "run the recipe without --resume, and give the network that it trained"
+        )
+    check_preprocess(recipe.preprocess)
+    source = open_source(recipe.data.calibration, data_root, recipe.classes)
+    share = take_part(source, *part)
+    artifact = Artifact(float_network(recipe, recipe_folder, data_root))
+    name = artifact.model.graph.input[0].name
+    for stage in recipe.stages:
+        if isinstance(stage, Equalize | Smooth):
+            # On all images, whatever the part: the network must be the same everywhere.
+            artifact = apply(stage, artifact, Batches(source, recipe.preprocess, name))
+    model = prepare(artifact.model)
+    return observe(model, candidates(model), Batches(share, recipe.preprocess, name, track))

@@ -1,0 +1,45 @@
+"""The float network that a recipe names, as ONNX and before any stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from avcompress.recipe import OnnxModel, Recipe
+from avcompress.spec import RecipeError
+from engines.onnx_graph import keep_output
+from engines.onnx_load import load_onnx
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def float_network(recipe: Recipe, recipe_folder: Path, data_root: Path) -> onnx.ModelProto:
+    """Read or build and export the network, cut down to the output that the recipe names.
+
+    Args:
+        recipe: says which network, and its input's size.
+        recipe_folder: what `model.import_from` starts from.
+        data_root: what the files start from.
+
+    Raises RecipeError or ModelError.
+    """
+    settings, size = recipe.model, recipe.preprocess.size
+    if isinstance(settings, OnnxModel):
+        model = load_onnx((data_root / settings.onnx).resolve(), size)
+    else:
+        from avcompress.export import to_onnx
+        from avcompress.models.loading import load_torch
+
+        model = to_onnx(load_torch(settings, data_root, recipe_folder), size)
+    return with_output(model, settings.output)
+
+
+def with_output(model: onnx.ModelProto, name: str | None) -> onnx.ModelProto:
+    """The network cut down to one output, if one is named; raises RecipeError where there is none of that name."""
+    names = [value.name for value in model.graph.output]
+    if name is None or names == [name]:
+        return model
+    if name not in names:
+        raise RecipeError(f"model.output: expected one of the network's, {', '.join(names)}, got {name!r}; mend it")
+    return keep_output(model, name)
