@@ -12,11 +12,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from avcompress.spec import LayerPlan
+from typing_extensions import assert_never
+
+from avcompress.spec import LayerPlan, Precision
 
 PRECISIONS = {"Int8": "int8", "Half": "fp16", "Float": "fp32", "BFloat16": "bf16", "FP8": "fp8"}
 UNKNOWN = "unknown"
-_FLOATS = frozenset({"fp32", "fp16", "bf16"})
+_FLOATS = frozenset({"fp32", "fp16", "bf16", "float"})
 _PRODUCTS = frozenset({"correlation", "convolution", "deconv", "gemm"})
 # A fusion is called after what it holds, `__myl_CorrSilu`; an elementwise one names the convolution before it too.
 _FUSED_PRODUCT = re.compile(r"Corr|Conv|Gemm|Fc|Deco|MatM")
@@ -73,14 +75,25 @@ def _layer(match: re.Match[str]) -> BuilderLayer:
 
 
 def layer_precisions(layers: Iterable[BuilderLayer], weighted: Iterable[str]) -> dict[str, str]:
-    """What each weighted node computes in: int8, fp16, fp32, bf16, fp8, or unknown."""
+    """What each weighted node computes in: int8, fp16, fp32, bf16, fp8, or unknown.
+
+    Products that lost their names count for the nodes that no layer names, where there are as many of the one as of the
+    other and all of one precision: nothing else can have computed those nodes.
+    """
+    names = tuple(weighted)
     found: defaultdict[str, set[str]] = defaultdict(set)
+    nameless: list[str] = []
     for layer in layers:
         precision = _compute_precision(layer)
-        if precision is not None:
-            for node in layer.nodes:
-                found[node].add(precision)
-    return {name: _only(found[name]) for name in weighted}
+        if precision is None:
+            continue
+        if not layer.nodes:
+            nameless.append(precision)
+        for node in layer.nodes:
+            found[node].add(precision)
+    missing = [name for name in names if name not in found]
+    left = _only(set(nameless)) if len(nameless) == len(missing) else UNKNOWN
+    return {name: _only(found[name]) if name in found else left for name in names}
 
 
 def _only(precisions: set[str]) -> str:
@@ -113,8 +126,25 @@ def compare(plan: Sequence[LayerPlan], precisions: Mapping[str, str]) -> tuple[M
     return tuple(mismatch for mismatch in mismatches if mismatch is not None)
 
 
+def as_planned(planned: Precision, got: str) -> bool:
+    """Whether an engine that tells this type for a layer runs it as planned.
+
+    Weights that are stored as integers are multiplied in float. Dynamic quantization may be computed either way: the
+    numbers are the same.
+    """
+    match planned:
+        case "int8" | "fp8" | "fp16" | "bf16":
+            return got == planned
+        case "float" | "int8 weights" | "int4 weights":
+            return got in _FLOATS
+        case "int8 dynamic":
+            return got == "int8" or got in _FLOATS
+        case _:
+            assert_never(planned)
+
+
 def _mismatch(layer: LayerPlan, got: str) -> Mismatch | None:
-    if got == layer.precision or (layer.precision == "float" and got in _FLOATS):
+    if as_planned(layer.precision, got):
         return None
     if got == UNKNOWN:
         message = f"{layer.name} ({layer.op}): planned {layer.precision}, and the engine does not say what it runs in"

@@ -1,4 +1,4 @@
-"""Passes over an ONNX graph: constants, names, batch-norm folding, extra outputs, Q/DQ, multiply-accumulates.
+"""Passes over an ONNX graph: constants, names, batch-norm folding, extra outputs, multiply-accumulates.
 
 A pass takes a model and returns a new one; `check` holds the result against the ONNX specification. Equal inputs give
 equal bytes.
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from avcompress.spec import WEIGHTED, Array, ModelError, QuantParams
+from avcompress.spec import WEIGHTED, Array, ModelError
+from engines.norm_statistics import write_statistics_
 
 Edge = tuple[str, int]
 """One use of a tensor: a node's name and the index of its input."""
@@ -190,7 +191,7 @@ def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
         else:
             known[node.output[0]] = numpy_helper.from_array(value, node.output[0])
             new.graph.initializer.append(known[node.output[0]])
-    _set_nodes_(new, kept)
+    set_nodes_(new, kept)
     return drop_unused_initializers(new)
 
 
@@ -208,7 +209,8 @@ def _evaluated(
     return np.asarray(value)
 
 
-def _set_nodes_(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> None:
+def set_nodes_(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> None:
+    """Put these nodes in the place of the graph's own."""
     kept = [_copy_node(node) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(kept)
@@ -233,16 +235,22 @@ def drop_unused_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
 def keep_output(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     """Keep one of the graph's outputs, and of the nodes and constants only what it is computed from."""
     new = copy(model)
-    needed = {name}
+    output = next(_copy_value(value) for value in new.graph.output if value.name == name)
+    del new.graph.output[:]
+    new.graph.output.append(output)
+    return drop_unused(new)
+
+
+def drop_unused(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Drop the nodes and constants that no output is computed from."""
+    new = copy(model)
+    needed = {value.name for value in new.graph.output}
     kept: list[onnx.NodeProto] = []
     for node in reversed(new.graph.node):  # in topological order, as ONNX demands
         if needed.intersection(node.output):
             needed.update(node_inputs(node))
             kept.append(node)
-    output = next(_copy_value(value) for value in new.graph.output if value.name == name)
-    del new.graph.output[:]
-    new.graph.output.append(output)
-    _set_nodes_(new, reversed(kept))
+    set_nodes_(new, reversed(kept))
     return drop_unused_initializers(new)
 
 
@@ -268,7 +276,10 @@ def with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelPr
 
 
 def fold_batch_norms(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Fold a BatchNormalization into the Conv or ConvTranspose before it where nothing else reads the convolution."""
+    """Fold a BatchNormalization into the Conv or ConvTranspose before it where nothing else reads the convolution.
+
+    The mean and the deviation that it gave every channel stay at the convolution, as norm_statistics reads them.
+    """
     new = copy(model)
     constants, uses = initializers(new), use_counts(new)
     taken = set(uses) | constants.keys()
@@ -287,8 +298,10 @@ def fold_batch_norms(model: onnx.ModelProto) -> onnx.ModelProto:
             )
             conv.input[1:] = names
             conv.output[0] = norm.output[0]
+            gamma, beta = (numpy_helper.to_array(constants[name]) for name in norm.input[1:3])
+            write_statistics_(conv, beta, np.abs(gamma))
             folded.add(norm.output[0])
-    _set_nodes_(new, [n for n in new.graph.node if n.op_type != "BatchNormalization" or n.output[0] not in folded])
+    set_nodes_(new, [n for n in new.graph.node if n.op_type != "BatchNormalization" or n.output[0] not in folded])
     return drop_unused_initializers(new)
 
 
@@ -327,78 +340,3 @@ def _folded_weights(
         per_group = factor.reshape(len(by_group), 1, weight.shape[1], *[1] * (weight.ndim - 2))
         scaled = (by_group * per_group).reshape(weight.shape)
     return scaled.astype(np.float32), ((bias - mean) * factor + beta).astype(np.float32)
-
-
-# --- Q/DQ
-
-
-def quantize_array(values: Array, params: QuantParams) -> NDArray[np.int8]:
-    """Values on the int8 grid: divided by the scale in float32, rounded half to even, shifted, saturated.
-
-    Source: ONNX QuantizeLinear.
-    """
-    shape = [1] * values.ndim
-    if params.axis is not None:
-        shape[params.axis] = -1
-    scale = np.array(params.scale, np.float32).reshape(shape)
-    zero_point = np.array(params.zero_point, np.float32).reshape(shape)
-    steps = np.rint(values.astype(np.float32) / scale) + zero_point
-    quantized: NDArray[np.int8] = np.clip(steps, -128, 127).astype(np.int8)
-    return quantized
-
-
-def insert_qdq(model: onnx.ModelProto, edges: Iterable[Edge], qparams: Mapping[str, QuantParams]) -> onnx.ModelProto:
-    """Feed the given node inputs through QuantizeLinear and DequantizeLinear; every other use keeps the float tensor.
-
-    An activation gets one pair for all its edges, before the first; an initializer is stored as int8 with a
-    DequantizeLinear.
-
-    Args:
-        model: float, with unique node names.
-        edges: the node inputs to quantize.
-        qparams: by name of the tensor at each edge.
-    """
-    new = copy(model)
-    nodes = {node.name: node for node in new.graph.node}
-    order = {name: i for i, name in enumerate(nodes)}
-    taken = set(nodes) | set(use_counts(new)) | {name for node in new.graph.node for name in node.output}
-    constants = initializers(new)
-    before: dict[str, list[onnx.NodeProto]] = {}
-    dequantized: dict[str, str] = {}
-    for name, index in sorted(set(edges), key=lambda edge: (order[edge[0]], edge[1])):
-        tensor = nodes[name].input[index]
-        if tensor not in dequantized:
-            pair, values = _qdq(tensor, constants.get(tensor), qparams[tensor], taken)
-            before.setdefault(name, []).extend(pair)
-            new.graph.initializer.extend(values)
-            dequantized[tensor] = pair[-1].output[0]
-        nodes[name].input[index] = dequantized[tensor]
-    _set_nodes_(new, [n for node in new.graph.node for n in (*before.get(node.name, ()), node)])
-    return check(infer_shapes(drop_unused_initializers(new)))
-
-
-def _qdq(
-    tensor: str, constant: onnx.TensorProto | None, params: QuantParams, taken: set[str]
-) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """The nodes that quantize and dequantize a tensor, or only dequantize a constant, and their initializers."""
-    quantized, dequantized, scale, zero_point = (
-        fresh(f"{tensor}_{suffix}", taken) for suffix in ("quantized", "dequantized", "scale", "zero_point")
-    )
-    shape = () if params.axis is None else (-1,)
-    values = [
-        numpy_helper.from_array(np.array(params.scale, np.float32).reshape(shape), scale),
-        numpy_helper.from_array(np.array(params.zero_point, np.int8).reshape(shape), zero_point),
-    ]
-    nodes = []
-    if constant is None:
-        name = fresh(f"{tensor}_QuantizeLinear", taken)
-        nodes.append(helper.make_node("QuantizeLinear", [tensor, scale, zero_point], [quantized], name))
-    else:
-        stored = quantize_array(numpy_helper.to_array(constant), params)
-        values.append(numpy_helper.from_array(stored, quantized))
-    name = fresh(f"{tensor}_DequantizeLinear", taken)
-    nodes.append(helper.make_node("DequantizeLinear", [quantized, scale, zero_point], [dequantized], name))
-    if params.axis is not None:
-        for node in nodes:
-            node.attribute.append(helper.make_attribute("axis", params.axis))
-    return nodes, values

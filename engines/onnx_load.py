@@ -16,6 +16,7 @@ from onnx import external_data_helper, helper, inliner, numpy_helper, version_co
 from avcompress.spec import ModelError
 from engines import onnx_graph
 
+_LARGEST_BYTES = 2**31  # of a protobuf message
 OLDEST_OPSET = 13  # the first with DequantizeLinear per channel
 NEWEST_OPSET = 23  # the newest that TensorRT's parser reads
 CONVERTED_OPSET = 17  # the newest that TensorRT 8.6 reads
@@ -41,7 +42,7 @@ def load_onnx(path: Path, input_size: tuple[int, int] | None = None) -> onnx.Mod
         model = _current_opset(model)
         model = onnx_graph.name_nodes(onnx_graph.fold_constants(model))
         model = _static(model, input_size)
-        return onnx_graph.check(_with_measured_shapes(onnx_graph.infer_shapes(model)))
+        return onnx_graph.check(with_measured_shapes(onnx_graph.infer_shapes(model)))
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
 
@@ -71,23 +72,33 @@ def _parsed(path: Path) -> onnx.ModelProto:
 
 def _load_external_data_(model: onnx.ModelProto, folder: Path) -> None:
     """Read weights that are stored beside the file."""
-    for tensor in model.graph.initializer:
-        if external_data_helper.uses_external_data(tensor):
-            location = external_data_helper.ExternalDataInfo(tensor).location
-            if not (folder / location).is_file():
-                raise ModelError(
-                    f"expected the weights file {location!r} beside it, got nothing of that name; copy both together"
-                )
-            try:
-                external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-            except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError) as error:
-                raise ModelError(
-                    f"expected readable weights in {location!r}, got: {onnx_graph.first_line(error)}; "
-                    "export the model again"
-                ) from error
-            # The data is in memory now; ONNX keeps the marks of where it was.
-            tensor.data_location = onnx.TensorProto.DEFAULT
-            del tensor.external_data[:]
+    stored = [tensor for tensor in model.graph.initializer if external_data_helper.uses_external_data(tensor)]
+    size = model.ByteSize() + sum(_stored_bytes(tensor) for tensor in stored)
+    if size >= _LARGEST_BYTES:
+        raise ModelError(
+            f"expected a network of less than 2 GB, protobuf's limit for one graph, got {size / 2**30:.1f} GB with its "
+            "weights; export only the part that sees images"
+        )
+    for tensor in stored:
+        location = external_data_helper.ExternalDataInfo(tensor).location
+        if not (folder / location).is_file():
+            raise ModelError(
+                f"expected the weights file {location!r} beside it, got nothing of that name; copy both together"
+            )
+        try:
+            external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+        except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError) as error:
+            raise ModelError(
+                f"expected readable weights in {location!r}, got: {onnx_graph.first_line(error)}; "
+                "export the model again"
+            ) from error
+        # The data is in memory now; ONNX keeps the marks of where it was.
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]
+
+
+def _stored_bytes(tensor: onnx.TensorProto) -> int:
+    return int(np.prod(tensor.dims)) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
 def _refuse_unusable(model: onnx.ModelProto) -> None:
@@ -177,7 +188,7 @@ def _forget_symbols_(model: onnx.ModelProto) -> None:
                 dim.Clear()
 
 
-def _with_measured_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+def with_measured_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """State the shapes around weighted operators that inference could not tell, from one run on zeros.
 
     Exporters compute shapes at run time (Shape, Gather, Concat into a Reshape); without them a layer has no known MACs.

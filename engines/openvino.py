@@ -14,7 +14,7 @@ from avcompress.spec import Array, EngineBuildError, EngineError, MissingError
 from engines.built import LAYERS, MODEL, Built
 from engines.layer_map import UNKNOWN, BuilderLayer, layers_json
 from engines.network import read_network, weighted_nodes
-from engines.openvino_dialect import with_fake_quantize
+from engines.openvino_dialect import in_fp32, with_fake_quantize
 from engines.session import InputSpec, check_inputs, closed, one_line
 
 _PRECISIONS = {"i8": "int8", "u8": "int8", "f32": "fp32", "f16": "fp16", "bf16": "bf16"}
@@ -36,7 +36,7 @@ def build_openvino(onnx: Path, folder: Path, settings: OpenVinoEngine) -> Built:
     outputs = {name: node.name for node in network.graph.node for name in node.output}
     target = folder / MODEL["openvino"]
     try:
-        model = openvino.Core().read_model(with_fake_quantize(network).SerializeToString())
+        model = openvino.Core().read_model(with_fake_quantize(in_fp32(network)).SerializeToString())
         openvino.save_model(model, target, compress_to_fp16=False)
     except Exception as error:  # OpenVINO's errors share no base but this
         raise EngineBuildError(

@@ -14,7 +14,36 @@ import onnx
 from onnx import helper, numpy_helper
 
 DOMAIN = "org.openvinotoolkit"
+_LOW = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
 INTEGERS = (np.dtype(np.int8), np.dtype(np.uint8))
+
+
+def in_fp32(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which all that is FP16 or BF16 is FP32, with the values that the constants have.
+
+    OpenVINO computes in the precision that it is asked for, whatever the network's types: it takes Casts to FP16 out.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for tensor in result.graph.initializer:
+        if tensor.data_type in _LOW:
+            values = numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    for value in (*result.graph.input, *result.graph.output, *result.graph.value_info):
+        if value.type.tensor_type.elem_type in _LOW:
+            value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    for node in result.graph.node:
+        for attr in node.attribute:
+            _widen_(attr)
+    return result
+
+
+def _widen_(attr: onnx.AttributeProto) -> None:
+    """Let an attribute that names a type, or holds values, be of FP32 where it is FP16 or BF16."""
+    if attr.name in {"to", "dtype", "output_dtype"} and attr.i in _LOW:
+        attr.i = onnx.TensorProto.FLOAT
+    if attr.type == onnx.AttributeProto.TENSOR and attr.t.data_type in _LOW:
+        attr.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attr.t).astype(np.float32), attr.t.name))
 
 
 def with_fake_quantize(model: onnx.ModelProto) -> onnx.ModelProto:

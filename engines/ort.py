@@ -14,6 +14,7 @@ import numpy as np
 from avcompress.spec import Array, EngineBuildError, EngineError
 from engines.built import MODEL, Built
 from engines.network import read_network
+from engines.ort_dialect import with_float_kernels
 from engines.session import InputSpec, check_inputs, closed, one_line
 
 _FATAL = 4  # errors come as exceptions; the log would only repeat them
@@ -58,13 +59,20 @@ def open_ort(path: Path, optimize: bool = False, threads: int | None = None) -> 
 
 
 def build_ort(onnx: Path, folder: Path) -> Built:
-    """Copy the network into `folder` as model.onnx, and load it once; raises EngineBuildError."""
+    """Copy the network into `folder` as model.onnx, and load it once; raises EngineBuildError.
+
+    FP16 and BF16 operators are computed in FP32, each result rounded to its type.
+    """
     import onnxruntime
 
     start = time.monotonic()
-    read_network(onnx)
+    network = read_network(onnx)
     target = folder / MODEL["ort"]
-    shutil.copyfile(onnx, target)
+    runnable = with_float_kernels(network)
+    if runnable is network:
+        shutil.copyfile(onnx, target)
+    else:
+        target.write_bytes(runnable.SerializeToString())
     try:
         open_ort(target).close()
     except EngineError as error:

@@ -47,6 +47,8 @@ _ADVICE = (
     ("datatype (5)", "quantize to int8 with zero point 0"),
     ("type Int32", "leave biases in float: no DequantizeLinear on int32"),
     ("Plugin not found", "replace the plugin's operator by standard ones"),
+    ("Could not infer output types", "keep that node in FP32: cast.keep_float"),
+    ("DynamicQuantizeLinear", "quantize statically: a ptq stage"),
     ("HW-specific datatypes", "leave out the compute capabilities without that type"),
     ("Scale coefficients", "calibrate again: every scale must be above zero"),
     ("must have same input types", "cast both inputs to one type in the graph"),

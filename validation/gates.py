@@ -91,11 +91,9 @@ def drop_check(metric: str, engine: str) -> str:
 
 def int8_share(layers: Iterable[LayerPlan]) -> float:
     """The share of multiply-accumulates in layers that are planned as INT8, 0-1; NaN without any."""
-    macs = {"int8": 0, "float": 0}
-    for layer in layers:
-        macs[layer.precision] += layer.macs
-    total = sum(macs.values())
-    return macs["int8"] / total if total else math.nan
+    macs = [(layer.precision, layer.macs) for layer in layers]
+    total = sum(count for _, count in macs)
+    return sum(count for precision, count in macs if precision == "int8") / total if total else math.nan
 
 
 def _judge(contract: Contract, evidence: Evidence) -> Iterator[_Judged]:

@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, BeforeValidator, Field, model_validator
 
 from avcompress.recipe import LatencyTerm, Model
 from avcompress.spec import Check, LayerPlan, Precision, Sense, Verdict
+from engines.layer_map import as_planned
 from validation.latency import TOTAL, Latency
 
 
@@ -52,20 +53,18 @@ class LayerFacts(Model):
 
     name: str = Field(description="the node's name")
     op: str = Field(description="ONNX operator")
-    precision: Precision = Field(description="as planned: int8 or float")
+    precision: Precision = Field(description="as planned")
     reason: str = Field(description="why")
     macs: int = Field(description="multiply-accumulates of one inference")
     engines: dict[str, str] = Field(
         default_factory=dict,
-        description="precision by engine, for the engines that tell it: int8, fp32, fp16, bf16 or unknown",
+        description="precision by engine, for the engines that tell it: int8, fp8, fp32, fp16, bf16 or unknown",
     )
 
     @property
     def mismatches(self) -> tuple[str, ...]:
         """The engines that run this layer in another precision than planned."""
-        # An engine tells the kind of float too, but only INT8 or not was planned.
-        wanted = {"int8"} if self.precision == "int8" else {"fp32", "fp16", "bf16", "float"}
-        return tuple(engine for engine, told in self.engines.items() if told not in wanted)
+        return tuple(engine for engine, told in self.engines.items() if not as_planned(self.precision, told))
 
 
 class Accuracy(Model):

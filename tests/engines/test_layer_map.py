@@ -8,6 +8,7 @@ from avcompress.spec import LayerPlan
 from engines.layer_map import (
     BuilderLayer,
     Mismatch,
+    as_planned,
     compare,
     layer_precisions,
     layers_json,
@@ -92,6 +93,16 @@ def test_a_fused_layer_counts_for_every_node_it_names():
     assert layer_precisions([fused], ["k", "q", "v"]) == {"k": "int8", "q": "unknown", "v": "int8"}
 
 
+def test_products_without_names_count_for_the_nodes_that_none_names():
+    named, other = layer("n", "correlation", ("Half",), ("Half",), "a"), layer("m", "gemm", ("Int8",), ("Int8",))
+    nameless = [layer(f"__myl_FcAddSilu_myl0_{i}", "runtime_fusion", ("Half",), ("Half",)) for i in range(2)]
+
+    assert layer_precisions([named, *nameless], ["a", "b", "c"]) == dict.fromkeys("abc", "fp16")
+    assert layer_precisions([named, *nameless], ["a", "b"])["b"] == "unknown"  # one too many
+    assert layer_precisions([named, nameless[0]], ["a", "b", "c"])["b"] == "unknown"  # one too few
+    assert layer_precisions([named, nameless[0], other], ["a", "b", "c"])["b"] == "unknown"  # which is which?
+
+
 def plan(name, precision):
     return LayerPlan(name, "Conv", precision, "because", 1)
 
@@ -102,11 +113,32 @@ def test_a_float_plan_is_kept_by_every_float_type(got):
 
 
 @pytest.mark.parametrize(
+    ("precision", "got"),
+    [
+        *((kind, kind) for kind in ("int8", "fp8", "fp16", "bf16")),
+        *((f"{kind} weights", got) for kind in ("int8", "int4") for got in ("fp32", "fp16", "bf16")),
+        *(("int8 dynamic", got) for got in ("int8", "fp32", "bf16")),
+        ("float", "float"),
+    ],
+)
+def test_each_precision_is_kept_by_the_type_that_it_computes_in(precision, got):
+    assert as_planned(precision, got)
+    assert compare([plan("a", precision)], {"a": got}) == ()
+
+
+@pytest.mark.parametrize(
     ("precision", "got", "message"),
     [
         ("int8", "fp32", "a (Conv): planned int8, but it runs in fp32"),
         ("float", "int8", "a (Conv): planned float, but it runs in int8"),
         ("float", "fp8", "a (Conv): planned float, but it runs in fp8"),
+        ("fp8", "fp32", "a (Conv): planned fp8, but it runs in fp32"),
+        ("fp8", "int8", "a (Conv): planned fp8, but it runs in int8"),
+        ("fp16", "fp32", "a (Conv): planned fp16, but it runs in fp32"),
+        ("bf16", "fp16", "a (Conv): planned bf16, but it runs in fp16"),
+        ("int8 weights", "int8", "a (Conv): planned int8 weights, but it runs in int8"),
+        ("int4 weights", "unknown", "a (Conv): planned int4 weights, and the engine does not say what it runs in"),
+        ("int8 dynamic", "fp8", "a (Conv): planned int8 dynamic, but it runs in fp8"),
         ("int8", "unknown", "a (Conv): planned int8, and the engine does not say what it runs in"),
         ("float", "unknown", "a (Conv): planned float, and the engine does not say what it runs in"),
     ],

@@ -4,21 +4,17 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper, parser
+from onnx import helper, numpy_helper, parser
 
-from avcompress.spec import ModelError, QuantParams
+from avcompress.spec import ModelError
 from engines.onnx_graph import (
     check,
     drop_unused_initializers,
     fold_batch_norms,
     infer_shapes,
-    insert_qdq,
     keep_output,
     macs,
     name_nodes,
-    quantize_array,
     with_outputs,
 )
 
@@ -205,141 +201,6 @@ def test_macs_of_an_unknown_shape_are_zero():
     model.graph.output[0].type.tensor_type.ClearField("shape")
 
     assert list(macs(model).values()) == [0]
-
-
-# --- Q/DQ
-
-
-def per_tensor(scale):
-    return QuantParams((scale,), (0,))
-
-
-def per_channel(weight, axis):
-    amax = np.abs(np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)).max(1)
-    return QuantParams(tuple((amax / 127).tolist()), (0,) * len(amax), "int8", axis)
-
-
-def fake_quantized(values, params):
-    shape = [-1 if i == params.axis else 1 for i in range(values.ndim)]
-    return quantize_array(values, params).astype(np.float32) * np.float32(params.scale).reshape(shape)
-
-
-def test_ties_round_to_even_and_both_ends_saturate():
-    values = np.array([0.5, 1.5, 2.5, -0.5, -1.5, 1000, -1000], np.float32)
-
-    assert quantize_array(values, per_tensor(1.0)).tolist() == [0, 2, 2, 0, -2, 127, -128]
-
-
-@given(
-    values=st.lists(st.floats(-300, 300, width=32), min_size=1, max_size=50),
-    scale=st.sampled_from([1.0, 0.5, 0.1, 0.0078125, 2.3]),
-    zero_point=st.sampled_from([0, 1, -7]),
-)
-@settings(deadline=None, max_examples=60)
-def test_quantizing_agrees_with_onnx_runtime_bit_for_bit(values, scale, zero_point):
-    model = parser.parse_model(
-        '<ir_version: 8, opset_import: ["" : 17]> n (float[n] x) => (int8[n] y) '
-        f"<float s = {{{scale}}}, int8 z = {{{zero_point}}}> {{ y = QuantizeLinear(x, s, z) }}"
-    )
-    x = np.array([*values, *(np.arange(-10, 10) + 0.5) * scale], np.float32)
-
-    assert np.array_equal(run(model, x)[0], quantize_array(x, QuantParams((scale,), (zero_point,))))
-
-
-@pytest.mark.parametrize(
-    ("body", "weight", "axis"),
-    [
-        ("y = Conv<pads=[1,1,1,1]>(x, w)", (5, 4, 3, 3), 0),
-        ("y = Conv<dilations=[2,2]>(x, w)", (5, 4, 3, 3), 0),
-        ("y = Conv<group=4>(x, w)", (8, 1, 3, 3), 0),
-        ("y = ConvTranspose(x, w)", (4, 5, 2, 2), 1),
-        ("y = MatMul(x, w)", (6, 7), 1),
-    ],
-)
-def test_a_quantized_layer_equals_the_float_layer_on_fake_quantized_operands(body, weight, axis):
-    w, x = normal(*weight), normal(1, 4, 6, 6)
-    qparams = {"x": per_tensor(0.02), "w": per_channel(w, axis)}
-    model = network(body, {"w": w})
-
-    quantized = insert_qdq(model, [(model.graph.node[0].name, 0), (model.graph.node[0].name, 1)], qparams)
-
-    expected = run(network(body, {"w": fake_quantized(w, qparams["w"])}), fake_quantized(x, qparams["x"]))[0]
-    assert np.allclose(run(quantized, x)[0], expected, atol=1e-5)
-    assert kinds(quantized).count("QuantizeLinear") == 1  # the weight is stored as int8
-    assert kinds(quantized).count("DequantizeLinear") == 2
-
-
-@pytest.mark.parametrize(("trans", "shape", "axis"), [(1, (7, 144), 0), (0, (144, 7), 1)])
-def test_a_quantized_gemm_equals_the_float_one_on_fake_quantized_operands(trans, shape, axis):
-    w, x = normal(*shape), normal(1, 4, 6, 6)
-    body = f"f = Flatten(x) y = Gemm<transB={trans}>(f, w)"
-    qparams = {"f": per_tensor(0.02), "w": per_channel(w, axis)}
-
-    quantized = insert_qdq(network(body, {"w": w}), [("Gemm_1", 0), ("Gemm_1", 1)], qparams)
-
-    expected = run(network(body, {"w": fake_quantized(w, qparams["w"])}), fake_quantized(x, qparams["f"]))[0]
-    assert np.allclose(run(quantized, x)[0], expected, atol=1e-4)
-
-
-def test_one_pair_serves_all_quantized_uses_and_the_others_stay_float():
-    body = "a = Relu(x) b = Conv(a, w) c = Conv(a, w) d = Add(b, c) y = Add(d, a)"
-    w, x = normal(4, 4, 1, 1), normal(1, 4, 6, 6)
-    model = network(body, {"w": w}, outputs=("y", "a"))
-    edges = [("Conv_1", 0), ("Conv_1", 1), ("Conv_2", 0), ("Conv_2", 1)]
-    qparams = {"a": per_tensor(0.3), "w": per_channel(w, 0)}
-
-    quantized = insert_qdq(model, edges, qparams)
-
-    assert kinds(quantized) == ["Relu", "QuantizeLinear", *["DequantizeLinear"] * 2, "Conv", "Conv", "Add", "Add"]
-    y, a = run(quantized, x)
-    assert np.array_equal(a, np.maximum(x, 0))
-    qw, qa = fake_quantized(w, qparams["w"])[:, :, 0, 0], fake_quantized(a, qparams["a"])
-    assert np.allclose(y, 2 * np.einsum("oc,nchw->nohw", qw, qa) + a, atol=1e-5)
-
-
-def test_a_weight_that_a_float_layer_shares_stays_float_there():
-    w = normal(4, 4, 1, 1)
-    model = network("a = Conv(x, w) y = Conv(a, w)", {"w": w})
-    qparams = {"x": per_tensor(0.02), "w": per_channel(w, 0)}
-
-    quantized = insert_qdq(model, [("Conv_0", 0), ("Conv_0", 1)], qparams)
-
-    assert quantized.graph.node[-1].input[1] == "w"
-    assert np.array_equal(numpy_helper.to_array(quantized.graph.initializer[0]), w)
-
-
-def test_zero_points_are_explicit_int8_zeros_and_float_weights_are_gone():
-    w = normal(4, 4, 1, 1)
-    model = network("y = Conv(x, w)", {"w": w})
-
-    quantized = insert_qdq(model, [("Conv_0", 0), ("Conv_0", 1)], {"x": per_tensor(0.02), "w": per_channel(w, 0)})
-
-    stored = {t.name: t for t in quantized.graph.initializer}
-    points = [stored[n.input[2]] for n in quantized.graph.node if n.op_type.endswith("Linear")]
-    assert {t.data_type for t in points} == {TensorProto.INT8}
-    assert not any(numpy_helper.to_array(t).any() for t in points)
-    assert "w" not in stored
-    assert quantized.opset_import[0].version == 17
-
-
-def test_names_that_are_taken_are_left_alone():
-    w = normal(4, 4, 1, 1)
-    model = network("x_quantized = Relu(x) a = Conv(x, w) y = Add(a, x_quantized)", {"w": w})
-
-    quantized = insert_qdq(model, [("Conv_1", 0), ("Conv_1", 1)], {"x": per_tensor(0.02), "w": per_channel(w, 0)})
-
-    run(quantized, normal(1, 4, 6, 6))
-
-
-def test_equal_inputs_give_equal_bytes():
-    w = normal(4, 4, 1, 1)
-    model = network("a = Conv(x, w) y = Conv(a, w)", {"w": w})
-    edges = [("Conv_0", 0), ("Conv_0", 1), ("Conv_1", 0), ("Conv_1", 1)]
-    qparams = {"x": per_tensor(0.02), "a": per_tensor(0.05), "w": per_channel(w, 0)}
-
-    first, second = insert_qdq(model, edges, qparams), insert_qdq(model, edges[::-1], dict(reversed(qparams.items())))
-
-    assert first.SerializeToString() == second.SerializeToString()
 
 
 # --- one output of several

@@ -135,6 +135,21 @@ def test_a_short_weights_file_is_refused(tmp_path):
     assert "'net.bin'" in refusal(path)
 
 
+def test_a_network_above_two_gigabytes_is_refused_before_its_weights_are_read(tmp_path):
+    model = conv_net()
+    (tensor,) = (t for t in model.graph.initializer if len(t.dims) == 4)
+    tensor.dims[0] = 2**31 // int(np.prod(tensor.dims[1:]))
+    onnx.external_data_helper.set_external_data(tensor, "net.bin")
+    tensor.ClearField("raw_data")
+    path = tmp_path / "net.onnx"
+    path.write_bytes(model.SerializeToString())
+    with (tmp_path / "net.bin").open("wb") as file:
+        file.truncate(2**33)  # takes no room on the disk
+
+    assert "less than 2 GB" in refusal(path)
+    assert "got 8.0 GB" in refusal(path)
+
+
 def test_weights_outside_the_folder_are_refused(tmp_path):
     model = conv_net()
     (tmp_path / "secret").write_bytes(bytes(4 * 4 * 3 * 3 * 3))

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from avcompress.recipe import OpenVinoEngine
 from engines.openvino import build_openvino, open_openvino
-from engines.openvino_dialect import with_fake_quantize
+from engines.openvino_dialect import in_fp32, with_fake_quantize
 from engines.ort import open_ort
 
 ENGINE = OpenVinoEngine(backend="openvino")
@@ -104,3 +104,34 @@ def test_a_quantized_tensor_that_is_also_an_output_keeps_its_quantize_node() -> 
 def test_a_float_network_is_copied_unchanged() -> None:
     model = helper.make_model(helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [], []))
     assert with_fake_quantize(model) == model
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_half_types_become_fp32_with_the_values_they_had(kind: int) -> None:
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    weight = np.random.default_rng(0).normal(0, 1, (8, 4)).astype(dtype)
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], "in", to=kind),
+        helper.make_node("MatMul", ["h", "w"], ["m"], "product"),
+        helper.make_node("Constant", [], ["c"], "c", value=numpy_helper.from_array(np.ones(4, dtype), "c")),
+        helper.make_node("Add", ["m", "c"], ["a"], "add"),
+        helper.make_node("Cast", ["a"], ["y"], "out", to=TensorProto.FLOAT),
+    ]
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, w]) for n, w in (("x", 8), ("y", 4)))
+    graph = helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(weight, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
+
+    wide = in_fp32(model)
+
+    inferred = onnx.shape_inference.infer_shapes(wide, check_type=True, strict_mode=True)
+    assert {v.type.tensor_type.elem_type for v in inferred.graph.value_info} == {TensorProto.FLOAT}
+    assert np.array_equal(numpy_helper.to_array(wide.graph.initializer[0]), weight.astype(np.float32))
+    assert model.graph.initializer[0].data_type == kind
+
+
+def test_uint8_with_a_zero_point_agrees_within_one_step(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).uniform(-1, 4, (1, CHANNELS, 8, 8)).astype(np.float32)
+    expected, found = both(concat_net(("Neg", "Relu"), 0.02, "after", np.uint8(60)), x, tmp_path)
+
+    assert np.abs(found - expected).max() <= 0.02 * 1.001
+    assert np.mean(np.abs(found - expected) > 2e-5) < 0.02

@@ -15,9 +15,12 @@ from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from avcompress.files import sha256_file
 from avcompress.recipe import RtxEngine
-from avcompress.spec import EngineBuildError
+from avcompress.spec import EngineBuildError, QuantParams
 from engines import trt_rtx
 from engines.network import weighted_nodes
+from engines.onnx_graph import infer_shapes
+from engines.precision import cast_network
+from engines.qdq import insert_dynamic_qdq, insert_qdq
 from engines.trt_rtx import build_rtx
 from engines.trt_rtx_worker import _die_with
 
@@ -123,6 +126,44 @@ def test_equal_networks_give_equal_engines_and_a_log(build, two_convs, quantize)
 
 
 # --- what it refuses
+
+
+@pytest.mark.rtx
+def test_dynamic_quantization_is_refused_with_what_to_use(build, two_convs):
+    pytest.importorskip("tensorrt_rtx")
+    with pytest.raises(EngineBuildError) as caught:
+        build(insert_dynamic_qdq(two_convs, [("c1", 0)]))
+
+    assert_one_line(caught.value, "parse", "DynamicQuantizeLinear", "quantize statically: a ptq stage")
+
+
+@pytest.mark.rtx
+def test_a_transposed_convolution_in_bf16_is_refused_with_what_to_do(build, every_kind):
+    pytest.importorskip("tensorrt_rtx")
+    with pytest.raises(EngineBuildError) as caught:
+        build(cast_network(infer_shapes(every_kind), "bf16", {})[0])
+    assert_one_line(caught.value, "build", "keep that node in FP32")
+
+    build(cast_network(infer_shapes(every_kind), "bf16", {"transposed": "refused"})[0], folder="second")
+
+
+@pytest.mark.rtx
+@pytest.mark.parametrize("kind", ["fp8", "bf16"])
+def test_formats_that_a_gpu_lacks_are_refused(tmp_path, two_convs, kind):
+    pytest.importorskip("tensorrt_rtx")
+    if kind == "bf16":
+        model, old = cast_network(infer_shapes(two_convs), "bf16", {})[0], "sm75"
+    else:
+        params = QuantParams((0.01,), (0,), "float8e4m3fn")
+        model, old = insert_qdq(two_convs, [("c1", 0), ("c1", 1)], {"x": params, "w1": params}), "sm86"
+    onnx.save(model, tmp_path / "net.onnx")
+    (tmp_path / "engine").mkdir()
+
+    settings = RtxEngine(backend="trt_rtx", compute_capabilities=(old, "sm89"))
+    with pytest.raises(EngineBuildError) as caught:
+        build_rtx(tmp_path / "net.onnx", tmp_path / "engine", settings)
+
+    assert_one_line(caught.value, "build", f"Cannot compile for target(s) {old}", "leave out the compute capabilities")
 
 
 @pytest.mark.rtx

@@ -122,6 +122,12 @@ def test_the_share_of_macs_weighs_layers_by_their_work():
     assert math.isnan(int8_share(()))
 
 
+def test_only_int8_arithmetic_counts_as_int8():
+    kinds = ("int8", "fp8", "int8 weights", "int4 weights", "int8 dynamic", "fp16", "bf16", "float")
+
+    assert int8_share([LayerPlan(kind, "Conv", kind, "because", 10) for kind in kinds]) == 1 / len(kinds)
+
+
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
 def test_a_better_network_never_turns_a_kept_contract_into_a_broken_one(reference, value, more, limit):
     terms = Contract(accuracy=(AccuracyTerm(metric="AP", min=limit, max_drop=limit),))
