@@ -1,8 +1,10 @@
 """Where a network is quantized: one pure policy over a small view of its operators.
 
 TensorRT fuses Q/DQ by position, so the rules are its own: Q/DQ on the inputs of weighted operators and none on their
-outputs, nothing between a convolution and its normalization or activation, and on the skip input of a residual addition
-whose other input comes straight from an INT8 convolution, so that the addition joins that convolution's kernel.
+outputs, nothing between a convolution and its normalization, activation or multiplication by constants, and on the skip
+input of a residual addition whose other input comes straight from an INT8 convolution, so that the addition joins that
+convolution's kernel. Pooling, resizing, splitting and concatenation get none of their own: Q/DQ passes through, and
+`ties` names the tensors that should have one scale for it.
 
 Source: NVIDIA TensorRT documentation, "Working with Quantized Types"; NVIDIA Model Optimizer, onnx/quantization.
 """
@@ -10,145 +12,105 @@ Source: NVIDIA TensorRT documentation, "Working with Quantized Types"; NVIDIA Mo
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Literal
 
+from avcompress.quant.placement_patterns import Links, decodes, fused_input, gates, heads, is_first, link
+from avcompress.quant.placement_rules import Rules, rules_for
+from avcompress.quant.placement_ties import ties
+from avcompress.quant.placement_view import Edge, GraphView, Op, Placement, Site, Weight
 from avcompress.recipe import KeepFloat
 from avcompress.spec import WEIGHTED, LayerPlan, RecipeError
 
-_ACTIVATIONS = frozenset(
-    {"BatchNormalization", "Clip", "Elu", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "PRelu", "Relu"}
-    | {"Selu", "Sigmoid", "Softplus", "Swish", "Tanh"}
-)
-_ARITHMETIC = frozenset({"Add", "Div", "Mul", "Sub"})
-_NO_VALUES = frozenset({"Shape", "Size"})  # they pass on a tensor's shape, not what was computed
+__all__ = ["WEIGHTED", "Edge", "GraphView", "Op", "Placement", "Site", "Weight", "place"]
 
-Edge = tuple[str, int]
-"""One use of a tensor: an operator's name and the index of its input."""
+_INT8 = "input and weight are quantized"
 
 
-@dataclass(frozen=True)
-class Weight:
-    """The constant operand of a weighted operator.
-
-    Attributes:
-        tensor: its name.
-        index: the operator's input that it is.
-        axis: its output channels.
-    """
-
-    tensor: str
-    index: int
-    axis: int
-
-
-@dataclass(frozen=True)
-class Op:
-    """One operator, in the vocabulary of ONNX.
-
-    Attributes:
-        name: unique.
-        kind: the ONNX operator type.
-        inputs, outputs: tensor names; "" where an optional one is left out.
-        weight: of a weighted operator that has a constant one.
-        obstacle: why a weighted operator cannot be quantized; "" if it can.
-        depthwise: a convolution with one input channel a group.
-        macs: multiply-accumulates for one image.
-    """
-
-    name: str
-    kind: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    weight: Weight | None = None
-    obstacle: str = ""
-    depthwise: bool = False
-    macs: int = 0
-
-
-@dataclass(frozen=True)
-class GraphView:
-    """A network as the policy sees it: operators in topological order, its outputs, its constants."""
-
-    ops: tuple[Op, ...]
-    outputs: tuple[str, ...]
-    constants: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Site:
-    """One tensor that gets Q/DQ, with one scale for all its uses in `edges`; per channel along `axis` where set."""
-
-    tensor: str
-    edges: tuple[Edge, ...]
-    axis: int | None = None
-
-
-@dataclass(frozen=True)
-class Placement:
-    """What is quantized: activations and weights in graph order, and the plan of every weighted operator."""
-
-    activations: tuple[Site, ...]
-    weights: tuple[Site, ...]
-    layers: tuple[LayerPlan, ...]
-
-
-def place(view: GraphView, keep: KeepFloat) -> Placement:
+def place(view: GraphView, keep: KeepFloat, rules: Literal["tensorrt", "cpu"] = "tensorrt") -> Placement:
     """Decide which tensors get Q/DQ, and the precision of every weighted operator.
 
     Raises RecipeError when a pattern of `keep.layers` matches no weighted operator.
     """
-    reasons = _reasons_to_stay_float(view, keep)
+    links = link(view)
     weighted = [op for op in view.ops if op.kind in WEIGHTED]
+    reasons = _reasons_to_stay_float(weighted, links, keep, rules_for(rules))
     int8 = [op for op in weighted if op.name not in reasons]
     edges = [(op.inputs[0], (op.name, 0)) for op in int8]
-    edges += _residual_edges(view, frozenset(op.name for op in int8))
-    weights = [(op.weight, op.name) for op in int8 if op.weight]
+    edges += _residual_edges(links, frozenset(op.name for op in int8))
+    activations = tuple(Site(tensor, uses) for tensor, uses in _by_tensor(_in_graph_order(edges, view)).items())
     return Placement(
-        activations=tuple(Site(t, e) for t, e in _by_tensor(_in_graph_order(edges, view)).items()),
-        weights=tuple(
-            Site(t, e, next(w.axis for w, _ in weights if w.tensor == t))
-            for t, e in _by_tensor([(w.tensor, (name, w.index)) for w, name in weights]).items()
-        ),
-        layers=tuple(
-            LayerPlan(
-                op.name, op.kind, "float" if op.name in reasons else "int8", reasons.get(op.name, "int8"), op.macs
-            )
-            for op in weighted
-        ),
+        activations=activations,
+        weights=_weight_sites(int8),
+        layers=tuple(_plan(op, reasons.get(op.name)) for op in weighted),
+        ties=ties([site.tensor for site in activations], links),
     )
 
 
-def _in_graph_order(edges: list[tuple[str, Edge]], view: GraphView) -> list[tuple[str, Edge]]:
+def _plan(op: Op, reason: str | None) -> LayerPlan:
+    if reason is None:
+        return LayerPlan(op.name, op.kind, "int8", _INT8, op.macs)
+    return LayerPlan(op.name, op.kind, "float", reason, op.macs)
+
+
+def _weight_sites(int8: Iterable[Op]) -> tuple[Site, ...]:
+    weights = [(op.weight, op.name) for op in int8 if op.weight]
+    axis = {weight.tensor: weight.axis for weight, _ in weights}
+    uses = _by_tensor((weight.tensor, (name, weight.index)) for weight, name in weights)
+    return tuple(Site(tensor, edges, axis[tensor]) for tensor, edges in uses.items())
+
+
+def _in_graph_order(edges: Iterable[tuple[str, Edge]], view: GraphView) -> list[tuple[str, Edge]]:
     position = {op.name: i for i, op in enumerate(view.ops)}
     return sorted(edges, key=lambda item: (position[item[1][0]], item[1][1]))
 
 
-def _by_tensor(edges: list[tuple[str, Edge]]) -> dict[str, tuple[Edge, ...]]:
+def _by_tensor(edges: Iterable[tuple[str, Edge]]) -> dict[str, tuple[Edge, ...]]:
     grouped: dict[str, tuple[Edge, ...]] = {}
     for tensor, edge in edges:
         grouped[tensor] = (*grouped.get(tensor, ()), edge)
     return grouped
 
 
+def _residual_edges(links: Links, int8: frozenset[str]) -> Iterator[tuple[str, Edge]]:
+    """The skip input of every addition that can join the kernel of an INT8 convolution."""
+    for op in links.view.ops:
+        fused = fused_input(op, links, int8)
+        if fused is not None:
+            yield op.inputs[1 - fused], (op.name, 1 - fused)
+
+
 # --- which layers stay float
 
 
-def _reasons_to_stay_float(view: GraphView, keep: KeepFloat) -> dict[str, str]:
+@dataclass(frozen=True)
+class _Case:
+    """What a layer's reason is looked up in: its network, and what is known of all its layers."""
+
+    links: Links
+    keep: KeepFloat
+    rules: Rules
+    patterns: dict[str, str]
+    heads: frozenset[str]
+    gates: frozenset[str]
+
+
+def _reasons_to_stay_float(weighted: list[Op], links: Links, keep: KeepFloat, rules: Rules) -> dict[str, str]:
     """The first reason that applies, by operator name."""
-    patterns = _matched_patterns(view, keep.layers)
-    heads = _heads(view) if keep.head else frozenset()
+    case = _Case(
+        links,
+        keep,
+        rules,
+        patterns=_matched_patterns(weighted, keep.layers),
+        heads=heads(links) if keep.head else frozenset(),
+        gates=gates(links),
+    )
     axis_of: dict[str, int] = {}
     reasons: dict[str, str] = {}
-    for op in view.ops:
-        if op.kind not in WEIGHTED:
-            continue
-        reason = _obstacle(op, view) or patterns.get(op.name, "")
-        if not reason and op.name in heads:
-            reason = "head: stays float (keep_float.head)"
-        if not reason and op.depthwise and keep.depthwise:
-            reason = "depthwise: stays float (keep_float.depthwise)"
+    for op in weighted:
+        reason = _obstacle(op, case) or case.patterns.get(op.name) or _role(op, case) or _size(op, case)
         if not reason and op.weight and axis_of.setdefault(op.weight.tensor, op.weight.axis) != op.weight.axis:
             reason = "weight shared with a layer that has its output channels on another axis"
         if reason:
@@ -156,26 +118,57 @@ def _reasons_to_stay_float(view: GraphView, keep: KeepFloat) -> dict[str, str]:
     return reasons
 
 
-def _obstacle(op: Op, view: GraphView) -> str:
-    if op.kind == "ConvTranspose":
-        return "transposed convolution: TensorRT computes it in FP16"
+def _obstacle(op: Op, case: _Case) -> str:
+    """Why no choice of the user's could quantize this layer."""
+    why = case.rules.transposed if op.groups == 1 else case.rules.grouped_transposed
+    if op.kind == "ConvTranspose" and why:
+        return f"transposed convolution: {why}"
     if op.obstacle:
         return op.obstacle
     if op.weight is None:
-        return "dynamic weight"
-    return "constant input" if op.inputs[0] in view.constants else ""
+        return "no constant weight: a product of two activations, as in attention"
+    if op.inputs[0] in case.links.view.constants:
+        return "its input is constant"
+    return "box decoding: the mean of a softmax" if decodes(op, case.links) else ""
 
 
-def _matched_patterns(view: GraphView, patterns: tuple[str, ...]) -> dict[str, str]:
+def _role(op: Op, case: _Case) -> str:
+    if op.name in case.heads:
+        return "head: a last layer before an output (keep_float.head)"
+    if op.name in case.gates:
+        return _unless_asked(
+            "squeeze-and-excite", case.keep.squeeze_excite, "squeeze_excite", case.rules.squeeze_excite
+        )
+    return ""
+
+
+def _size(op: Op, case: _Case) -> str:
+    if op.depthwise:
+        return _unless_asked("depthwise", case.keep.depthwise, "depthwise", case.rules.depthwise)
+    fewest = case.rules.small_channels if case.keep.small_channels is None else case.keep.small_channels
+    narrow = op.kind == "Conv" and 0 < min(op.channels) // op.groups < fewest
+    return (
+        f"fewer than {fewest} channels (keep_float.small_channels)" if narrow and not is_first(op, case.links) else ""
+    )
+
+
+def _unless_asked(what: str, asked: bool | None, key: str, why: str) -> str:
+    """The reason of a kind of layer: the recipe's wish, and without one the target's rule."""
+    if asked is None:
+        return f"{what}: {why}" if why else ""
+    return f"{what} (keep_float.{key})" if asked else ""
+
+
+def _matched_patterns(weighted: list[Op], patterns: tuple[str, ...]) -> dict[str, str]:
     """The reason of every weighted operator that a pattern names."""
-    names = {op.name: _names(op) for op in view.ops if op.kind in WEIGHTED}
+    names = {op.name: _names(op) for op in weighted}
     reasons: dict[str, str] = {}
     for pattern in patterns:
         hits = [op for op, own in names.items() if any(fnmatchcase(name, pattern) for name in own)]
         if not hits:
             raise RecipeError(_no_match(pattern, sorted({name for own in names.values() for name in own})))
         for op in hits:
-            reasons.setdefault(op, f"pattern {pattern!r}")
+            reasons.setdefault(op, f"named by keep_float.layers: {pattern!r}")
     return reasons
 
 
@@ -189,105 +182,3 @@ def _no_match(pattern: str, names: list[str]) -> str:
         "keep_float.layers: expected patterns that match a weighted layer's node, weight or output name, "
         f"got {pattern!r}; the nearest names are {', '.join(near) or '(the network has no weighted layer)'}"
     )
-
-
-def _heads(view: GraphView) -> frozenset[str]:
-    """The weighted operators with no other one between them and a graph output."""
-    producer = _producers(view)
-    heads: set[str] = set()
-    seen: set[str] = set()
-    stack = list(view.outputs)
-    while stack:
-        tensor = stack.pop()
-        op = producer.get(tensor)
-        if tensor in seen or op is None or op.kind in _NO_VALUES:
-            continue
-        seen.add(tensor)
-        if op.kind in WEIGHTED:
-            heads.add(op.name)
-        else:
-            stack.extend(op.inputs)
-    return frozenset(heads)
-
-
-def _producers(view: GraphView) -> dict[str, Op]:
-    return {tensor: op for op in view.ops for tensor in op.outputs if tensor}
-
-
-# --- residual additions
-
-
-def _residual_edges(view: GraphView, int8: frozenset[str]) -> Iterator[tuple[str, Edge]]:
-    """The skip input of every addition that can join the kernel of an INT8 convolution."""
-    producer = _producers(view)
-    for op in view.ops:
-        if op.kind == "Add" and len(set(op.inputs)) == 2 and not view.constants.intersection(op.inputs):
-            fused = _fused_input(op, producer, int8, view)
-            if fused is not None:
-                yield op.inputs[1 - fused], (op.name, 1 - fused)
-
-
-def _fused_input(add: Op, producer: Mapping[str, Op], int8: frozenset[str], view: GraphView) -> int | None:
-    """The input of an addition that its convolution computes along with it; None when there is none."""
-    backbones = [_backbone(tensor, producer, int8, view.constants) for tensor in add.inputs]
-    if backbones[0] == backbones[1]:  # neither, or both are activations of one convolution
-        return None
-    if None in backbones:
-        return 1 - backbones.index(None)
-    # The skip is the shorter way from where the two parted.
-    first, second = (_distances(tensor, producer, view.constants) for tensor in add.inputs)
-    order = {op.name: i for i, op in enumerate(view.ops)}
-    common = sorted(first.keys() & second.keys(), key=lambda t: (order[producer[t].name] if t in producer else -1, t))
-    return 1 if common and second[common[-1]] > first[common[-1]] else 0
-
-
-def _backbone(tensor: str, producer: Mapping[str, Op], int8: frozenset[str], constants: frozenset[str]) -> str | None:
-    """The INT8 operator whose output, normalized and activated at most, is this tensor."""
-    step: str | None = tensor
-    while step is not None:
-        op = producer.get(step)
-        if op is None:
-            return None
-        if op.name in int8:
-            return op.name
-        step = _activated(op, producer, constants)
-    return None
-
-
-def _activated(op: Op, producer: Mapping[str, Op], constants: frozenset[str]) -> str | None:
-    """The tensor that an activation is applied to; None if the operator is none, or joins two tensors."""
-    alone = _only_input(op, constants)
-    if alone is not None or op.kind != "Mul" or len(op.inputs) != 2:
-        return alone
-    left, right = op.inputs
-    if right in _chain(left, producer, constants):
-        return right
-    return left if left in _chain(right, producer, constants) else None
-
-
-def _only_input(op: Op, constants: frozenset[str]) -> str | None:
-    """The one input that is not constant, of an activation or of arithmetic with constants."""
-    data = [tensor for tensor in op.inputs if tensor and tensor not in constants]
-    return data[0] if len(data) == 1 and op.kind in _ACTIVATIONS | _ARITHMETIC else None
-
-
-def _chain(tensor: str, producer: Mapping[str, Op], constants: frozenset[str]) -> Iterator[str]:
-    """The tensors that this one is an element-wise function of: x * sigmoid(x) reaches x from its gate."""
-    step: str | None = tensor
-    while step is not None:
-        yield step
-        op = producer.get(step)
-        step = _only_input(op, constants) if op else None
-
-
-def _distances(tensor: str, producer: Mapping[str, Op], constants: frozenset[str]) -> dict[str, int]:
-    """The number of operators between this tensor and each one it depends on."""
-    found = {tensor: 0}
-    queue = [tensor]
-    for reached in queue:  # grows while it is walked: breadth first
-        op = producer.get(reached)
-        for source in op.inputs if op else ():
-            if source and source not in constants and source not in found:
-                found[source] = found[reached] + 1
-                queue.append(source)
-    return found

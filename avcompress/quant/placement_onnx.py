@@ -2,36 +2,65 @@
 
 from __future__ import annotations
 
-import onnx
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from avcompress.quant.placement import GraphView, Op, Weight
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from avcompress.quant.placement_view import GraphView, Op, Weight
 from avcompress.spec import WEIGHTED
 from engines import onnx_graph
+
+_POOLS = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}
+_WINDOWS = {"AveragePool": "GlobalAveragePool", "MaxPool": "GlobalMaxPool"}
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What a model states about its tensors."""
+
+    constants: Mapping[str, onnx.TensorProto]
+    shapes: Mapping[str, tuple[int, ...]]
+    macs: Mapping[str, int]
 
 
 def graph_view(model: onnx.ModelProto) -> GraphView:
     """Describe a graph whose nodes have unique names, as `load_onnx` returns it."""
-    constants = onnx_graph.initializers(model)
-    macs = onnx_graph.macs(model)
+    facts = _Facts(onnx_graph.initializers(model), onnx_graph.shapes(model), onnx_graph.macs(model))
     return GraphView(
-        ops=tuple(_op(node, constants, macs.get(node.name, 0)) for node in model.graph.node),
+        ops=tuple(_op(node, facts) for node in model.graph.node),
         outputs=tuple(output.name for output in model.graph.output),
-        constants=frozenset(constants),
+        constants=frozenset(facts.constants),
     )
 
 
-def _op(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], macs: int) -> Op:
-    # An operator of another domain is opaque, whatever its name.
-    kind = node.op_type if onnx_graph.is_standard(node) else f"{node.domain}.{node.op_type}"
+def _op(node: onnx.NodeProto, facts: _Facts) -> Op:
     inputs, outputs = onnx_graph.node_inputs(node), tuple(node.output)
-    if kind not in WEIGHTED:
-        return Op(node.name, kind, inputs, outputs)
-    tensor = constants.get(node.input[1])
+    if not onnx_graph.is_standard(node):  # opaque, whatever its name
+        return Op(node.name, f"{node.domain}.{node.op_type}", inputs, outputs)
+    if node.op_type not in WEIGHTED:
+        return Op(node.name, _kind(node, facts), inputs, outputs, moves=_moves(node, facts))
+    macs = facts.macs.get(node.name, 0)
+    tensor = facts.constants.get(node.input[1])
     if tensor is None:
-        return Op(node.name, kind, inputs, outputs, macs=macs)
-    weight = Weight(tensor.name, 1, _output_axis(node, len(tensor.dims)))
-    depthwise = kind == "Conv" and onnx_graph.attribute(node, "group", 1) != 1 and tensor.dims[1] == 1
-    return Op(node.name, kind, inputs, outputs, weight, _obstacle(node, tensor), depthwise, macs)
+        return Op(node.name, node.op_type, inputs, outputs, macs=macs)
+    dims = tuple(tensor.dims)
+    groups = int(str(onnx_graph.attribute(node, "group", 1)))
+    return Op(
+        node.name,
+        node.op_type,
+        inputs,
+        outputs,
+        weight=Weight(tensor.name, 1, _output_axis(node, len(dims))),
+        obstacle=_obstacle(node, tensor),
+        depthwise=node.op_type == "Conv" and groups != 1 and dims[1] == 1,
+        macs=macs,
+        channels=weight_channels(node, dims, groups),
+        groups=groups,
+        kernel=dims[2:] if node.op_type.startswith("Conv") else (),
+    )
 
 
 def _output_axis(node: onnx.NodeProto, rank: int) -> int:
@@ -46,9 +75,71 @@ def _output_axis(node: onnx.NodeProto, rank: int) -> int:
             return rank - 1
 
 
+def weight_channels(node: onnx.NodeProto, dims: tuple[int, ...], groups: int) -> tuple[int, int]:
+    """Input and output channels of a weight; (0, 0) where its rank has no such thing."""
+    if len(dims) < 2:
+        return (0, 0)
+    match node.op_type:
+        case "Conv" | "ConvInteger" | "QLinearConv":
+            return (dims[1] * groups, dims[0])
+        case "ConvTranspose":
+            return (dims[0], dims[1] * groups)
+        case "Gemm" if onnx_graph.attribute(node, "transB", 0):
+            return (dims[1], dims[0])
+        case _:
+            return (dims[-2], dims[-1])
+
+
 def _obstacle(node: onnx.NodeProto, tensor: onnx.TensorProto) -> str:
     if tensor.data_type != onnx.TensorProto.FLOAT:
         return f"weight of type {onnx.TensorProto.DataType.Name(tensor.data_type)}"
     if node.op_type == "MatMul" and len(tensor.dims) != 2:
         return f"weight of rank {len(tensor.dims)}"
     return ""
+
+
+def _kind(node: onnx.NodeProto, facts: _Facts) -> str:
+    """The operator's type; a mean or maximum over all positions of each channel by the name of its global pool."""
+    rank = len(facts.shapes.get(node.input[0], ())) if node.input else 0
+    if node.op_type in _POOLS:
+        axes = _integers(node, "axes", 1, facts)
+        spatial = rank > 2 and {axis % rank for axis in axes} == set(range(2, rank))
+        return _POOLS[node.op_type] if spatial else node.op_type
+    if node.op_type in _WINDOWS:
+        output = facts.shapes.get(node.output[0], ())
+        is_global = (
+            rank > 2
+            and set(output[2:]) == {1}
+            and _integers(node, "kernel_shape", None, facts) == (facts.shapes[node.input[0]][2:])
+        )
+        return _WINDOWS[node.op_type] if is_global else node.op_type
+    return node.op_type
+
+
+def _integers(node: onnx.NodeProto, attribute: str, index: int | None, facts: _Facts) -> tuple[int, ...]:
+    """A list that some opsets have as an attribute and others as a constant input; () where it is left out."""
+    stated = onnx_graph.attribute(node, attribute, None)
+    if isinstance(stated, list):
+        return tuple(int(value) for value in stated)
+    tensor = facts.constants.get(node.input[index]) if index is not None and len(node.input) > index else None
+    return () if tensor is None else tuple(int(value) for value in numpy_helper.to_array(tensor).ravel())
+
+
+def _moves(node: onnx.NodeProto, facts: _Facts) -> bool:
+    """Whether every value of a Resize or Pad is an input value or zero."""
+    mode = onnx_graph.attribute(node, "mode", b"nearest" if node.op_type in {"Resize", "Upsample"} else b"constant")
+    match node.op_type:
+        case "Resize" | "Upsample":
+            crops = onnx_graph.attribute(node, "coordinate_transformation_mode", b"") == b"tf_crop_and_resize"
+            return mode == b"nearest" and not crops
+        case "Pad":
+            return mode != b"constant" or _pads_with_zero(node, facts)
+        case _:
+            return False
+
+
+def _pads_with_zero(node: onnx.NodeProto, facts: _Facts) -> bool:
+    if len(node.input) < 3 or not node.input[2]:
+        return True
+    value = facts.constants.get(node.input[2])
+    return value is not None and not np.any(numpy_helper.to_array(value))

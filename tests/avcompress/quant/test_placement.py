@@ -9,6 +9,9 @@ from avcompress.recipe import KeepFloat
 from avcompress.spec import RecipeError
 
 NOTHING_KEPT = KeepFloat(head=False, depthwise=False)
+INT8 = "input and weight are quantized"
+HEAD = "head: a last layer before an output (keep_float.head)"
+DEPTHWISE = "depthwise: no faster in INT8 on TensorRT, and it loses accuracy"
 
 
 def conv(name, source, **kwargs):
@@ -27,8 +30,12 @@ def view(*ops, outputs=None, constants=()):
     return GraphView(ops, outputs or (ops[-1].outputs[0],), frozenset(weights | set(constants)))
 
 
-def reasons(graph, keep=NOTHING_KEPT):
-    return {layer.name: layer.reason for layer in place(graph, keep).layers}
+def reasons(graph, keep=NOTHING_KEPT, rules="tensorrt"):
+    return {layer.name: layer.reason for layer in place(graph, keep, rules).layers}
+
+
+def heads(graph):
+    return {name for name, reason in reasons(graph, KeepFloat()).items() if reason == HEAD}
 
 
 def sites(graph, keep=NOTHING_KEPT):
@@ -68,7 +75,7 @@ def test_a_weight_shared_on_two_axes_is_quantized_for_the_first():
     )
 
     assert reasons(graph) == {
-        "a": "int8",
+        "a": INT8,
         "b": "weight shared with a layer that has its output channels on another axis",
     }
 
@@ -86,11 +93,8 @@ def test_the_last_weighted_layers_before_every_output_are_the_head():
         op("Concat", "boxes.out", "sigmoid.out"),
     )
 
-    assert [name for name, reason in reasons(graph, KeepFloat()).items() if reason.startswith("head")] == [
-        "boxes",
-        "scores",
-    ]
-    assert set(reasons(graph, KeepFloat(head=False)).values()) == {"int8"}
+    assert heads(graph) == {"boxes", "scores"}
+    assert set(reasons(graph, KeepFloat(head=False)).values()) == {INT8}
 
 
 def test_a_layer_whose_shape_alone_reaches_the_output_is_no_head():
@@ -98,17 +102,17 @@ def test_a_layer_whose_shape_alone_reaches_the_output_is_no_head():
         conv("early", "x"), op("Shape", "early.out"), conv("late", "early.out"), op("Reshape", "late.out", "shape.out")
     )
 
-    assert reasons(graph, KeepFloat())["early"] == "int8"
+    assert reasons(graph, KeepFloat())["early"] == INT8
 
 
 def test_an_attention_product_is_a_weighted_layer_without_a_weight():
     graph = view(conv("q", "x"), conv("k", "x"), op("MatMul", "q.out", "k.out"), conv("head", "matmul.out"))
 
     assert reasons(graph, KeepFloat()) == {
-        "q": "int8",
-        "k": "int8",
-        "matmul": "dynamic weight",
-        "head": "head: stays float (keep_float.head)",
+        "q": INT8,
+        "k": INT8,
+        "matmul": "no constant weight: a product of two activations, as in attention",
+        "head": HEAD,
     }
 
 
@@ -122,26 +126,71 @@ def test_layers_that_cannot_be_int8_say_why():
     )
 
     assert reasons(graph) == {
-        "up": "transposed convolution: TensorRT computes it in FP16",
+        "up": "transposed convolution: computed in FP16 by TensorRT",
         "half": "weight of type FLOAT16",
-        "dynamic": "dynamic weight",
-        "fixed": "constant input",
+        "dynamic": "no constant weight: a product of two activations, as in attention",
+        "fixed": "its input is constant",
     }
     assert sites(graph) == {}
 
 
-def test_depthwise_convolutions_stay_float_unless_the_recipe_says_otherwise():
+@pytest.mark.parametrize(
+    ("rules", "asked", "reason"),
+    [
+        ("tensorrt", None, DEPTHWISE),
+        ("tensorrt", True, "depthwise (keep_float.depthwise)"),
+        ("tensorrt", False, INT8),
+        ("cpu", None, INT8),
+        ("cpu", True, "depthwise (keep_float.depthwise)"),
+        ("cpu", False, INT8),
+    ],
+)
+def test_depthwise_convolutions_go_by_the_target_unless_the_recipe_says_otherwise(rules, asked, reason):
     graph = view(conv("dw", "x", depthwise=True), conv("pw", "dw.out"))
 
-    assert reasons(graph, KeepFloat(head=False))["dw"] == "depthwise: stays float (keep_float.depthwise)"
-    assert reasons(graph, NOTHING_KEPT)["dw"] == "int8"
+    assert reasons(graph, KeepFloat(head=False, depthwise=asked), rules)["dw"] == reason
+
+
+def test_transposed_convolutions_are_int8_on_the_cpu_where_they_have_one_group():
+    kinds = {"kind": "ConvTranspose"}
+    graph = view(
+        conv("up", "x", weight=Weight("up.w", 1, 1), **kinds),
+        conv("by_channel", "up.out", weight=Weight("by_channel.w", 1, 1), groups=8, **kinds),
+    )
+
+    assert reasons(graph, NOTHING_KEPT, "cpu") == {
+        "up": INT8,
+        "by_channel": "transposed convolution: computed in FP32 by OpenVINO",
+    }
+
+
+def test_narrow_convolutions_stay_float_where_the_recipe_asks_for_it():
+    graph = view(
+        conv("first", "x", channels=(3, 8)),
+        conv("wide", "first.out", channels=(16, 16)),
+        conv("narrow_in", "wide.out", channels=(8, 32)),
+        conv("narrow_out", "narrow_in.out", channels=(32, 8)),
+        conv("grouped", "narrow_out.out", channels=(32, 32), groups=4),
+        conv("dw", "grouped.out", channels=(32, 32), groups=32, depthwise=True),
+        conv("unknown", "dw.out"),
+        conv("product", "unknown.out", kind="Gemm", channels=(8, 8)),
+    )
+    keep = KeepFloat(head=False, depthwise=False, small_channels=16)
+
+    assert {name for name, reason in reasons(graph, keep).items() if reason != INT8} == {
+        *("narrow_in", "narrow_out", "grouped")
+    }
+    assert reasons(graph, keep)["grouped"] == "fewer than 16 channels (keep_float.small_channels)"
+    assert set(reasons(graph).values()) == {INT8}
 
 
 @pytest.mark.parametrize("pattern", ["neck.*", "neck.w", "*.out", "n[e]ck"])
 def test_a_pattern_matches_a_node_its_weight_or_its_output(pattern):
     keep = KeepFloat(head=False, depthwise=False, layers=(pattern,))
 
-    assert reasons(view(conv("stem", "x"), conv("neck", "stem.out")), keep)["neck"] == f"pattern {pattern!r}"
+    assert reasons(view(conv("stem", "x"), conv("neck", "stem.out")), keep)["neck"] == (
+        f"named by keep_float.layers: {pattern!r}"
+    )
 
 
 def test_a_pattern_that_matches_nothing_names_what_is_near():
@@ -262,8 +311,8 @@ def test_any_graph_is_placed_by_the_rules(graph, head, depthwise):
     edges = [(site.tensor, edge) for site in placement.activations for edge in site.edges]
     assert [layer.name for layer in placement.layers] == [o.name for o in graph.ops if o.kind in WEIGHTED]
     assert {name for _, (name, _) in edges if by_name[name].kind in WEIGHTED} == int8
-    assert all(by_name[name].kind in WEIGHTED | {"Add"} for _, (name, _) in edges)
+    assert all(by_name[name].kind in WEIGHTED | {"Add", "Sum"} for _, (name, _) in edges)
     assert all(by_name[name].inputs[index] == tensor for tensor, (name, index) in edges)
     assert len({edge for _, edge in edges}) == len(edges)
     assert len({site.tensor for site in placement.activations}) == len(placement.activations)
-    assert all((layer.precision == "int8") == (layer.reason == "int8") for layer in placement.layers)
+    assert all((layer.precision == "int8") == (layer.reason == INT8) for layer in placement.layers)

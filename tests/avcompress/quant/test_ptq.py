@@ -6,11 +6,15 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from avcompress.quant.ptq import quantize, summary
-from avcompress.recipe import KeepFloat, Ptq
+from avcompress.quant.ptq import calibrate, calibration_settings, candidates, prepare, quantize, summary
+from avcompress.recipe import KeepFloat, Preprocess, Ptq, SceneSource
 from avcompress.spec import Artifact, DataError, LayerPlan, RecipeError
-from engines.onnx_graph import infer_shapes, name_nodes, quantize_array
+from calibration.batches import Batches, NamedBatch
+from calibration.source import open_source
+from calibration.statistics import merge_statistics
+from engines.onnx_graph import infer_shapes, name_nodes
 from engines.onnx_load import load_onnx
+from engines.qdq import quantize_array
 
 PTQ = Ptq(kind="ptq")
 
@@ -101,14 +105,14 @@ def test_the_plan_and_the_log_say_what_was_done(quantized):
     plan = {layer.name: layer.reason for layer in quantized.layers}
 
     assert plan == {
-        "stem": "int8",
-        "a": "int8",
-        "b": "int8",
-        "dw": "depthwise: stays float (keep_float.depthwise)",
-        "c": "int8",
-        "up": "transposed convolution: TensorRT computes it in FP16",
-        "fc": "int8",
-        "y": "head: stays float (keep_float.head)",
+        "stem": "input and weight are quantized",
+        "a": "input and weight are quantized",
+        "b": "input and weight are quantized",
+        "dw": "depthwise: no faster in INT8 on TensorRT, and it loses accuracy",
+        "c": "input and weight are quantized",
+        "up": "transposed convolution: computed in FP16 by TensorRT",
+        "fc": "input and weight are quantized",
+        "y": "head: a last layer before an output (keep_float.head)",
     }
     assert quantized.log[0] == "loaded"
     assert quantized.log[1].startswith("ptq: 5 of 8 layers in INT8, ")
@@ -226,3 +230,184 @@ def test_yolox_nano_gets_int8_in_all_but_heads_and_depthwise_layers(data_root):
     skips = [n for n in artifact.model.graph.node if n.op_type == "Add" and any("_dequantized" in t for t in n.input)]
     assert len(skips) == 7
     onnx.checker.check_model(artifact.model)
+
+
+# --- formats, ranges, statistics
+
+RANGES = ("mse", "minmax", "moving_average", "percentile", "entropy")
+
+
+def noise_db(artifact):
+    """Signal to noise of the output over images that the calibration did not see."""
+    model = residual_net()
+    pairs = [(run(model, b), run(artifact.model, b)) for b in batches(8, seed=100)]
+    return 10 * np.log10(sum(np.sum(f**2) for f, _ in pairs) / sum(np.sum((f - q) ** 2) for f, q in pairs))
+
+
+@pytest.fixture(scope="module")
+def statistics():
+    return calibrate(Artifact(residual_net()), PTQ, batches())
+
+
+def untouched():
+    raise AssertionError
+    yield
+
+
+@pytest.mark.parametrize("activations", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize("ranges", RANGES)
+def test_every_method_quantizes_from_the_same_statistics_without_another_pass(statistics, ranges, activations):
+    settings = Ptq(kind="ptq", ranges=ranges, activations=activations)
+
+    artifact = quantize(Artifact(residual_net()), settings, untouched(), statistics)
+
+    # Entropy takes the toy's values that occur most for the end of the range.
+    assert noise_db(artifact) > (0 if ranges == "entropy" else 20)
+    again = quantize(Artifact(residual_net()), settings, batches())
+    assert artifact.model.SerializeToString() == again.model.SerializeToString()
+
+
+def test_asymmetric_activations_have_zero_points_and_less_noise(statistics):
+    symmetric, asymmetric = (
+        quantize(Artifact(residual_net()), Ptq(kind="ptq", activations=kind), (), statistics)
+        for kind in ("symmetric", "asymmetric")
+    )
+
+    assert asymmetric.qparams["r"].zero_point == (-128,)  # after a Relu all 256 levels are above zero
+    assert asymmetric.qparams["r"].scale[0] < 0.6 * symmetric.qparams["r"].scale[0]
+    assert set(asymmetric.qparams["a.w"].zero_point) == {0}
+    assert noise_db(asymmetric) > noise_db(symmetric)
+
+
+def test_fp8_is_planned_and_stored_as_fp8(statistics):
+    artifact = quantize(Artifact(residual_net()), Ptq(kind="ptq", format="fp8"), (), statistics)
+
+    assert {layer.precision for layer in artifact.layers} == {"fp8", "float"}
+    assert {params.dtype for params in artifact.qparams.values()} == {"float8e4m3fn"}
+    assert artifact.log[0].startswith("ptq: 5 of 8 layers in FP8")
+    assert noise_db(artifact) > 15
+
+
+def test_weights_can_have_one_scale_a_tensor(statistics):
+    artifact = quantize(Artifact(residual_net()), Ptq(kind="ptq", weights="per_tensor"), (), statistics)
+
+    assert all(params.axis is None and len(params.scale) == 1 for params in artifact.qparams.values())
+
+
+def test_statistics_of_parts_give_the_bytes_of_one_run():
+    images = batches(7)
+    parts = {str(i): calibrate(Artifact(residual_net()), PTQ, named(images)[i::3]) for i in (1, 0, 2)}
+
+    for ranges in RANGES:
+        settings = Ptq(kind="ptq", ranges=ranges)
+        merged = quantize(Artifact(residual_net()), settings, (), merge_statistics(parts))
+        whole = quantize(Artifact(residual_net()), settings, named(images))
+        assert merged.model.SerializeToString() == whole.model.SerializeToString()
+
+
+def named(images):
+    return [NamedBatch(image, (f"{i:03d}.jpg",)) for i, image in enumerate(images)]
+
+
+def test_one_image_is_enough():
+    for ranges in RANGES:
+        artifact = quantize(Artifact(residual_net()), Ptq(kind="ptq", ranges=ranges), batches(1))
+
+        assert noise_db(artifact) > (0 if ranges == "entropy" else 10)
+
+
+def test_what_calibration_depends_on_leaves_the_methods_out():
+    one = calibration_settings(PTQ)
+
+    assert one == calibration_settings(Ptq(kind="ptq", ranges="entropy", format="fp8", percentile=99, statistics="x"))
+    assert one != calibration_settings(Ptq(kind="ptq", keep_float=KeepFloat(head=False)))
+    assert one != calibration_settings(Ptq(kind="ptq", rules="cpu"))
+
+
+def test_statistics_of_another_network_are_refused(statistics):
+    with pytest.raises(DataError, match=r"ptq\.statistics: expected those of this network, .*, got those of"):
+        quantize(Artifact(residual_net(seed=3)), PTQ, (), statistics)
+
+
+def test_statistics_of_other_tensors_are_refused(statistics):
+    wider = Ptq(kind="ptq", keep_float=KeepFloat(head=False, depthwise=False))
+
+    with pytest.raises(
+        DataError, match=r"ptq\.statistics: expected those of 7 tensors, 2 are missing, 'sum' the first"
+    ):
+        quantize(Artifact(residual_net()), wider, (), statistics)
+
+
+def test_statistics_of_another_preprocessing_are_refused():
+    source = open_source(SceneSource(format="scenes", count=2, size=(32, 48)), None, None)
+    one, other = (Batches(source, Preprocess(size=(16, 16), scale=scale), "x") for scale in (1.0, 0.5))
+    statistics = calibrate(Artifact(residual_net()), PTQ, one)
+
+    quantize(Artifact(residual_net()), PTQ, one, statistics)
+    with pytest.raises(DataError, match=r"ptq\.statistics: expected those of images preprocessed as the recipe says"):
+        quantize(Artifact(residual_net()), PTQ, other, statistics)
+
+
+def test_the_candidates_hold_what_any_settings_ask_for():
+    model = prepare(residual_net())
+    keeps = [KeepFloat(), KeepFloat(head=False, depthwise=False), KeepFloat(layers=("a", "stem"))]
+
+    found = candidates(model)
+
+    assert found[0] == "x"
+    assert len(set(found)) == len(found)
+    wanted = {
+        tensor
+        for keep in keeps
+        for rules in ("tensorrt", "cpu")
+        for tensor in calibrate(
+            Artifact(residual_net()), Ptq(kind="ptq", keep_float=keep, rules=rules), batches(1)
+        ).tensors
+    }
+    assert wanted <= set(found)
+    assert {"b", "r", "sum", "dw"} <= set(found)  # both sides of the addition, and of the concatenation
+
+
+def upsampling_net():
+    """A tensor and its enlarged copy, both inputs of convolutions: one scale serves both, if the values suit."""
+    rng = np.random.default_rng(0)
+    weights = {f"{name}.w": rng.standard_normal((4, 4, 3, 3)) / 6 for name in "abc"}
+    weights["stem.w"] = rng.standard_normal((4, 3, 3, 3)) / 5
+    constants = [numpy_helper.from_array(np.float32(w), name) for name, w in weights.items()]
+    constants.append(numpy_helper.from_array(np.float32([1, 1, 2, 2]), "sizes"))
+
+    def conv(name, source):
+        return helper.make_node("Conv", [source, f"{name}.w"], [name], name, pads=[1] * 4)
+
+    nodes = [
+        conv("stem", "x"),
+        helper.make_node("Relu", ["stem"], ["r"], "r"),
+        conv("a", "r"),
+        helper.make_node("Resize", ["r", "", "sizes"], ["up"], "up", mode="nearest"),
+        conv("b", "up"),
+        helper.make_node("MaxPool", ["b"], ["down"], "down", kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Add", ["a", "down"], ["sum"], "sum"),
+        conv("c", "sum"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 3, 16, 16))],
+        [helper.make_tensor_value_info("c", TensorProto.FLOAT, (1, 4, 16, 16))],
+        constants,
+    )
+    return infer_shapes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+
+
+def test_tied_tensors_have_one_scale():
+    artifact = quantize(Artifact(upsampling_net()), Ptq(kind="ptq", keep_float=KeepFloat(head=False)), batches())
+
+    assert artifact.qparams["r"] == artifact.qparams["up"]
+
+
+def test_a_tie_that_is_cut_is_in_the_log(monkeypatch):
+    monkeypatch.setattr("avcompress.quant.ties.LOSS_DB", -1.0)
+
+    artifact = quantize(Artifact(upsampling_net()), Ptq(kind="ptq", keep_float=KeepFloat(head=False)), batches())
+
+    assert any(line.startswith("ptq: ") and "keeps a scale of its own" in line for line in artifact.log)
