@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from avcompress.spec import Array, ModelError
-from engines.onnx_graph import check, fold_constants, name_nodes
+from engines.onnx_graph import check, fold_constants, infer_shapes, name_nodes
+from engines.onnx_load import with_measured_shapes
 
 OPSET = 17  # the newest that TensorRT 8.6 parses
 TOLERANCE = 1e-4
@@ -41,7 +42,8 @@ def to_onnx(module: nn.Module, input_size: tuple[int, int], input_name: str = "i
     # The exporter turns equal parameters into one and copies of it: each gets its own back, under its own name.
     model = name_nodes(fold_constants(model))
     _name_parameters_(model)
-    check(model)
+    # Shapes that the graph computes at run time, as chunk and flatten do, would leave layers without MACs.
+    model = check(with_measured_shapes(infer_shapes(model)))
     _compare(model, {input_name: image.numpy()}, dict(zip(names, expected, strict=True)))
     return model
 

@@ -16,6 +16,7 @@ from torch.nn import functional
 from avcompress import export
 from avcompress.export import load_state_, state_to_safetensors, to_onnx
 from avcompress.spec import ModelError
+from engines.onnx_graph import macs
 
 SIZE = (16, 24)
 
@@ -324,3 +325,18 @@ def test_the_state_of_something_else_is_one_line(data: bytes) -> None:
     ) as caught:
         load_state_(Residual(), data)
     assert "\n" not in str(caught.value)
+
+
+def test_layers_behind_a_split_whose_sizes_are_computed_have_their_macs() -> None:
+    class Split(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            left, right = self.first(x).chunk(2, dim=1)
+            return torch.cat([left, self.second(right)], dim=1)
+
+    found = macs(to_onnx(Split(), SIZE))
+
+    assert sorted(found.values()) == sorted([3 * 8 * 16 * 24, 4 * 4 * 9 * 16 * 24])
