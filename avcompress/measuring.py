@@ -178,7 +178,7 @@ def _measure(
         float_latency = time_float(folder).samples_ms if time_float else None
         with open_session() as session:
             latency = _latency(bench, session) if timed else {}
-            metrics = _accuracy(bench, session, track(source, len(source)))
+            metrics = accuracy(bench, session, track(source, len(source)))
         facts = {
             "metrics": metrics,
             "latency": {stage: found.samples_ms for stage, found in latency.items()},
@@ -198,7 +198,8 @@ def _measure(
     return Measured(facts["metrics"], latency, float_latency, tuple(facts["skipped"]))
 
 
-def _accuracy(bench: Bench, session: Session, samples: Iterable[Sample]) -> Mapping[str, float]:
+def accuracy(bench: Bench, session: Session, samples: Iterable[Sample]) -> Mapping[str, float]:
+    """The metrics of one session on labelled images, by name."""
     pairs: Iterable[Any] = predict(session, samples, bench.recipe.preprocess, bench.recipe.task)
     if isinstance(bench.recipe.task, Detection):
         return evaluate_detection(pairs, bench.classes).metrics

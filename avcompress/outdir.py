@@ -12,9 +12,9 @@ from pathlib import Path
 from avcompress.files import make_folder
 from avcompress.spec import RecipeError
 
-OURS = ("engines", "model.onnx", "recipe.yaml", "report.html", "report.json", "state")
-RESULTS = ("model.onnx", "report.html", "report.json")
+RESULTS = ("analysis.html", "analysis.json", "model.onnx", "report.html", "report.json")
 """What says how a run ended: none of it may outlive the next run's beginning."""
+OURS = ("engines", "recipe.yaml", "state", *RESULTS)
 LOCK = "state/lock"
 
 
@@ -26,10 +26,17 @@ def occupy(out: Path, resume: bool, backends: Iterable[str]) -> Iterator[None]:
     Raises RecipeError when `out` is no folder, holds what is not ours, or another run is at work in it; OutputError
     when it cannot be written to.
     """
+    with enter(out):
+        _clear(out, resume, tuple(backends))
+        yield
+
+
+@contextlib.contextmanager
+def enter(out: Path) -> Iterator[None]:
+    """Keep runs out of `out` until the block ends, and leave all that earlier ones wrote; raises as `occupy` does."""
     _refuse_foreign(out)
     make_folder(out / "state")
     with _locked(out):
-        _clear(out, resume, tuple(backends))
         yield
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from avcompress.files import write_atomically
@@ -31,17 +31,7 @@ def write_report(report: Report, pictures: Sequence[Picture], folder: Path) -> N
 
 def render_html(report: Report, pictures: Sequence[Picture] = ()) -> str:
     """The report as a self-contained page: verdict first, then what it rests on."""
-    environment = Environment(
-        loader=PackageLoader("validation", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        metric=metric, change=change, ms=ms, share=share, count=count, size=size, duration=duration, data_uri=data_uri
-    )
-    return environment.get_template("report.html.j2").render(
+    return page_template("report.html.j2").render(
         report=report,
         pictures=pictures,
         created=f"{report.created.day} {report.created:%B %Y, %H:%M %Z}",
@@ -58,6 +48,20 @@ def render_html(report: Report, pictures: Sequence[Picture] = ()) -> str:
         macs=sum(layer.macs for layer in report.layers),
         int8_share=_int8(report.layers),
     )
+
+
+def page_template(name: str) -> Template:
+    """A template of this package with the filters that every page uses."""
+    environment = Environment(
+        loader=PackageLoader("validation", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = (metric, change, ms, share, count, size, duration, decibels, data_uri)
+    environment.filters.update({function.__name__: function for function in filters})
+    return environment.get_template(name)
 
 
 # --- what the page says
@@ -278,6 +282,11 @@ def share(value: float | None) -> str:
 def count(value: float | None) -> str:
     """A whole number with thin spaces between thousands."""
     return MISSING if value is None else f"{value:,.0f}".replace(",", "\u2009")
+
+
+def decibels(value: float | None) -> str:
+    """A ratio in dB."""
+    return MISSING if value is None else f"{value:.1f}"
 
 
 def size(value: int | None) -> str:

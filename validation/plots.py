@@ -68,6 +68,33 @@ def latency_histogram(
     return _inline(buffer.getvalue())
 
 
+def error_profile(own_db: Sequence[float | None], depth_db: Sequence[float | None]) -> str:
+    """Signal to noise of every layer from the first to the last, as an `<svg>` element; at least one layer.
+
+    Args:
+        own_db: what each layer's own quantization leaves.
+        depth_db: what is left there in the whole quantized network.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": "errors"}):
+        figure = Figure(figsize=(10.4, 2.8), layout="constrained")
+        axes = figure.subplots()
+        x = np.arange(1, len(own_db) + 1)
+        own, depth = (np.array([np.nan if v is None else v for v in values]) for values in (own_db, depth_db))
+        axes.vlines(x, depth, own, color=MUTED, linewidth=0.6, alpha=0.6)
+        axes.plot(x, own, "o", color=MUTED, markersize=3.2)
+        axes.plot(x, depth, color=ACCENT, linewidth=1.6)
+        for text, values, colour in (("alone", own, MUTED), ("whole network", depth, ACCENT)):
+            axes.annotate(text, (x[-1], values[-1]), (6, 0), textcoords="offset points", color=colour, va="center")
+        axes.set_xlabel("quantized layer, in the order of the network")
+        axes.set_ylabel("signal to noise, dB")
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _inline(buffer.getvalue())
+
+
 def _limits(samples_ms: Sequence[float], deadline_ms: float | None) -> tuple[float, float]:
     low, high = min(samples_ms), max(samples_ms)
     if deadline_ms is not None and deadline_ms <= 3 * high:

@@ -1,0 +1,83 @@
+"""From a job to its error analysis: runs the recipe's stages, then finds where the quantized network loses."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+
+from avcompress.bench import Bench, Job, prepare
+from avcompress.compress import Compressed, compress, count_stage_steps
+from avcompress.files import write_atomically
+from avcompress.measuring import accuracy
+from avcompress.outdir import enter
+from avcompress.quant.analysis import SWEEP_IMAGES, Budget, Subject, analyze
+from avcompress.recipe import Detection
+from avcompress.spec import Artifact
+from avcompress.watch import Watch
+from calibration.batches import Batches
+from engines.ort import open_ort
+from validation.errors import ErrorAnalysis
+from validation.errors_page import write_errors
+
+IMAGES = 16
+"""Calibration images that the dB are measured on."""
+
+
+def analyze_job(job: Job, budget_s: float, watch: Watch) -> ErrorAnalysis:
+    """Run a recipe's stages, keeping the finished ones of earlier runs, and write analysis.html beside them.
+
+    Raises AvcompressError for bad input; nothing of an earlier run's report is touched.
+    """
+    bench = prepare(job, watch)
+    with enter(job.out):
+        write_atomically(job.out / "recipe.yaml", job.recipe_path.read_bytes())
+        watch.begin(2 + count_stage_steps(job.recipe))
+        analysis = _analyze(bench, compress(bench), budget_s)
+        write_errors(analysis, job.out)
+    return analysis
+
+
+def _analyze(bench: Bench, compressed: Compressed, budget_s: float) -> ErrorAnalysis:
+    metric, images = _metric(bench), min(IMAGES, len(bench.calibration))
+    budget = Budget(budget_s)
+    with bench.watch.step(f"find where {metric} is lost, {budget_s:g} s at most", reused=False) as track:
+        subject = Subject(compressed.artifact, _first(bench, compressed.artifact, images), _score(bench, metric))
+        layers, splits = analyze(subject, budget, track)
+    return ErrorAnalysis(
+        recipe=bench.recipe.name,
+        metric=metric,
+        images=images,
+        sweep_images=min(SWEEP_IMAGES, images),
+        budget_s=budget_s,
+        seconds=budget.spent,
+        splits=splits,
+        layers=layers,
+    )
+
+
+def _metric(bench: Bench) -> str:
+    """What the contract names first, or else the task's own."""
+    terms = bench.recipe.contract.accuracy
+    if terms:
+        return terms[0].metric
+    return "AP" if isinstance(bench.recipe.task, Detection) else "mIoU"
+
+
+def _first(bench: Bench, artifact: Artifact, images: int) -> Batches:
+    return Batches(bench.calibration, bench.recipe.preprocess, artifact.model.graph.input[0].name, limit=images)
+
+
+def _score(bench: Bench, metric: str) -> Callable[[onnx.ModelProto], float]:
+    """The metric of a network on the validation images, by ONNX Runtime with its optimizations off."""
+
+    def score(model: onnx.ModelProto) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            path.write_bytes(model.SerializeToString())
+            with open_ort(path) as session:
+                return accuracy(bench, session, bench.validation)[metric]
+
+    return score
