@@ -8,19 +8,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from typing_extensions import assert_never
+
 from avcompress.recipe import (
+    AdaRound,
+    Cast,
     CocoSource,
+    CorrectBias,
     DataSource,
     Detection,
+    Dynamic,
     Engine,
+    Equalize,
     ImageSource,
     MaskSource,
     OnnxModel,
     Ptq,
     Recipe,
+    Reconstruct,
+    Repairing,
     SceneSource,
+    Smooth,
+    Stage,
     TorchModel,
     Train,
+    WeightOnly,
 )
 from avcompress.spec import MissingError, RecipeError, Track
 from avcompress.state import State
@@ -28,6 +40,7 @@ from avcompress.watch import Watch
 from calibration.preprocess import check_preprocess
 from calibration.source import Source, open_source
 from engines.build import require
+from engines.capabilities import check_formats
 from validation.detection import detection_metric_names
 from validation.gates import check_contract
 from validation.segmentation import segmentation_metric_names
@@ -135,6 +148,14 @@ def _inputs(job: Job) -> Iterator[tuple[str, Path]]:
                 yield "model.import_from", _resolve("model.import_from", job.recipe_path.parent, folder)
             if weights is not None:
                 yield "model.weights", _resolve("model.weights", job.data_root, weights)
+    yield from _data_inputs(job)
+    for index, stage in enumerate(job.recipe.stages):
+        if isinstance(stage, Ptq) and stage.statistics is not None:
+            label = f"stages[{index}].statistics"
+            yield label, _resolve(label, job.data_root, stage.statistics)
+
+
+def _data_inputs(job: Job) -> Iterator[tuple[str, Path]]:
     for part in ("train", "calibration", "validation"):
         source = getattr(job.recipe.data, part)
         for key in ("images", "labels"):
@@ -163,10 +184,10 @@ def _engines(recipe: Recipe) -> tuple[tuple[Engine, ...], list[str]]:
 
 
 def _is_folder(label: str, recipe: Recipe) -> bool:
-    """Whether an input is a folder: only networks, weights and COCO labels are files."""
+    """Whether an input is a folder: only networks, weights, statistics and COCO labels are files."""
     if label.endswith(".labels"):
         return not isinstance(getattr(recipe.data, label.split(".")[1]), CocoSource)
-    return label not in ("model.onnx", "model.weights")
+    return label not in ("model.onnx", "model.weights") and not label.endswith(".statistics")
 
 
 def _require_input(label: str, path: Path, folder: bool) -> None:
@@ -188,6 +209,7 @@ def _check_contract(recipe: Recipe, classes: tuple[str, ...]) -> None:
 def _check_recipe(recipe: Recipe) -> None:
     """Find what no key alone shows to be wrong."""
     _check_stages(recipe)
+    check_formats(recipe)
     check_preprocess(recipe.preprocess)
     wanted = "boxes" if isinstance(recipe.task, Detection) else "masks"
     for role, source in (("validation", recipe.data.validation), ("train", recipe.data.train)):
@@ -219,19 +241,48 @@ def _labels(source: DataSource) -> str:
 
 
 def _check_stages(recipe: Recipe) -> None:
+    """Each stage at its place: train, then what prepares a float network, quantizes it, repairs it, casts the rest."""
+    ranks = [_rank(stage) for stage in recipe.stages]
+    for index in range(1, len(ranks)):
+        stage, before = recipe.stages[index], recipe.stages[index - 1]
+        if ranks[index] < ranks[index - 1] or (ranks[index] == ranks[index - 1] and ranks[index] in _ONCE):
+            got = "it again" if ranks[index] == ranks[index - 1] else "it after"
+            raise RecipeError(
+                f"stages[{index}]: expected `{stage.kind}` {'once' if got == 'it again' else 'before'} "
+                f"`{before.kind}`, got {got}; {_ORDER}"
+            )
+    repairing = [i for i, stage in enumerate(recipe.stages) if isinstance(stage, Repairing)]
+    if repairing and not any(isinstance(stage, Ptq) for stage in recipe.stages):
+        kind = recipe.stages[repairing[0]].kind
+        raise RecipeError(f"stages[{repairing[0]}]: expected `ptq` before `{kind}`, got none; add it, or drop `{kind}`")
+    _check_training(recipe)
+
+
+_ONCE = frozenset({2, 4})
+_ORDER = "order them: train, equalize, smooth, one of ptq, dynamic or weight_only, what repairs, cast"
+
+
+def _rank(stage: Stage) -> int:
+    match stage:
+        case Train():
+            return 0
+        case Equalize() | Smooth():
+            return 1
+        case Ptq() | Dynamic() | WeightOnly():
+            return 2
+        case CorrectBias() | AdaRound() | Reconstruct():
+            return 3
+        case Cast():
+            return 4
+        case _:
+            assert_never(stage)
+
+
+def _check_training(recipe: Recipe) -> None:
     training = [i for i, stage in enumerate(recipe.stages) if isinstance(stage, Train)]
-    quantizing = [i for i, stage in enumerate(recipe.stages) if isinstance(stage, Ptq)]
-    if len(quantizing) > 1:
-        raise RecipeError(f"stages[{quantizing[1]}]: expected `ptq` once, got it {len(quantizing)} times; remove one")
-    if not training:
-        return
-    if recipe.data.train is None:
+    if training and recipe.data.train is None:
         raise RecipeError(f"stages[{training[0]}]: expected data.train to train on, got nothing; add it")
-    if isinstance(recipe.model, OnnxModel):
+    if training and isinstance(recipe.model, OnnxModel):
         raise RecipeError(
             f"stages[{training[0]}]: expected a torch module to train, got an ONNX file; use model.factory"
-        )
-    if training[-1] != len(training) - 1:
-        raise RecipeError(
-            f"stages[{training[-1]}]: expected `train` before every other stage, got it after; move it up"
         )

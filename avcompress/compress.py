@@ -12,17 +12,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from typing_extensions import assert_never
-
 from avcompress.bench import Bench
-from avcompress.checkpoint import NETWORK, load_artifact, load_decisions, save_artifact, save_decisions
+from avcompress.checkpoint import (
+    DECISIONS,
+    NETWORK,
+    REFERENCE,
+    load_artifact,
+    load_decisions,
+    save_artifact,
+    save_decisions,
+)
 from avcompress.files import sha256_file, write_atomically
-from avcompress.quant.ptq import quantize
-from avcompress.recipe import OnnxModel, Ptq, TorchModel, Train
-from avcompress.spec import Artifact, RecipeError, Track
+from avcompress.float_network import with_output
+from avcompress.quant.apply import NetworkStage, apply, title
+from avcompress.quant.ptq import calibrate, calibration_settings, quantize
+from avcompress.recipe import OnnxModel, Ptq, Recipe, TorchModel, Train
+from avcompress.spec import Artifact, Track
 from avcompress.state import step_key
-from calibration.batches import batches
-from engines.onnx_graph import keep_output
+from calibration.batches import Batches
+from calibration.statistics_file import load_statistics, save_statistics
 from engines.onnx_load import load_onnx
 from engines.ort import open_ort
 from engines.postprocess import check_output
@@ -34,6 +42,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights.safetensors"
 SKIPPED = "skipped.json"
+STATISTICS = "calibration.stats"
 
 
 class Compressed(NamedTuple):
@@ -67,7 +76,7 @@ def compress(bench: Bench) -> Compressed:
     folders = [folder]
     for index, stage in enumerate(bench.recipe.stages):
         if not isinstance(stage, Train):
-            folders.append(_run_stage(bench, index, stage, folders[-1]))
+            folders += _run_stage(bench, index, stage, folders[-1])
     network = bench.job.out / NETWORK
     write_atomically(network, (folders[-1] / NETWORK).read_bytes())
     return Compressed(
@@ -80,6 +89,11 @@ def compress(bench: Bench) -> Compressed:
             "calibration": _read_skipped(folders),
         },
     )
+
+
+def count_stage_steps(recipe: Recipe) -> int:
+    """The steps that a recipe's stages take: one each, and one to calibrate where no file of statistics is given."""
+    return len(recipe.stages) + sum(isinstance(stage, Ptq) and stage.statistics is None for stage in recipe.stages)
 
 
 def _rehearse(bench: Bench, network: onnx.ModelProto) -> None:
@@ -107,7 +121,7 @@ def _train_folders(bench: Bench) -> list[Path]:
 
 def _logs(folders: list[Path]) -> dict[str, tuple[str, ...]]:
     """What each step added to the log of the network that it was given."""
-    logs = [(folder.name, load_decisions(folder, None).log) for folder in folders]
+    logs = [(folder.name, load_decisions(folder, None).log) for folder in folders if (folder / DECISIONS).exists()]
     known = 0
     added = {}
     for name, log in logs:
@@ -118,12 +132,12 @@ def _logs(folders: list[Path]) -> dict[str, tuple[str, ...]]:
 
 def _read_skipped(folders: list[Path]) -> tuple[str, ...]:
     paths = [folder / SKIPPED for folder in folders]
-    return tuple(name for path in paths if path.exists() for name in json.loads(path.read_text()))
+    return tuple(dict.fromkeys(name for path in paths if path.exists() for name in json.loads(path.read_text())))
 
 
 def _load_file(bench: Bench, path: Path, name: str) -> Path:
     # Read before the step: its key is what was read, external weights and all, not what one file holds.
-    network = _with_output(load_onnx(path, bench.recipe.preprocess.size), bench.recipe.model.output)
+    network = with_output(load_onnx(path, bench.recipe.preprocess.size), bench.recipe.model.output)
     _rehearse(bench, network)
     return _keep(bench, Artifact(network, log=(f"read {name}",)))
 
@@ -141,22 +155,12 @@ def _digest(network: onnx.ModelProto) -> str:
     return hashlib.sha256(network.SerializeToString(deterministic=True)).hexdigest()
 
 
-def _with_output(model: onnx.ModelProto, name: str | None) -> onnx.ModelProto:
-    """The network cut down to the output that the recipe names, if it names one."""
-    names = [value.name for value in model.graph.output]
-    if name is None or names == [name]:
-        return model
-    if name not in names:
-        raise RecipeError(f"model.output: expected one of the network's, {', '.join(names)}, got {name!r}; mend it")
-    return keep_output(model, name)
-
-
 def _load_module(bench: Bench, settings: TorchModel) -> Path:
     from avcompress.export import to_onnx
     from avcompress.models.loading import load_torch
 
     def export(module: nn.Module) -> onnx.ModelProto:
-        return _with_output(to_onnx(module, bench.recipe.preprocess.size), settings.output)
+        return with_output(to_onnx(module, bench.recipe.preprocess.size), settings.output)
 
     module = load_torch(settings, bench.job.data_root, bench.job.recipe_path.parent)
     network = export(module)  # its bytes are the key: they hold all that the user's code does
@@ -207,26 +211,52 @@ def _train(bench: Bench, index: int, stage: Train, artifact: Artifact, key: str)
     return load_decisions(folder, artifact.model)
 
 
-def _run_stage(bench: Bench, index: int, stage: Ptq, before: Path) -> Path:
-    match stage:
-        case Ptq():
-            return _ptq(bench, index, stage, before)
-        case _:
-            assert_never(stage)
+def _run_stage(bench: Bench, index: int, stage: NetworkStage, before: Path) -> tuple[Path, ...]:
+    """Take the steps of one stage; the last folder holds the network."""
+    if isinstance(stage, Ptq):
+        return _ptq(bench, index, stage, before)
+    return (_step(bench, f"{index}-{stage.kind}", stage, before, None),)
 
 
-def _ptq(bench: Bench, index: int, stage: Ptq, before: Path) -> Path:
-    preprocess = bench.recipe.preprocess
-    source = bench.calibration
+def _ptq(bench: Bench, index: int, stage: Ptq, before: Path) -> tuple[Path, ...]:
+    """Calibrate in a step of its own, unless the recipe has a file of statistics: other ranges need no image again."""
+    if stage.statistics is not None:
+        file = bench.inputs[f"stages[{index}].statistics"]
+        return (_step(bench, f"{index}-ptq", stage, before, file),)
 
     def compute(folder: Path, track: Track) -> None:
         artifact = load_artifact(before)
-        name = artifact.model.graph.input[0].name
-        calibration = batches(track(source, len(source)), preprocess, name)
-        save_artifact(quantize(artifact, stage, calibration), folder)
-        write_atomically(folder / SKIPPED, json.dumps(source.skipped))
+        save_statistics(calibrate(artifact, stage, _batches(bench, artifact, track)), folder / STATISTICS)
+        write_atomically(folder / SKIPPED, json.dumps(bench.calibration.skipped))
 
-    key = step_key(
-        "ptq", sha256_file(before / NETWORK), stage.model_dump(), preprocess.model_dump(), source.fingerprint
-    )
-    return bench.step(f"{index}-ptq", f"quantize (PTQ, {stage.ranges} ranges, {len(source)} images)", key, compute)
+    key = step_key("calibrate", _files(before), calibration_settings(stage), *_images(bench))
+    folder = bench.step(f"{index}-calibrate", f"calibrate ({len(bench.calibration)} images)", key, compute)
+    return folder, _step(bench, f"{index}-ptq", stage, before, folder / STATISTICS)
+
+
+def _step(bench: Bench, name: str, stage: NetworkStage, before: Path, statistics: Path | None) -> Path:
+    def compute(folder: Path, track: Track) -> None:
+        artifact = load_artifact(before)
+        if isinstance(stage, Ptq) and statistics is not None:
+            done = quantize(artifact, stage, _batches(bench, artifact, track), load_statistics(statistics))
+        else:
+            done = apply(stage, artifact, _batches(bench, artifact, track))
+        save_artifact(done, folder)
+        write_atomically(folder / SKIPPED, json.dumps(bench.calibration.skipped))
+
+    known = sha256_file(statistics) if statistics is not None else ""
+    key = step_key(stage.kind, _files(before), stage.model_dump(), known, *_images(bench))
+    return bench.step(name, title(stage, len(bench.calibration)), key, compute)
+
+
+def _batches(bench: Bench, artifact: Artifact, track: Track) -> Batches:
+    return Batches(bench.calibration, bench.recipe.preprocess, artifact.model.graph.input[0].name, track)
+
+
+def _files(folder: Path) -> list[str]:
+    """What a step reads of the one before."""
+    return [sha256_file(folder / name) for name in (NETWORK, REFERENCE, DECISIONS) if (folder / name).exists()]
+
+
+def _images(bench: Bench) -> tuple[object, str]:
+    return bench.recipe.preprocess.model_dump(), bench.calibration.fingerprint

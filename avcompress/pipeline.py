@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avcompress.bench import Bench, Job, outside, prepare
-from avcompress.compress import Compressed, compress
+from avcompress.compress import Compressed, compress, count_stage_steps
 from avcompress.files import write_atomically
 from avcompress.measuring import EngineResult, build_all, measure_engine, measure_reference, take_pictures
 from avcompress.outdir import occupy
@@ -70,4 +70,4 @@ def _pictures(bench: Bench, compressed: Compressed, results: tuple[EngineResult,
 
 def _count_steps(bench: Bench) -> int:
     measured = sum(not isinstance(engine, RtxEngine) for engine in bench.engines)
-    return 1 + len(bench.recipe.stages) + len(bench.engines) + 1 + measured + 1
+    return 1 + count_stage_steps(bench.recipe) + len(bench.engines) + 1 + measured + 1

@@ -324,7 +324,7 @@ class Reconstruct(Model):
 
     kind: Literal["reconstruct"]
     steps: PositiveInt = Field(1000, description="of optimization, a block")
-    learning_rate: PositiveFloat = Field(1e-3, description="of the rounding variables")
+    learning_rate: PositiveFloat = Field(1e-2, description="of the rounding variables")
     drop: Fraction = Field(0.5, description="share of activations left float while learning, as QDrop has it; 0: BRECQ")
     seed: NonNegativeInt = Field(0, description="of the order of images, and of the drop")
 

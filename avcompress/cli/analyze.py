@@ -31,6 +31,7 @@ def analyze(  # noqa: PLR0913, PLR0917 (the options of a command, and its contex
     """Find the layers where quantization costs accuracy: by weights or activations, alone and in the whole network.
 
     Finished stages of a run in the same folder are kept.
+
     Example: avcompress analyze recipes/yolox_nano_coco.yaml --data-root data --out out/yolox --budget 300
     """
     from avcompress.analyzing import analyze_job

@@ -35,6 +35,7 @@ def calibrate(  # noqa: PLR0913, PLR0917 (the options of a command, and its cont
     """Gather what `ptq` needs of the calibration images into a file, on one machine or in parts on several.
 
     The recipe takes it by `statistics:` in its `ptq` stage; parts go through `avcompress merge` first.
+
     Example: avcompress calibrate recipes/yolox_nano_coco.yaml --data-root data --part 1/4 --out part1.stats
     """
     from avcompress.collecting import collect, parse_part

@@ -37,6 +37,7 @@ def inspect(
     """Show for every weighted layer whether it is quantized and why, and which quantized tensors share a scale.
 
     Of a float network it shows what `ptq` would do; a recipe's network is built, but no image is read.
+
     Example: avcompress inspect recipes/yolox_nano_coco.yaml --data-root data
     """
     from avcompress.inspecting import inspect_file

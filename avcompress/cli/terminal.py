@@ -86,14 +86,14 @@ def _number(value: float, check: Check) -> str:
     return f"{text} {check.unit}".rstrip()
 
 
-def check_json(path: Path | None, out: Path, inputs: tuple[Path, ...]) -> None:
+def check_json(path: Path | None, out: Path | None, inputs: tuple[Path, ...]) -> None:
     """Raise RecipeError, before the work, for a --json that could not be written or would harm another file."""
     if path is None:
         return
     target = path.resolve()
     if target.is_dir():
         raise RecipeError(f"--json: expected a file, got a folder at {path}; name a file in it")
-    if target.is_relative_to(out.resolve()):
+    if out is not None and target.is_relative_to(out.resolve()):
         raise RecipeError(
             f"--json: expected a file outside --out, got {path}; the same facts are in {out / 'report.json'}"
         )
