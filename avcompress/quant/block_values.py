@@ -1,0 +1,95 @@
+"""What a block of a network reads and should give, on a bounded number of calibration images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+
+from avcompress.quant.blocks import Block, extract
+from avcompress.spec import Array, Artifact, Batch, DataError
+from engines.in_memory import open_model
+
+IMAGES = 32
+"""Images that blocks are learned and judged on, at most."""
+IMAGES_BYTES = 128 << 20
+BLOCK_BYTES = 256 << 20
+"""Of what one block reads and should give; images beyond that are left out for this block."""
+_FEWEST = 2  # one to learn from, one to judge by
+
+
+class Values(NamedTuple):
+    """What a block reads and should give on some images, each (N, ...), float32.
+
+    Attributes:
+        given: its input in the quantized network.
+        wanted: its input in the float network.
+        output: its output in the float network.
+    """
+
+    given: Array
+    wanted: Array
+    output: Array
+
+
+def choose_images(batches: Iterable[Batch], source: str, seed: int) -> list[Array]:
+    """An even sample of the images, each (1, ...), as many as memory is allowed for.
+
+    Raises DataError when there is none.
+    Source: Vitter: Random sampling with a reservoir, 1985, algorithm R.
+    """
+    random = np.random.default_rng(seed)
+    kept: list[Array] = []
+    seen = 0
+    for batch in batches:
+        for image in np.asarray(batch[source], np.float32)[:, None]:
+            seen += 1
+            if len(kept) < max(min(IMAGES, IMAGES_BYTES // image.nbytes), _FEWEST):
+                kept.append(image.copy())
+            elif (slot := int(random.integers(seen))) < len(kept):
+                kept[slot] = image.copy()
+    if not kept:
+        raise DataError("calibration: expected at least one image, got none; check data.calibration")
+    return kept
+
+
+def collect(artifact: Artifact, block: Block, images: Sequence[Array]) -> Values:
+    """Run both networks up to the block, and the float one through it, on as many of the images as fit.
+
+    Raises DataError for a value that is not finite.
+    """
+    runs = (
+        _Run(artifact.model, block.source),
+        _Run(artifact.reference, block.source),
+        _Run(artifact.reference, block.output),
+    )
+    kept: list[tuple[Array, ...]] = []
+    size = 0
+    for number, image in enumerate(images, start=1):
+        found = tuple(run(image) for run in runs)
+        if not all(np.isfinite(value).all() for value in found):
+            raise DataError(
+                f"{block.output!r}, sampled image {number}: expected finite values, got NaN or infinity; "
+                "check the images and the network's weights"
+            )
+        size += sum(value.nbytes for value in found)
+        if size > BLOCK_BYTES and len(kept) >= _FEWEST:
+            break
+        kept.append(found)
+    return Values(*(np.concatenate(values) for values in zip(*kept, strict=True)))
+
+
+class _Run:
+    """The part of a network that computes one tensor from an image."""
+
+    def __init__(self, model: onnx.ModelProto, tensor: str) -> None:
+        self.source, self.tensor = model.graph.input[0].name, tensor
+        self.session = open_model(extract(model, self.source, tensor)) if tensor != self.source else None
+
+    def __call__(self, image: Array) -> Array:
+        if self.session is None:
+            return image
+        value: Array = self.session.run([self.tensor], {self.source: image})[0]
+        return value
