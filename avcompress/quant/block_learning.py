@@ -63,10 +63,6 @@ class _Data(NamedTuple):
     wanted: Tensor
     output: Tensor
 
-    def of(self, images: Tensor) -> _Data:
-        """Those of some images."""
-        return _Data(*(each[images] for each in self))
-
 
 def learn_block(part: Part, values: Values, settings: Reconstruct) -> Learned:
     """Learn a block on three quarters of the images, and judge it on the others; of one image, on that.
@@ -79,7 +75,7 @@ def learn_block(part: Part, values: Values, settings: Reconstruct) -> Learned:
     held = images % _HELD_OUT == 1 if len(images) > 1 else images == 0
     data = _Data(*(torch.from_numpy(np.ascontiguousarray(each)) for each in values))
     train = images[~held] if len(images) > 1 else images
-    _learn_(after, data.of(train), _error(before, data, train), settings)
+    _learn_(after, data, train, settings, _error(before, data, train))
     errors = [_error(each, data, images[held]) for each in (before, after)]
     if not errors[1] < errors[0]:
         return Learned(errors[0], errors[0], {}, {})
@@ -94,8 +90,8 @@ def _error(block: BlockModule, data: _Data, images: Tensor) -> float:
     return float(torch.stack(errors).mean())
 
 
-def _learn_(block: BlockModule, data: _Data, unit: float, settings: Reconstruct) -> None:
-    """Descend on the output's error and the roundings' indecision."""
+def _learn_(block: BlockModule, data: _Data, train: Tensor, settings: Reconstruct, unit: float) -> None:
+    """Descend on the output's error, in parts of `unit`, and the roundings' indecision."""
     block.random.manual_seed(settings.seed)
     block.soft, block.drop = True, settings.drop
     groups = [{"params": block.variables(), "lr": settings.learning_rate}]
@@ -105,7 +101,7 @@ def _learn_(block: BlockModule, data: _Data, unit: float, settings: Reconstruct)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, [lambda _: 1.0, lambda step: 0.5 * (1 + math.cos(math.pi * step / settings.steps))][: len(groups)]
     )
-    for step, images in enumerate(_order(data, settings, block.random)):
+    for step, images in enumerate(_order(data, train, settings.steps, block.random)):
         given, output = _mixed(block, data, images, settings.drop), data.output[images]
         loss = (block.run(given) - output).square().mean() / max(unit, torch.finfo(torch.float32).tiny)
         loss = loss + _ROUNDING_WEIGHT * _indecision(block, rounding.beta_at(step, settings.steps))
@@ -116,14 +112,14 @@ def _learn_(block: BlockModule, data: _Data, unit: float, settings: Reconstruct)
     block.soft, block.drop = False, 0.0
 
 
-def _order(data: _Data, settings: Reconstruct, random: torch.Generator) -> Iterator[Tensor]:
+def _order(data: _Data, train: Tensor, steps: int, random: torch.Generator) -> Iterator[Tensor]:
     """The images of every step: each as often as the others, in a new order each time around."""
     largest = max(data.given[0].numel(), data.output[0].numel())
-    count = max(1, min(_LARGEST_STEP, len(data.given), _STEP_ELEMENTS // largest))
-    queue = torch.empty(0, dtype=torch.long)
-    for _ in range(settings.steps):
+    count = max(1, min(_LARGEST_STEP, len(train), _STEP_ELEMENTS // largest))
+    queue = train[:0]
+    for _ in range(steps):
         if len(queue) < count:
-            queue = torch.randperm(len(data.given), generator=random)
+            queue = train[torch.randperm(len(train), generator=random)]
         yield queue[:count]
         queue = queue[count:]
 

@@ -15,7 +15,7 @@ from engines.in_memory import open_model
 IMAGES = 32
 """Images that blocks are learned and judged on, at most."""
 IMAGES_BYTES = 128 << 20
-BLOCK_BYTES = 256 << 20
+BLOCK_BYTES = 192 << 20
 """Of what one block reads and should give; images beyond that are left out for this block."""
 _FEWEST = 2  # one to learn from, one to judge by
 
@@ -65,20 +65,24 @@ def collect(artifact: Artifact, block: Block, images: Sequence[Array]) -> Values
         _Run(artifact.reference, block.source),
         _Run(artifact.reference, block.output),
     )
-    kept: list[tuple[Array, ...]] = []
-    size = 0
-    for number, image in enumerate(images, start=1):
-        found = tuple(run(image) for run in runs)
+    arrays: list[Array] = []
+    count = 0
+    for number, image in enumerate(images):
+        found = [run(image) for run in runs]
         if not all(np.isfinite(value).all() for value in found):
             raise DataError(
-                f"{block.output!r}, sampled image {number}: expected finite values, got NaN or infinity; "
+                f"{block.output!r}, sampled image {number + 1}: expected finite values, got NaN or infinity; "
                 "check the images and the network's weights"
             )
-        size += sum(value.nbytes for value in found)
-        if size > BLOCK_BYTES and len(kept) >= _FEWEST:
+        if not arrays:
+            fitting = max(BLOCK_BYTES // sum(value.nbytes for value in found), _FEWEST)
+            count = min(len(images), fitting)
+            arrays = [np.empty((count, *value.shape[1:]), np.float32) for value in found]
+        for array, value in zip(arrays, found, strict=True):
+            array[number] = value[0]
+        if number + 1 == count:
             break
-        kept.append(found)
-    return Values(*(np.concatenate(values) for values in zip(*kept, strict=True)))
+    return Values(*arrays)
 
 
 class _Run:

@@ -37,7 +37,7 @@ def reconstruct(artifact: Artifact, settings: Reconstruct, batches: Iterable[Bat
     """Replace the integers of INT8 weights, and scales of activations, by those that reproduce the float blocks best.
 
     `batches` are calibration images; at most 32 of them are used, held in at most 128 MB, and a block's values of them
-    in at most 256 MB, so that a large input leaves fewer. A block for which learning does not pay on images it has not
+    in at most 192 MB, so that a large input leaves fewer. A block for which learning does not pay on images it has not
     seen stays as it is. Scales stay where tensors share one, or where a tensor is also read outside of the block.
     Raises MissingError without torch, ModelError for an operator that cannot be run in torch, DataError without images
     or for values that are not finite; equal inputs give equal bytes.
