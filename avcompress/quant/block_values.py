@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from avcompress.quant.blocks import Block, extract
+from avcompress.quant.observe import shots
 from avcompress.spec import Array, Artifact, Batch, DataError
 from engines.in_memory import open_model
 
@@ -34,24 +35,21 @@ class Values(NamedTuple):
     output: Array
 
 
-def choose_images(batches: Iterable[Batch], source: str, seed: int) -> list[Array]:
-    """An even sample of the images, each (1, ...), as many as memory is allowed for.
+def choose_images(model: onnx.ModelProto, batches: Iterable[Batch], seed: int) -> list[Array]:
+    """An even sample of the images for a network, each (1, C, H, W), as many as memory is allowed for.
 
-    Raises DataError when there is none.
+    Raises DataError when there is none, or one does not fit the network's input.
     Source: Vitter: Random sampling with a reservoir, 1985, algorithm R.
     """
     random = np.random.default_rng(seed)
+    source = model.graph.input[0].name
     kept: list[Array] = []
-    seen = 0
-    for batch in batches:
-        for image in np.asarray(batch[source], np.float32)[:, None]:
-            seen += 1
-            if len(kept) < max(min(IMAGES, IMAGES_BYTES // image.nbytes), _FEWEST):
-                kept.append(image.copy())
-            elif (slot := int(random.integers(seen))) < len(kept):
-                kept[slot] = image.copy()
-    if not kept:
-        raise DataError("calibration: expected at least one image, got none; check data.calibration")
+    for seen, shot in enumerate(shots(model, (), batches), start=1):
+        image = shot.values[source].copy()
+        if len(kept) < max(min(IMAGES, IMAGES_BYTES // image.nbytes), _FEWEST):
+            kept.append(image)
+        elif (slot := int(random.integers(seen))) < len(kept):
+            kept[slot] = image
     return kept
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from avcompress.spec import Array, Artifact, RecipeError
+from avcompress.quant.patterns import matched
+from avcompress.spec import Array, Artifact
 from engines import onnx_graph
 
 
@@ -76,21 +75,8 @@ def int8_layers(artifact: Artifact, patterns: Iterable[str] = ("*",)) -> tuple[I
     """
     found = _all_layers(artifact.model, artifact.reference)
     names = {layer.name: (layer.name, layer.float_weight, layer.output) for layer in found}
-    hit: set[str] = set()
-    for pattern in patterns:
-        own = {layer for layer, known in names.items() if any(fnmatchcase(name, pattern) for name in known)}
-        if not own and names:
-            raise RecipeError(_no_match(pattern, sorted({name for known in names.values() for name in known})))
-        hit |= own
+    hit = matched(names, patterns, "layers") if names else ()
     return tuple(layer for layer in found if layer.name in hit)
-
-
-def _no_match(pattern: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(pattern.strip("*"), names, n=3, cutoff=0.0)
-    return (
-        "layers: expected patterns that match an INT8 layer's node, weight or output name, "
-        f"got {pattern!r}; the nearest names are {', '.join(near)}"
-    )
 
 
 def _all_layers(model: onnx.ModelProto, reference: onnx.ModelProto) -> list[Int8Layer]:

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from avcompress.quant.int8_layers import Int8Layer
+from avcompress.quant.observe import shots
 from avcompress.quant.patches import Geometry, geometry
 from avcompress.spec import Array, Artifact, Batch, DataError
-from engines.in_memory import open_model
-from engines.onnx_graph import initializers, shapes, with_outputs
+from engines.onnx_graph import initializers, shapes
 
 ROWS = 128
 """Output positions of a layer that are taken from an image; more from the first few, so that few images do, too."""
@@ -116,21 +116,19 @@ def measure(
     """
     sums = [(_Sum(one.weight.shape), _Sum(one.weight.shape)) for one in fits]
     random = [np.random.default_rng((seed, one.number)) for one in fits]
-    number = -1
-    for number, values in enumerate(float_values(artifact, [one.source for one in fits], batches)):
+    sources = tuple(dict.fromkeys(one.source for one in fits))
+    for number, shot in enumerate(shots(artifact.reference, sources, batches)):
         for one, pair, generator in zip(fits, sums, random, strict=True):
-            data, lacking = _rows(one, values[one.source], generator, number)
+            data, lacking = _rows(one, shot.values[one.source], generator, number)
             if not np.isfinite(data).all():
                 raise DataError(
-                    f"{one.source!r}, calibration image {number + 1}: expected finite values, got NaN or infinity; "
+                    f"{one.source!r}, {shot.where}: expected finite values, got NaN or infinity; "
                     "check the image and the network's weights"
                 )
             rows = data.shape[1]
             cut = -(-3 * rows // 4) if number == 0 else rows * (number % _HELD_OUT != 1)
             pair[0].add(data[:, :cut], lacking[:, :cut])
             pair[1].add(data[:, cut:], lacking[:, cut:])
-    if number < 0:
-        raise DataError("calibration: expected at least one image, got none; check data.calibration")
     return [(learn.mean(), judge.mean()) for learn, judge in sums]
 
 
@@ -173,16 +171,3 @@ def _rows(one: Fit, values: Array, random: np.random.Generator, image: int) -> t
     steps = np.clip(np.rint(data / grid.scale) + grid.zero_point, grid.qmin, grid.qmax) - grid.zero_point
     quantized = steps * grid.scale
     return quantized, (data - quantized) @ one.weight.transpose(0, 2, 1)
-
-
-def float_values(artifact: Artifact, tensors: Iterable[str], batches: Iterable[Batch]) -> Iterator[dict[str, Array]]:
-    """Tensors of the float network, by name, of one image after the other."""
-    source = artifact.reference.graph.input[0].name
-    inner = [tensor for tensor in dict.fromkeys(tensors) if tensor != source]
-    session = open_model(with_outputs(artifact.reference, inner), optimize=True)
-    for batch in batches:
-        images = np.asarray(batch[source], np.float32)
-        for index in range(len(images)):
-            image = images[index : index + 1]
-            values = session.run(inner, {source: image}) if inner else []
-            yield {**dict(zip(inner, values, strict=True)), source: image}

@@ -54,7 +54,7 @@ def learn(
 
     layers = {layer.name: layer for layer in int8_layers(artifact)}
     blocks = cut(artifact.reference, layers)
-    images = choose_images(batches, artifact.model.graph.input[0].name, settings.seed)
+    images = choose_images(artifact.reference, batches, settings.seed)
     log: list[str] = []
     for block in blocks:
         scales = learnable_scales(artifact, block)

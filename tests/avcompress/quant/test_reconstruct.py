@@ -128,7 +128,7 @@ def test_a_block_in_torch_computes_what_onnx_runtime_does(small_artifact, small_
 
 
 def test_what_torch_predicts_of_the_learned_block_is_what_onnx_runtime_gives(coarse, learned, images):
-    chosen = choose_images(images, "x", FAST.seed)
+    chosen = choose_images(coarse.reference, images, FAST.seed)
     (block,) = cut(coarse.reference, [layer.name for layer in int8_layers(coarse)])
     values = collect(coarse, block, chosen)
     session = open_model(learned.model)
@@ -176,7 +176,7 @@ def test_a_scale_learns_by_the_papers_gradient():
 
 def test_a_block_that_learning_makes_worse_keeps_what_it_has(small_artifact, images):
     (block,) = cut(small_artifact.reference, [layer.name for layer in int8_layers(small_artifact)])
-    values = collect(small_artifact, block, choose_images(images, "x", 0))
+    values = collect(small_artifact, block, choose_images(small_artifact.reference, images, 0))
     wild = FAST.model_copy(update={"steps": 1, "learning_rate": 100.0})
     layers = int8_layers(small_artifact)
 
@@ -199,21 +199,21 @@ def test_the_same_seed_gives_the_same_bytes_and_another_others(small_artifact, i
     assert first != other
 
 
-def test_images_are_an_even_sample_of_bounded_size(monkeypatch):
-    batches = [{"x": np.full((2, 1, 2, 2), i, np.float32)} for i in range(100)]
+def test_images_are_an_even_sample_of_bounded_size(small_net, monkeypatch):
+    batches = [{"x": np.full((2, 3, 12, 12), i, np.float32)} for i in range(100)]
 
-    chosen = choose_images(batches, "x", 0)
+    chosen = choose_images(small_net, batches, 0)
 
     assert len(chosen) == 32
-    assert chosen[0].shape == (1, 1, 2, 2)
+    assert chosen[0].shape == (1, 3, 12, 12)
     assert 30 < np.mean(chosen) < 70
-    monkeypatch.setattr("avcompress.quant.block_values.IMAGES_BYTES", 5 * 16)
-    assert len(choose_images(batches, "x", 0)) == 5
+    monkeypatch.setattr("avcompress.quant.block_values.IMAGES_BYTES", 5 * chosen[0].nbytes)
+    assert len(choose_images(small_net, batches, 0)) == 5
 
 
 def test_a_block_takes_no_more_images_than_fit(small_artifact, images, monkeypatch):
     (block,) = cut(small_artifact.reference, [layer.name for layer in int8_layers(small_artifact)])
-    chosen = choose_images(images, "x", 0)
+    chosen = choose_images(small_artifact.reference, images, 0)
     monkeypatch.setattr("avcompress.quant.block_values.BLOCK_BYTES", 5 * (2 * 3 + 4) * 144 * 4)
 
     assert len(collect(small_artifact, block, chosen).given) == 5
