@@ -226,8 +226,8 @@ def test_an_odd_number_of_weights_is_stored_in_int8_where_int4_is_asked_for():
 
     assert {name: params.dtype for name, params in artifact.qparams.items()} == {"w": "int8", "v": "int4"}
     assert [(layer.precision, layer.reason) for layer in artifact.layers] == [
-        ("int8 weights", "int8 weights: an odd number of them"),
-        ("int4 weights", "int4 weights"),
+        ("int8 weights", "only its weight is quantized: an odd number of values, INT4 goes in pairs"),
+        ("int4 weights", "only its weight is quantized"),
     ]
 
 
@@ -247,7 +247,7 @@ def test_layers_that_are_kept_stay_as_they_are(small_net):
         "Conv_4": "float",
     }
     assert set(artifact.qparams) == {"wb"}
-    assert "weight_only: 1 of 3 layers: int8 weights" in artifact.log[-1]
+    assert "weight_only: 1 of 3 layers in INT8 weights" in artifact.log[-1]
 
 
 # --- cast
