@@ -17,6 +17,7 @@ from avcompress.spec import Array, Artifact, LayerPlan, Precision, QDtype, Quant
 from engines.onnx_graph import initializers
 from engines.qdq import insert_qdq
 
+_REASON = "only its weight is quantized"
 _MATRIX_PRODUCTS = frozenset({"Gemm", "MatMul"})
 
 
@@ -51,7 +52,7 @@ def quantize_weights(artifact: Artifact, settings: WeightOnly) -> Artifact:
 
 def _planned(placement: Placement, qparams: Mapping[str, QuantParams], settings: WeightOnly) -> tuple[LayerPlan, ...]:
     precision: Precision = "int4 weights" if settings.format == "int4" else "int8 weights"
-    layers = as_precision(placement.layers, precision, "only its weight is quantized")
+    layers = as_precision(placement.layers, precision, _REASON)
     wide = {
         name
         for site in placement.weights
@@ -59,7 +60,7 @@ def _planned(placement: Placement, qparams: Mapping[str, QuantParams], settings:
         if qparams[site.tensor].dtype == "int8" and settings.format == "int4"
     }
     return tuple(
-        replace(layer, precision="int8 weights", reason="only its weight is quantized: an odd number of values, INT4 goes in pairs")
+        replace(layer, precision="int8 weights", reason=f"{_REASON}: an odd number of values, INT4 goes in pairs")
         if layer.name in wide
         else layer
         for layer in layers
