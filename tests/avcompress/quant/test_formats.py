@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
+from avcompress.quant.apply import apply
 from avcompress.quant.cast import cast
 from avcompress.quant.dynamic import quantize_dynamic
 from avcompress.quant.params import activation_params
@@ -40,18 +41,6 @@ LOSS = {"fp8": 0.12, "int4 weights": 0.3, "fp16": 0.002, "bf16": 0.02}
 
 def run(model, batch):
     return open_model(model).run(None, dict(batch))[0]
-
-
-def apply(stage, artifact, batches):
-    match stage:
-        case Ptq():
-            return quantize(artifact, stage, batches)
-        case Dynamic():
-            return quantize_dynamic(artifact, stage)
-        case WeightOnly():
-            return quantize_weights(artifact, stage)
-        case Cast():
-            return cast(artifact, stage)
 
 
 @pytest.fixture(scope="module")
