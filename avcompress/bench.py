@@ -246,16 +246,20 @@ def _check_stages(recipe: Recipe) -> None:
     for index in range(1, len(ranks)):
         stage, before = recipe.stages[index], recipe.stages[index - 1]
         if ranks[index] < ranks[index - 1] or (ranks[index] == ranks[index - 1] and ranks[index] in _ONCE):
-            got = "it again" if ranks[index] == ranks[index - 1] else "it after"
-            raise RecipeError(
-                f"stages[{index}]: expected `{stage.kind}` {'once' if got == 'it again' else 'before'} "
-                f"`{before.kind}`, got {got}; {_ORDER}"
-            )
+            raise RecipeError(f"stages[{index}]: {_misplaced(stage, before)}; {_ORDER}")
     repairing = [i for i, stage in enumerate(recipe.stages) if isinstance(stage, Repairing)]
     if repairing and not any(isinstance(stage, Ptq) for stage in recipe.stages):
         kind = recipe.stages[repairing[0]].kind
         raise RecipeError(f"stages[{repairing[0]}]: expected `ptq` before `{kind}`, got none; add it, or drop `{kind}`")
     _check_training(recipe)
+
+
+def _misplaced(stage: Stage, before: Stage) -> str:
+    if stage.kind == before.kind:
+        return f"expected `{stage.kind}` once, got it twice"
+    if _rank(stage) == _rank(before):
+        return f"expected `{before.kind}` or `{stage.kind}`, got both"
+    return f"expected `{stage.kind}` before `{before.kind}`, got it after"
 
 
 _ONCE = frozenset({2, 4})

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from avcompress.float_network import float_network
 from avcompress.quant.apply import apply
 from avcompress.quant.observe import observe
-from avcompress.quant.ptq import candidates, prepare
+from avcompress.quant.plan import prepare
+from avcompress.quant.ptq import candidates
 from avcompress.recipe import Equalize, Ptq, Recipe, Smooth, Train
 from avcompress.spec import Artifact, RecipeError, Track, untracked
 from calibration.batches import Batches

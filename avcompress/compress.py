@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from avcompress.bench import Bench
 from avcompress.checkpoint import (
     DECISIONS,
@@ -25,9 +27,10 @@ from avcompress.checkpoint import (
 from avcompress.files import sha256_file, write_atomically
 from avcompress.float_network import with_output
 from avcompress.quant.apply import NetworkStage, apply, title
+from avcompress.quant.observe import first_not_finite
 from avcompress.quant.ptq import calibrate, calibration_settings, quantize
-from avcompress.recipe import OnnxModel, Ptq, Recipe, TorchModel, Train
-from avcompress.spec import Artifact, Track
+from avcompress.recipe import Cast, OnnxModel, Ptq, Recipe, TorchModel, Train
+from avcompress.spec import Artifact, DataError, Track
 from avcompress.state import step_key
 from calibration.batches import Batches
 from calibration.statistics_file import load_statistics, save_statistics
@@ -52,6 +55,7 @@ class Compressed(NamedTuple):
         reference: the float ONNX that accuracy drops are measured against.
         network: the quantized ONNX.
         artifact: the quantized network and what was decided about it.
+        before_cast: the step's folder that holds the network as it was before a `cast`, or else the last one's.
         logs: what each step said, by the step's name.
         skipped: by role, train and calibration, the images left out because they cannot be read.
     """
@@ -59,6 +63,7 @@ class Compressed(NamedTuple):
     reference: Path
     network: Path
     artifact: Artifact
+    before_cast: Path
     logs: Mapping[str, tuple[str, ...]]
     skipped: Mapping[str, tuple[str, ...]]
 
@@ -83,6 +88,7 @@ def compress(bench: Bench) -> Compressed:
         reference=folder / NETWORK,
         network=network,
         artifact=load_artifact(folders[-1]),
+        before_cast=folders[-2 if any(isinstance(stage, Cast) for stage in bench.recipe.stages) else -1],
         logs=_logs([*_train_folders(bench), *folders]),
         skipped={
             "train": _read_skipped(_train_folders(bench)),
@@ -99,7 +105,8 @@ def count_stage_steps(recipe: Recipe) -> int:
 def _rehearse(bench: Bench, network: onnx.ModelProto) -> None:
     """Take one image through the float network and its decoding, so that what does not fit is found before the work.
 
-    Raises EngineError for an output that the task cannot decode, or that has other classes than the recipe.
+    Raises DataError for values that are not finite, with the first tensor that holds one; EngineError for an output
+    that the task cannot decode, or that has other classes than the recipe.
     """
     task, preprocess = bench.recipe.task, bench.recipe.preprocess
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +114,14 @@ def _rehearse(bench: Bench, network: onnx.ModelProto) -> None:
         path.write_bytes(network.SerializeToString())
         with open_ort(path) as session:
             functions = stages(session, preprocess, task)
-            placed = functions["inference"](functions["preprocess"](next(iter(bench.validation)).image))
+            sample = next(iter(bench.validation))
+            given = functions["preprocess"](sample.image)
+            placed = functions["inference"](given)
+            if not all(np.isfinite(output).all() for output in placed.value.values()):
+                raise DataError(
+                    f"{first_not_finite(network, given.value)!r}, image {sample.name}: expected finite values, got NaN "
+                    "or infinity; check the image and the network's weights"
+                )
             functions["postprocess"](placed)
     ((name, output),) = placed.value.items()
     check_output(name, output.shape, task, preprocess.size, len(bench.classes))

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from avcompress.spec import Array, ModelError
-from engines.onnx_graph import check, fold_constants, infer_shapes, name_nodes
+from engines.in_memory import open_model
+from engines.onnx_graph import check, first_line, fold_constants, infer_shapes, name_nodes
 from engines.onnx_load import with_measured_shapes
 
 OPSET = 17  # the newest that TensorRT 8.6 parses
@@ -60,7 +60,7 @@ def load_state_(module: nn.Module, data: bytes) -> None:
         module.load_state_dict(safetensors.torch.load(data))
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise ModelError(
-            f"checkpoint: expected the state of this {type(module).__name__}, got {_first_line(error)}; "
+            f"checkpoint: expected the state of this {type(module).__name__}, got {_kind_and_line(error)}; "
             "start again without --resume"
         ) from error
 
@@ -122,7 +122,7 @@ def _run(module: nn.Module, image: Tensor) -> list[Array]:
         raise
     except Exception as error:  # whatever the user's code raises
         raise ModelError(
-            f"model: expected it to run on {shape} float32, got {_first_line(error)}; "
+            f"model: expected it to run on {shape} float32, got {_kind_and_line(error)}; "
             "check preprocess.size and model.args"
         ) from error
     if not outputs:
@@ -153,7 +153,7 @@ def _export_to(path: Path, module: nn.Module, image: Tensor, input_name: str, na
         )
     except Exception as error:  # whatever the exporter or the user's code raises under tracing
         raise ModelError(
-            f"model: expected an export to ONNX opset {OPSET}, got {_first_line(error)}; "
+            f"model: expected an export to ONNX opset {OPSET}, got {_kind_and_line(error)}; "
             "rewrite that operation, or export it yourself and give `model.onnx`"
         ) from error
 
@@ -189,14 +189,11 @@ def _module_path(node_name: str) -> str:
 
 
 def _compare(model: onnx.ModelProto, feeds: Mapping[str, Array], expected: Mapping[str, Array]) -> None:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
+    session = open_model(model)
     try:
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         outputs = session.run(list(expected), dict(feeds))
     except Exception as error:  # ONNX Runtime's exceptions share no base but this
-        raise ModelError(f"model: expected ONNX Runtime to run the export, got {_first_line(error)}") from error
+        raise ModelError(f"model: expected ONNX Runtime to run the export, got {_kind_and_line(error)}") from error
     for (name, reference), output in zip(expected.items(), outputs, strict=True):
         difference = _relative_error(output, reference)
         if not difference <= TOLERANCE:
@@ -218,6 +215,6 @@ def _relative_error(output: Array, reference: Array) -> float:
     return float(np.abs(output.astype(np.float64) - reference).max()) / scale
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+def _kind_and_line(error: Exception) -> str:
+    kind, line = type(error).__name__, first_line(error)
+    return f"{kind}: {line[:200]}" if line != kind else kind

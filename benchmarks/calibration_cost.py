@@ -109,7 +109,8 @@ def ptq(file: Path, batches: Any, work: str) -> float:
 def calibrate(file: Path, batches: Any, work: str) -> float:  # noqa: ARG001
     """The statistics of every tensor that any settings may want, as `avcompress calibrate` gathers them."""
     from avcompress.quant.observe import observe
-    from avcompress.quant.ptq import candidates, prepare
+    from avcompress.quant.plan import prepare
+    from avcompress.quant.ptq import candidates
     from engines.onnx_load import load_onnx
 
     model = prepare(load_onnx(file, (416, 416)))

@@ -43,7 +43,9 @@ class Capabilities:
         int32_bias: biases as INT32 with a DequantizeLinear.
         dynamic: DynamicQuantizeLinear.
         int8_transposed: transposed convolutions in INT8.
-        half_scales: FP16 scales, which FP16 between the quantized layers needs in a strongly typed network.
+        half_scales_from: the opset from which it takes FP16 scales, which FP16 between the quantized layers needs in a
+            strongly typed network; 0: any; None: never.
+        weight_only: a convolution whose weights only are quantized.
         int4: weights in INT4: of which layers.
         fp8_from: the first compute capability, as 89, with FP8 E4M3; 0: any machine; None: none.
         bf16_from: the same for BF16.
@@ -57,7 +59,8 @@ class Capabilities:
     int32_bias: bool
     dynamic: bool
     int8_transposed: bool
-    half_scales: bool
+    half_scales_from: int | None
+    weight_only: bool
     int4: Literal["none", "matrix products", "all"]
     fp8_from: int | None
     bf16_from: int | None
@@ -72,7 +75,8 @@ _TENSORRT_8 = Capabilities(
     int32_bias=False,  # [doc] DequantizeLinear on INT8 only
     dynamic=False,  # [doc] no importer for DynamicQuantizeLinear
     int8_transposed=False,  # NVIDIA/TensorRT#1699
-    half_scales=False,  # weakly typed: FP32 scales, and the builder chooses FP16
+    half_scales_from=None,  # weakly typed: FP32 scales, and the builder chooses FP16
+    weight_only=False,  # Q/DQ on a weight alone is refused
     int4="none",  # [doc] from 10.0 on
     fp8_from=None,  # [doc] from 9.0 on
     bf16_from=None,  # [doc] from 9.0 on
@@ -86,7 +90,8 @@ _TENSORRT_10 = Capabilities(
     int32_bias=False,  # [doc] DequantizeLinear on FP8, INT8 and INT4
     dynamic=False,  # [doc] no importer for DynamicQuantizeLinear
     int8_transposed=False,  # NVIDIA/TensorRT#1699
-    half_scales=True,  # [doc] strongly typed networks
+    half_scales_from=0,  # [doc] strongly typed networks
+    weight_only=True,
     int4="matrix products",  # [doc] INT4 weight-only quantization is for GEMM
     fp8_from=89,  # [doc] support matrix: Ada, Hopper and newer
     bf16_from=80,  # [doc] support matrix: Ampere and newer
@@ -100,7 +105,8 @@ _TENSORRT_11 = Capabilities(
     int32_bias=False,  # [doc]
     dynamic=False,  # [doc] no importer for DynamicQuantizeLinear
     int8_transposed=False,  # NVIDIA/TensorRT#1699
-    half_scales=True,  # [doc] strongly typed networks only
+    half_scales_from=0,  # [doc] strongly typed networks only
+    weight_only=True,
     int4="matrix products",  # [doc] INT4 weight-only quantization is for GEMM
     fp8_from=89,  # [doc] support matrix
     bf16_from=80,  # [doc] support matrix
@@ -114,7 +120,8 @@ _TENSORRT_RTX = Capabilities(
     int32_bias=False,  # [run] 'has type Int32 but must have type FP8, FP4, Int4, Int8, or UInt8'
     dynamic=False,  # [run] refused while parsing
     int8_transposed=False,  # [run] a Half `deconv` that dequantizes its weight at run time
-    half_scales=True,  # [run] FP16 and BF16 scales, opset 19 and 22
+    half_scales_from=0,  # [run] FP16 and BF16 scales, opset 19 and 22
+    weight_only=True,
     int4="all",  # [run] per channel and in blocks; convolutions dequantize at run time
     fp8_from=89,  # [run] 'Cannot compile for target(s) sm86, because the model contains HW-specific datatypes'
     bf16_from=80,  # [run] the same words for sm75
@@ -128,7 +135,8 @@ _OPENVINO = Capabilities(
     int32_bias=True,  # [run]
     dynamic=True,  # [run] the numbers of ONNX Runtime; computed in float
     int8_transposed=True,  # [run] AVX-512 with one group
-    half_scales=True,  # [run] taken as FP32
+    half_scales_from=0,  # [run] taken as FP32
+    weight_only=True,
     int4="all",  # [run] computed in float
     fp8_from=0,  # [run] rounded to E4M3 by way of FP16: one value in 140 is off by a step; computed in float
     bf16_from=0,  # [run] by `precision: bf16` on CPUs that have it; else computed in FP32
@@ -142,7 +150,8 @@ _ONNXRUNTIME = Capabilities(
     int32_bias=True,  # [run]
     dynamic=True,  # [run]
     int8_transposed=True,  # [run] all of it computed in float between the grids, graph optimizations off
-    half_scales=True,  # [run] from opset 19 on
+    half_scales_from=19,  # [run]
+    weight_only=True,  # [run]
     int4="all",  # [run]
     fp8_from=0,  # [run]
     bf16_from=0,  # [run] engines.ort_dialect: FP32 arithmetic, each result rounded

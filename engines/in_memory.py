@@ -28,10 +28,9 @@ def open_model(model: onnx.ModelProto, optimize: bool = False, threads: int = TH
     options.log_severity_level = _SILENT
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    network = with_float_kernels(model).SerializeToString()
     try:
-        return ort.InferenceSession(
-            with_float_kernels(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        return ort.InferenceSession(network, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exceptions share no other base
         raise ModelError(
             f"ONNX Runtime: expected a model it can run, got: {first_line(error)}; export the network again"

@@ -134,7 +134,7 @@ def check(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def first_line(error: Exception) -> str:
-    """What an ONNX error says before its context and stack."""
+    """What an error says before its context and stack; the kind of error where it says nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip(" =>\t")]
     return lines[0].rstrip(".;: ") if lines else type(error).__name__
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import external_data_helper, helper, inliner, numpy_helper, version_converter
 
 from avcompress.spec import ModelError
 from engines import onnx_graph
+from engines.in_memory import open_model
 
 _LARGEST_BYTES = 2**31  # of a protobuf message
 OLDEST_OPSET = 13  # the first with DequantizeLinear per channel
@@ -200,11 +200,8 @@ def with_measured_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     if not unknown:
         return model
     value = model.graph.input[0]
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    probe = onnx_graph.with_outputs(model, unknown).SerializeToString()
     try:
-        session = ort.InferenceSession(probe, options, providers=["CPUExecutionProvider"])
+        session = open_model(onnx_graph.with_outputs(model, unknown), optimize=True)
         found = session.run(unknown, {value.name: np.zeros(known[value.name], np.float32)})
     except Exception:  # ONNX Runtime lacks an operator: the shapes stay unknown, and whoever runs the model will say so
         return model

@@ -33,10 +33,10 @@ app = typer.Typer(
     help="Compress perception networks for cars under one contract of deadline and accuracy.",
 )
 
-Out = Annotated[Path, typer.Option("--out", help="Folder for the network, the engines and the report.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an earlier run in this folder stopped.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print the verdict and nothing before it.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the report's facts to this file as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result and nothing before it.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the facts to this file as JSON.")]
 DataRoot = Annotated[
     Path | None,
     typer.Option("--data-root", envvar=DATA_ROOT_VARIABLE, help="Folder that the recipe's paths start from."),

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from avcompress.cli.app import DataRoot, app
+from avcompress.cli.app import DataRoot, JsonFile, app
 from avcompress.cli.terminal import check_json, open_console, write_json
 from avcompress.symbols import spelled
 
@@ -32,7 +32,7 @@ def inspect(
     size: Annotated[
         tuple[int, int] | None, typer.Option("--size", help="Height and width of an ONNX file's dynamic input.")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the facts to this file as JSON.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Show for every weighted layer whether it is quantized and why, and which quantized tensors share a scale.
 

@@ -17,7 +17,7 @@ from avcompress.onnx_import import layers, pointwise, pooling, quantized, resizi
 from avcompress.onnx_import.constants import as_tensor, folded, is_float, trained, values_of
 from avcompress.onnx_import.operand import DTYPES, Call, OnnxNode, Operand
 from avcompress.spec import Array, ModelError
-from engines.onnx_graph import fold_constants, fresh, name_nodes
+from engines.onnx_graph import first_line, fold_constants, fresh, name_nodes
 
 _LOWERINGS: dict[str, Callable[[OnnxNode], Call]] = {
     **pointwise.LOWERINGS,
@@ -145,7 +145,7 @@ class _Builder:
         try:
             return call.target(*args, **kwargs)
         except Exception as error:  # whatever torch raises for shapes that do not fit
-            reason = str(error).splitlines()[0][:160]
+            reason = first_line(error)[:160]
             raise node.error("inputs that fit together", reason, "export the model again") from error
 
     def _filled(self, arguments: Any) -> Any:

@@ -12,9 +12,9 @@ import onnx
 
 from avcompress.quant.placement import place
 from avcompress.quant.placement_onnx import graph_view
+from avcompress.quant.plan import prepare
 from avcompress.recipe import Cast, KeepFloat
 from avcompress.spec import Artifact, LayerPlan, QuantParams, RecipeError
-from engines.onnx_graph import check, fold_batch_norms, infer_shapes
 from engines.precision import cast_network
 from engines.qdq import qdq_sites
 
@@ -34,7 +34,7 @@ def cast(artifact: Artifact, settings: Cast) -> Artifact:
     Raises RecipeError for a pattern that matches no node, ModelError.
     """
     float_network = artifact.reference is None
-    model = check(infer_shapes(fold_batch_norms(artifact.model))) if float_network else artifact.model
+    model = prepare(artifact.model) if float_network else artifact.model
     keep = {**_unbuildable(model, settings), **_kept(model, settings.keep_float)}
     network, reasons = cast_network(model, settings.format, keep)
     layers = artifact.layers or _unquantized(model)

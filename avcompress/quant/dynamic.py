@@ -9,10 +9,10 @@ from onnx import numpy_helper
 from avcompress.quant.params import weight_scales
 from avcompress.quant.placement import place
 from avcompress.quant.placement_onnx import graph_view
-from avcompress.quant.plan import as_precision, plan_line
+from avcompress.quant.plan import as_precision, plan_line, prepare
 from avcompress.recipe import Dynamic
 from avcompress.spec import Artifact
-from engines.onnx_graph import check, fold_batch_norms, infer_shapes, initializers
+from engines.onnx_graph import initializers
 from engines.qdq import insert_dynamic_qdq, insert_qdq
 
 
@@ -28,7 +28,7 @@ def quantize_dynamic(artifact: Artifact, settings: Dynamic) -> Artifact:
 
     Raises RecipeError for a pattern that matches no layer, ModelError.
     """
-    model = check(infer_shapes(fold_batch_norms(artifact.model)))
+    model = prepare(artifact.model)
     placement = place(graph_view(model), settings.keep_float, "cpu")
     constants = initializers(model)
     qparams = {
@@ -37,7 +37,7 @@ def quantize_dynamic(artifact: Artifact, settings: Dynamic) -> Artifact:
     }
     weights = [edge for site in placement.weights for edge in site.edges]
     inputs = [(layer.name, 0) for layer in placement.layers if layer.precision != "float"]
-    layers = as_precision(placement.layers, "int8 dynamic")
+    layers = as_precision(placement.layers, "int8 dynamic", "weight is quantized, and input as it comes")
     return replace(
         artifact,
         model=insert_dynamic_qdq(insert_qdq(model, weights, qparams), inputs),

@@ -11,12 +11,11 @@ import onnx
 from avcompress.quant.placement import place
 from avcompress.quant.placement_onnx import graph_view, weight_channels
 from avcompress.quant.placement_view import Op, Placement
+from avcompress.quant.plan import prepare
 from avcompress.recipe import KeepFloat
 from avcompress.spec import LayerPlan, QuantParams
 from engines.onnx_graph import (
     attribute,
-    check,
-    fold_batch_norms,
     infer_shapes,
     is_weighted,
     macs,
@@ -98,7 +97,7 @@ def inspect_float(
 
     Raises RecipeError for a pattern of `keep.layers` that matches nothing.
     """
-    view = graph_view(check(infer_shapes(fold_batch_norms(model))))
+    view = graph_view(prepare(model))
     placement = place(view, keep, rules)
     ops = {op.name: op for op in view.ops}
     reads = {name: site.tensor for site in placement.activations for name, _ in site.edges}

@@ -10,16 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
-from avcompress.spec import Array, Batch, DataError, ModelError
+from avcompress.spec import Array, Batch, DataError
 from calibration.batches import Batches, NamedBatch
 from calibration.histogram import Scratch, Tally
 from calibration.statistics import WINDOW, Image, Statistics, TensorStatistics, image_digest, preprocess_digest
-from engines.onnx_graph import first_line, shapes, with_outputs
-
-_THREADS = 2
+from engines.in_memory import THREADS, open_model
+from engines.onnx_graph import infer_shapes, shapes, with_outputs
 
 
 def observe(model: onnx.ModelProto, tensors: Iterable[str], batches: Iterable[Batch]) -> Statistics:
@@ -31,10 +29,10 @@ def observe(model: onnx.ModelProto, tensors: Iterable[str], batches: Iterable[Ba
     wanted = tuple(dict.fromkeys(tensors))
     tallies = {tensor: Tally() for tensor in wanted}
     seen = _Seen()
-    scratches = [Scratch() for _ in range(_THREADS)]
-    with ThreadPoolExecutor(_THREADS) as pool:  # counting releases the interpreter's lock
+    scratches = [Scratch() for _ in range(THREADS)]
+    with ThreadPoolExecutor(THREADS) as pool:  # counting releases the interpreter's lock
         for shot in shots(model, wanted, batches):
-            shares = [[(tensor, tallies[tensor]) for tensor in wanted[i::_THREADS]] for i in range(_THREADS)]
+            shares = [[(tensor, tallies[tensor]) for tensor in wanted[i::THREADS]] for i in range(THREADS)]
             try:
                 found = dict(pair for pairs in pool.map(_count_, shares, scratches, repeat(shot)) for pair in pairs)
             except DataError:
@@ -108,6 +106,26 @@ def _refuse_first(shot: Shot, wanted: tuple[str, ...]) -> None:
         Tally().add_(shot.values[tensor], Scratch(), f"{tensor!r}, {shot.where}")
 
 
+def first_not_finite(model: onnx.ModelProto, image: Array) -> str | None:
+    """The first float32 tensor of a network, in graph order, that holds NaN or infinity; None if there is none.
+
+    Args:
+        model: has one input.
+        image: for it, float32 (1, C, H, W).
+    """
+    (source,) = (value.name for value in model.graph.input)
+    values = infer_shapes(model).graph.value_info
+    floats = {value.name for value in values if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
+    floats |= {value.name for value in model.graph.output}
+    names = [name for node in model.graph.node for name in node.output if name in floats]
+    found = open_model(with_outputs(model, names)).run(names, {source: image})
+    return next((name for name, value in ((source, image), *zip(names, found, strict=True)) if _bad(value)), None)
+
+
+def _bad(values: Array) -> bool:
+    return not np.isfinite(values).all()
+
+
 def _statistics(
     model: onnx.ModelProto, tallies: Mapping[str, Tally], seen: _Seen, batches: Iterable[Batch]
 ) -> Statistics:
@@ -140,7 +158,7 @@ def shots(
     """The wanted tensors, one image after the other; those of a network with Q/DQ are exact only without `optimize`."""
     (source,) = (value.name for value in model.graph.input)
     outputs = [tensor for tensor in wanted if tensor != source]
-    session = _session(with_outputs(model, outputs), optimize)
+    session = open_model(with_outputs(model, outputs), optimize)
     number = 0
     for number, (name, image) in enumerate(_images(batches, source, shapes(model)[source]), start=1):
         values = dict(zip(outputs, session.run(outputs, {source: image}), strict=True)) if outputs else {}
@@ -172,20 +190,3 @@ def _images(batches: Iterable[Batch], source: str, shape: tuple[int, ...]) -> It
 
 def _by(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
-
-
-def _session(model: onnx.ModelProto, optimize: bool) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    levels = ort.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
-    options.intra_op_num_threads = _THREADS
-    # Threads that spin between runs take the cores that the counting needs.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    try:
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own exceptions share no other base
-        raise ModelError(
-            f"ONNX Runtime: expected a model it can run, got: {first_line(error)}; "
-            "calibration needs to run the float network"
-        ) from error

@@ -24,9 +24,9 @@ from avcompress.quant.placement_view import Edge, GraphView, Op, Placement, Site
 from avcompress.recipe import KeepFloat
 from avcompress.spec import WEIGHTED, LayerPlan, RecipeError
 
-__all__ = ["WEIGHTED", "Edge", "GraphView", "Op", "Placement", "Site", "Weight", "place"]
+__all__ = ["QUANTIZED", "WEIGHTED", "Edge", "GraphView", "Op", "Placement", "Site", "Weight", "place"]
 
-_INT8 = "input and weight are quantized"
+QUANTIZED = "input and weight are quantized"
 
 
 def place(view: GraphView, keep: KeepFloat, rules: Literal["tensorrt", "cpu"] = "tensorrt") -> Placement:
@@ -51,7 +51,7 @@ def place(view: GraphView, keep: KeepFloat, rules: Literal["tensorrt", "cpu"] = 
 
 def _plan(op: Op, reason: str | None) -> LayerPlan:
     if reason is None:
-        return LayerPlan(op.name, op.kind, "int8", _INT8, op.macs)
+        return LayerPlan(op.name, op.kind, "int8", QUANTIZED, op.macs)
     return LayerPlan(op.name, op.kind, "float", reason, op.macs)
 
 

@@ -13,7 +13,7 @@ import onnx
 from onnx import helper
 
 from avcompress.quant.restore import PARTS, Part, quantized_layers
-from avcompress.spec import WEIGHTED, Batch, DataError
+from avcompress.spec import WEIGHTED, Batch, DataError, ModelError
 from engines import onnx_graph
 from engines.in_memory import open_model
 
@@ -152,13 +152,18 @@ def _add_power_(graph: onnx.GraphProto, name: str, tensors: tuple[str, ...]) -> 
 
 
 def _sorted(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The nodes in topological order, which ONNX demands."""
+    """The nodes in topological order, which ONNX demands; raises ModelError where there is none."""
     new = onnx_graph.copy(model)
     known = {value.name for value in (*new.graph.input, *new.graph.initializer)} | {""}
     waiting = list(model.graph.node)
     ordered: list[onnx.NodeProto] = []
     while waiting:
         ready = [node for node in waiting if known.issuperset(onnx_graph.node_inputs(node))]
+        if not ready:
+            raise ModelError(
+                f"error analysis: expected the float network with Q/DQ, got another at node {waiting[0].name!r}; "
+                "analyze the network that `ptq` made"
+            )
         known.update(name for node in ready for name in node.output)
         done = {node.name for node in ready}
         ordered += ready

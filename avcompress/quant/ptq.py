@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, get_args
@@ -12,14 +11,15 @@ from onnx import numpy_helper
 
 from avcompress.quant.observe import network_digest, observe
 from avcompress.quant.params import activation_params, weight_params
-from avcompress.quant.placement import Placement, place
+from avcompress.quant.placement import QUANTIZED, Placement, place
 from avcompress.quant.placement_onnx import graph_view
+from avcompress.quant.plan import as_precision, plan_line, prepare
 from avcompress.quant.ties import settle_ties
 from avcompress.recipe import KeepFloat, Ptq
-from avcompress.spec import WEIGHTED, Artifact, Batch, DataError, LayerPlan, QuantParams
+from avcompress.spec import WEIGHTED, Artifact, Batch, DataError, QuantParams
 from calibration.batches import Batches
 from calibration.statistics import Statistics, preprocess_digest
-from engines.onnx_graph import check, fold_batch_norms, infer_shapes, initializers
+from engines.onnx_graph import initializers
 from engines.qdq import insert_qdq
 
 _JOINS = WEIGHTED | {"Add", "Concat"}
@@ -63,20 +63,15 @@ def quantize(
     activations = {name: activation_params(values, settings) for name, values in settled.ranges.items()}
     qparams = {**activations, **_weight_qparams(model, placement, settings)}
     edges = [edge for site in (*placement.activations, *placement.weights) for edge in site.edges]
-    layers = tuple(_in_format(layer, settings) for layer in placement.layers)
+    layers = as_precision(placement.layers, settings.format, QUANTIZED)
     return replace(
         artifact,
         model=insert_qdq(model, edges, qparams),
         reference=model,
         qparams=qparams,
         layers=layers,
-        log=(*artifact.log, summary(layers), *(f"ptq: {note}" for note in settled.notes)),
+        log=(*artifact.log, plan_line("ptq", layers), *(f"ptq: {note}" for note in settled.notes)),
     )
-
-
-def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The float network as it is calibrated and quantized: batch norms folded, shapes stated."""
-    return check(infer_shapes(fold_batch_norms(model)))
 
 
 def candidates(model: onnx.ModelProto) -> tuple[str, ...]:
@@ -130,23 +125,3 @@ def _weight_qparams(model: onnx.ModelProto, placement: Placement, settings: Ptq)
         site.tensor: weight_params(numpy_helper.to_array(constants[site.tensor]), site.axis or 0, settings)
         for site in placement.weights
     }
-
-
-def _in_format(layer: LayerPlan, settings: Ptq) -> LayerPlan:
-    """The placement says which layers are quantized, the settings to what."""
-    if layer.precision != "int8" or settings.format == "int8":
-        return layer
-    return replace(layer, precision="fp8")
-
-
-def summary(layers: tuple[LayerPlan, ...]) -> str:
-    """One line: how many weighted layers are quantized, their share of the MACs, and why the others are not."""
-    quantized = [layer for layer in layers if layer.precision != "float"]
-    total = sum(layer.macs for layer in layers)
-    share = f", {100 * sum(layer.macs for layer in quantized) / total:.0f} % of MACs" if total else ""
-    unknown = sum(layer.macs == 0 for layer in layers)
-    share += f" (unknown for {unknown})" if unknown else ""
-    reasons = Counter(layer.reason for layer in layers if layer.precision == "float")
-    floats = "; float: " + ", ".join(f"{count} x {reason}" for reason, count in reasons.items()) if reasons else ""
-    kind = "FP8" if any(layer.precision == "fp8" for layer in quantized) else "INT8"
-    return f"ptq: {len(quantized)} of {len(layers)} layers in {kind}{share}{floats}"

@@ -45,7 +45,7 @@ def settle_ties(ties: Sequence[tuple[str, ...]], statistics: Mapping[str, Tensor
                 ranges.update(dict.fromkeys(members, shared))
                 break
             members.remove(worst)
-            cost = f"one with {_others(tie, worst)} would cost it {losses[worst]:.0f} dB"
+            cost = f"one with {', '.join(map(repr, members))} would cost it {losses[worst]:.0f} dB"
             notes.append(f"{worst!r} keeps a scale of its own: {cost}")
         # Zeros have no range of their own: any scale represents them.
         zeros = [name for name in tie if statistics[name].histogram.amax == 0]
@@ -59,7 +59,3 @@ def _loss_db(found: TensorStatistics, own: TensorRange, shared: TensorRange, set
     if after <= 0:
         return 0.0
     return 10 * math.log10(after / before) if before > 0 else math.inf
-
-
-def _others(tie: tuple[str, ...], name: str) -> str:
-    return ", ".join(repr(other) for other in tie if other != name)

@@ -11,12 +11,13 @@ from onnx import numpy_helper
 from avcompress.quant.params import weight_scales
 from avcompress.quant.placement import Placement, place
 from avcompress.quant.placement_onnx import graph_view
-from avcompress.quant.plan import as_precision, plan_line
+from avcompress.quant.plan import as_precision, plan_line, prepare
 from avcompress.recipe import WeightOnly
-from avcompress.spec import Array, Artifact, LayerPlan, QDtype, QuantParams, RecipeError
-from engines.onnx_graph import check, fold_batch_norms, infer_shapes, initializers
+from avcompress.spec import Array, Artifact, LayerPlan, Precision, QDtype, QuantParams, RecipeError
+from engines.onnx_graph import initializers
 from engines.qdq import insert_qdq
 
+_REASON = "only its weight is quantized"
 _MATRIX_PRODUCTS = frozenset({"Gemm", "MatMul"})
 
 
@@ -32,7 +33,7 @@ def quantize_weights(artifact: Artifact, settings: WeightOnly) -> Artifact:
 
     Raises RecipeError for a block size that does not divide a layer's inputs, or has nothing to act on.
     """
-    model = check(infer_shapes(fold_batch_norms(artifact.model)))
+    model = prepare(artifact.model)
     placement = place(graph_view(model), settings.keep_float, "cpu")
     qparams = _qparams(model, placement, settings)
     edges = [edge for site in placement.weights for edge in site.edges]
@@ -50,7 +51,8 @@ def quantize_weights(artifact: Artifact, settings: WeightOnly) -> Artifact:
 
 
 def _planned(placement: Placement, qparams: Mapping[str, QuantParams], settings: WeightOnly) -> tuple[LayerPlan, ...]:
-    layers = as_precision(placement.layers, "int4 weights" if settings.format == "int4" else "int8 weights")
+    precision: Precision = "int4 weights" if settings.format == "int4" else "int8 weights"
+    layers = as_precision(placement.layers, precision, _REASON)
     wide = {
         name
         for site in placement.weights
@@ -58,7 +60,7 @@ def _planned(placement: Placement, qparams: Mapping[str, QuantParams], settings:
         if qparams[site.tensor].dtype == "int8" and settings.format == "int4"
     }
     return tuple(
-        replace(layer, precision="int8 weights", reason="int8 weights: an odd number of them")
+        replace(layer, precision="int8 weights", reason=f"{_REASON}: an odd number of values, INT4 goes in pairs")
         if layer.name in wide
         else layer
         for layer in layers

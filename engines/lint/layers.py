@@ -311,7 +311,7 @@ def _weight_only(layer: Layer, target: Takes) -> Finding:
             f"{target.name} takes int4 in matrix products only",
             "quantize the weights to int8",
         )
-    if wide and not target.weight_only:
+    if wide and not target.formats.weight_only:
         return Finding(
             "weight_only",
             "refused",

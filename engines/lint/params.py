@@ -101,7 +101,8 @@ def _half_scale(view: View, quant: Quant, target: Takes) -> Iterator[Finding]:
     kind = view.types.get(quant.node.input[1])
     if kind not in {TensorProto.FLOAT16, TensorProto.BFLOAT16} or not is_standard(quant.node):
         return
-    if not target.formats.half_scales:
+    first = target.formats.half_scales_from
+    if first is None:
         yield Finding(
             "scale_float16",
             "refused",
@@ -113,7 +114,7 @@ def _half_scale(view: View, quant: Quant, target: Takes) -> Iterator[Finding]:
     elif view.opset < 19:
         yield Finding(
             "scale_float16",
-            "refused" if view.opset < target.half_scales_from else "note",
+            "refused" if view.opset < first else "note",
             quant.label,
             f"a {type_name(kind)} scale at opset {view.opset}",
             "ONNX has such scales from opset 19 on",

@@ -21,16 +21,12 @@ class Takes:
     Attributes:
         formats: the types, scales and zero points.
         tensorrt: whether Q/DQ fuse by position, symmetric INT8 only, with constant scales.
-        half_scales_from: the opset from which it takes float16 scales, where it takes them.
-        weight_only: whether it takes a convolution whose weights only are quantized.
         missing: standard operators that it has not.
         foreign: domains of operators that it knows beside the standard ones.
     """
 
     formats: Capabilities
     tensorrt: bool
-    half_scales_from: int
-    weight_only: bool
     missing: frozenset[str]
     foreign: frozenset[str]
 
@@ -57,14 +53,14 @@ def takes(target: Target) -> Takes:
     formats = capabilities(target)
     match target:
         case "tensorrt-8":
-            return Takes(formats, True, 0, False, _TENSORRT_LACKS, _NVIDIA)
+            return Takes(formats, True, _TENSORRT_LACKS, _NVIDIA)
         case "tensorrt-10" | "tensorrt-11":
-            return Takes(formats, True, 0, True, _TENSORRT_LACKS, _NVIDIA)
+            return Takes(formats, True, _TENSORRT_LACKS, _NVIDIA)
         case "tensorrt-rtx":
-            return Takes(formats, True, 0, True, _RTX_LACKS, frozenset())
+            return Takes(formats, True, _RTX_LACKS, frozenset())
         case "openvino":
-            return Takes(formats, False, 0, True, frozenset(), frozenset({"com.microsoft", "org.openvinotoolkit"}))
+            return Takes(formats, False, frozenset(), frozenset({"com.microsoft", "org.openvinotoolkit"}))
         case "onnxruntime":
-            return Takes(formats, False, 19, True, frozenset(), frozenset({"com.microsoft"}))
+            return Takes(formats, False, frozenset(), frozenset({"com.microsoft"}))
         case _:
             assert_never(target)

@@ -303,7 +303,12 @@ def test_a_path_that_leaves_the_data_root_is_resolved_and_shown(tmp_path: Path, 
             {"task": {"kind": "detection", "decode": "yolox"}, "contract": {"accuracy": [{"metric": "AP", "min": 0}]}},
             ("data.validation", "boxes"),
         ),
-        ({"stages": [{"kind": "ptq"}, {"kind": "ptq"}]}, ("stages[1]", "once")),
+        ({"stages": [{"kind": "ptq"}, {"kind": "ptq"}]}, ("stages[1]", "expected `ptq` once, got it twice")),
+        ({"stages": [{"kind": "ptq"}, {"kind": "dynamic"}]}, ("stages[1]", "expected `ptq` or `dynamic`, got both")),
+        (
+            {"stages": [{"kind": "ptq"}, {"kind": "equalize"}]},
+            ("stages[1]", "expected `equalize` before `ptq`, got it after"),
+        ),
         ({"contract": {"latency": [{"deadline_ms": 9}]}}, ("contract.latency[0].engine", "'openvino'", "ort")),
     ],
 )
@@ -508,6 +513,20 @@ def test_several_outputs_are_named_before_the_work_begins(tmp_path: Path, job: d
     result = run(tmp_path, job)
 
     assert_refused(result, "expected one, got 'logits' (1, 3, 24, 32), 'aux' (1, 3, 24, 32); set model.output")
+    assert "quantize" not in result[1]
+
+
+def test_values_that_are_not_finite_are_named_before_the_work_begins(tmp_path: Path, job: dict[str, Any]) -> None:
+    model = tiny_segmenter()
+    first = model.graph.node[0]
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == first.input[1])
+    huge = np.full_like(onnx.numpy_helper.to_array(weight), 3e38)
+    weight.CopyFrom(onnx.numpy_helper.from_array(huge, weight.name))
+    onnx.save(model, tmp_path / "net.onnx")
+
+    result = run(tmp_path, job)
+
+    assert_refused(result, f"{first.output[0]!r}, image ", "expected finite values, got NaN or infinity")
     assert "quantize" not in result[1]
 
 

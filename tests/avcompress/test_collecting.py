@@ -1,4 +1,8 @@
-"""avcompress.collecting and float_network: from a recipe to the statistics of its images."""
+"""avcompress.collecting and float_network: from a recipe to the statistics of its images, and the commands for it."""
+
+import json
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -14,7 +18,7 @@ from avcompress.spec import Artifact, DataError, RecipeError
 from calibration.batches import Batches
 from calibration.source import open_source
 from calibration.statistics import merge_statistics
-from calibration.statistics_file import to_bytes
+from calibration.statistics_file import save_statistics, to_bytes
 
 FACTS = {
     "name": "small",
@@ -144,3 +148,54 @@ def test_an_output_is_kept_by_its_name(folder):
     assert [node.op_type for node in with_output(model, "c").graph.node] == ["Conv", "Relu", "Conv", "Add"]
     with pytest.raises(RecipeError, match=r"model\.output: expected one of the network's, y, c, got 'z'"):
         with_output(model, "z")
+
+
+# --- the commands
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "avcompress", *map(str, arguments)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_files_of_parts_merge_into_that_of_the_whole_set(folder):
+    (folder / "recipe.yaml").write_text(json.dumps(FACTS))
+    calibrate = ("calibrate", folder / "recipe.yaml", "--out")
+    parts = [folder / f"{k}.stats" for k in (1, 2)]
+
+    first = run(*calibrate, parts[0], "--part", "1/2", "--json", folder / "facts.json")
+    second, whole = run(*calibrate, parts[1], "--part", "2/2", "--quiet"), run(*calibrate, folder / "whole.stats")
+    merged = run("merge", *parts[::-1], "--out", folder / "all.stats")
+
+    assert [done.returncode for done in (first, second, whole, merged)] == [0] * 4
+    assert (folder / "all.stats").read_bytes() == (folder / "whole.stats").read_bytes()
+    assert "calibrate (part 1 of 2)" in first.stdout
+    assert second.stdout == f"statistics of 4 tensors over 2 images: {parts[1]}\n"
+    facts = json.loads((folder / "facts.json").read_text())
+    assert (facts["images"], facts["size_bytes"]) == (3, parts[0].stat().st_size)
+
+
+def test_a_merge_refuses_what_would_count_twice_or_write_over_a_part(folder):
+    save_statistics(collected(folder, Part(1, 2)), folder / "a.stats")
+    save_statistics(collected(folder, Part(2, 2)), folder / "b.stats")
+    before = (folder / "a.stats").read_bytes()
+    cases = {
+        "a.stats: expected each file once": ("a.stats", "a.stats", "--out", "x"),
+        "--out: expected a file of its own, got the input a.stats": ("a.stats", "b.stats", "--out", "a.stats"),
+        "--json: expected a file of its own": ("a.stats", "b.stats", "--out", "x", "--json", "b.stats"),
+        "net.onnx: expected statistics of `avcompress calibrate`": ("a.stats", "net.onnx", "--out", "x"),
+    }
+
+    for message, arguments in cases.items():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            done = run("merge", *arguments)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert done.stderr.startswith(f"error: {message}")
+    assert (folder / "a.stats").read_bytes() == before
+    assert not (folder / "x").exists()

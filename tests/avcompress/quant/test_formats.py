@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
+from avcompress.quant.apply import apply
 from avcompress.quant.cast import cast
 from avcompress.quant.dynamic import quantize_dynamic
 from avcompress.quant.params import activation_params
@@ -40,18 +41,6 @@ LOSS = {"fp8": 0.12, "int4 weights": 0.3, "fp16": 0.002, "bf16": 0.02}
 
 def run(model, batch):
     return open_model(model).run(None, dict(batch))[0]
-
-
-def apply(stage, artifact, batches):
-    match stage:
-        case Ptq():
-            return quantize(artifact, stage, batches)
-        case Dynamic():
-            return quantize_dynamic(artifact, stage)
-        case WeightOnly():
-            return quantize_weights(artifact, stage)
-        case Cast():
-            return cast(artifact, stage)
 
 
 @pytest.fixture(scope="module")
@@ -226,8 +215,8 @@ def test_an_odd_number_of_weights_is_stored_in_int8_where_int4_is_asked_for():
 
     assert {name: params.dtype for name, params in artifact.qparams.items()} == {"w": "int8", "v": "int4"}
     assert [(layer.precision, layer.reason) for layer in artifact.layers] == [
-        ("int8 weights", "int8 weights: an odd number of them"),
-        ("int4 weights", "int4 weights"),
+        ("int8 weights", "only its weight is quantized: an odd number of values, INT4 goes in pairs"),
+        ("int4 weights", "only its weight is quantized"),
     ]
 
 
@@ -247,7 +236,7 @@ def test_layers_that_are_kept_stay_as_they_are(small_net):
         "Conv_4": "float",
     }
     assert set(artifact.qparams) == {"wb"}
-    assert "weight_only: 1 of 3 layers: int8 weights" in artifact.log[-1]
+    assert "weight_only: 1 of 3 layers in INT8 weights" in artifact.log[-1]
 
 
 # --- cast

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avcompress.quant.cast import cast
 from avcompress.quant.probe import decibels, probe
 from avcompress.quant.restore import quantized_layers, restored
-from avcompress.spec import Artifact, Batch, DataError
+from avcompress.recipe import Cast
+from avcompress.spec import Artifact, Batch, DataError, ModelError
 from engines.in_memory import open_model
 from engines.onnx_graph import with_outputs
 
@@ -48,6 +50,15 @@ def test_the_first_layer_has_no_error_but_its_own_and_a_later_one_has_more(
 
     assert found["Conv_0"].depth == pytest.approx(found["Conv_0"].error)
     assert found["Conv_4"].depth > 1.2 * found["Conv_4"].error
+
+
+def test_a_network_that_is_not_the_float_one_with_qdq_is_refused(
+    small_artifact: Artifact, small_batches: list[Batch]
+) -> None:
+    model = cast(small_artifact, Cast(kind="cast")).model
+
+    with pytest.raises(ModelError, match="error analysis: expected the float network with Q/DQ, got another at node"):
+        probe(model, small_artifact.reference, small_batches)
 
 
 def test_no_image_is_an_error(small_artifact: Artifact) -> None:

@@ -6,9 +6,10 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from avcompress.quant.ptq import calibrate, calibration_settings, candidates, prepare, quantize, summary
+from avcompress.quant.plan import prepare
+from avcompress.quant.ptq import calibrate, calibration_settings, candidates, quantize
 from avcompress.recipe import KeepFloat, Preprocess, Ptq, SceneSource
-from avcompress.spec import Artifact, DataError, LayerPlan, RecipeError
+from avcompress.spec import Artifact, DataError, RecipeError
 from calibration.batches import Batches, NamedBatch
 from calibration.source import open_source
 from calibration.statistics import merge_statistics
@@ -197,16 +198,6 @@ def test_a_pattern_that_matches_nothing_is_refused_before_calibration():
 
     with pytest.raises(RecipeError, match="stam"):
         quantize(Artifact(residual_net()), Ptq(kind="ptq", keep_float=KeepFloat(layers=("stam",))), untouched())
-
-
-def test_the_summary_counts_layers_macs_and_reasons():
-    layers = (
-        LayerPlan("a", "Conv", "int8", "int8", 75),
-        LayerPlan("b", "Conv", "float", "pattern 'b'", 25),
-        LayerPlan("c", "Conv", "float", "pattern 'b'", 0),
-    )
-
-    assert summary(layers) == ("ptq: 1 of 3 layers in INT8, 75 % of MACs (unknown for 1); float: 2 x pattern 'b'")
 
 
 def test_a_network_with_nothing_to_quantize_stays_as_it_is():

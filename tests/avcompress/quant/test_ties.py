@@ -53,6 +53,17 @@ def test_the_tensor_that_loses_too_much_keeps_its_own_range_and_the_others_stay_
     assert notes[0].startswith("'narrow' keeps a scale of its own: one with 'a', 'b' would cost it ")
 
 
+def test_a_tensor_is_compared_with_those_still_tied_only():
+    found = {"narrow": normal(0.001), "a": normal(1.0, 1), "thin": normal(0.03, 2), "b": normal(1.1, 3)}
+
+    _, notes = settle_ties([tuple(found)], found, PTQ)
+
+    assert [note.partition(" would")[0] for note in notes] == [
+        "'narrow' keeps a scale of its own: one with 'a', 'thin', 'b'",
+        "'thin' keeps a scale of its own: one with 'a', 'b'",
+    ]
+
+
 def test_two_tensors_too_far_apart_are_both_on_their_own():
     found = {"a": normal(1.0), "b": normal(100.0)}
 
