@@ -100,7 +100,7 @@ def check_json(path: Path | None, out: Path | None, inputs: tuple[Path, ...]) ->
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise RecipeError(f"--json: expected a file in a folder that you may write to, got {path}; give another path")
     if target in [each.resolve() for each in inputs]:
-        raise RecipeError(f"--json: expected a file of its own, got the recipe {path}; give another path")
+        raise RecipeError(f"--json: expected a file of its own, got the input {path}; give another path")
 
 
 def write_json(path: Path, facts: object) -> None:
