@@ -6,13 +6,10 @@ import hashlib
 import inspect
 import json
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
 
 from avcompress.bench import Bench
 from avcompress.checkpoint import (
@@ -27,17 +24,14 @@ from avcompress.checkpoint import (
 from avcompress.files import sha256_file, write_atomically
 from avcompress.float_network import with_output
 from avcompress.quant.apply import NetworkStage, apply, title
-from avcompress.quant.observe import first_not_finite
 from avcompress.quant.ptq import calibrate, calibration_settings, quantize
 from avcompress.recipe import Cast, OnnxModel, Ptq, Recipe, TorchModel, Train
-from avcompress.spec import Artifact, DataError, Track
+from avcompress.rehearsing import rehearse
+from avcompress.spec import Artifact, Track
 from avcompress.state import step_key
 from calibration.batches import Batches
 from calibration.statistics_file import load_statistics, save_statistics
 from engines.onnx_load import load_onnx
-from engines.ort import open_ort
-from engines.postprocess import check_output
-from validation.predict import stages
 
 if TYPE_CHECKING:
     import onnx
@@ -102,31 +96,6 @@ def count_stage_steps(recipe: Recipe) -> int:
     return len(recipe.stages) + sum(isinstance(stage, Ptq) and stage.statistics is None for stage in recipe.stages)
 
 
-def _rehearse(bench: Bench, network: onnx.ModelProto) -> None:
-    """Take one image through the float network and its decoding, so that what does not fit is found before the work.
-
-    Raises DataError for values that are not finite, with the first tensor that holds one; EngineError for an output
-    that the task cannot decode, or that has other classes than the recipe.
-    """
-    task, preprocess = bench.recipe.task, bench.recipe.preprocess
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / NETWORK
-        path.write_bytes(network.SerializeToString())
-        with open_ort(path) as session:
-            functions = stages(session, preprocess, task)
-            sample = next(iter(bench.validation))
-            given = functions["preprocess"](sample.image)
-            placed = functions["inference"](given)
-            if not all(np.isfinite(output).all() for output in placed.value.values()):
-                raise DataError(
-                    f"{first_not_finite(network, given.value)!r}, image {sample.name}: expected finite values, got NaN "
-                    "or infinity; check the image and the network's weights"
-                )
-            functions["postprocess"](placed)
-    ((name, output),) = placed.value.items()
-    check_output(name, output.shape, task, preprocess.size, len(bench.classes))
-
-
 def _train_folders(bench: Bench) -> list[Path]:
     return [
         bench.state.folder / f"{i}-train" for i, stage in enumerate(bench.recipe.stages) if isinstance(stage, Train)
@@ -152,7 +121,7 @@ def _read_skipped(folders: list[Path]) -> tuple[str, ...]:
 def _load_file(bench: Bench, path: Path, name: str) -> Path:
     # Read before the step: its key is what was read, external weights and all, not what one file holds.
     network = with_output(load_onnx(path, bench.recipe.preprocess.size), bench.recipe.model.output)
-    _rehearse(bench, network)
+    rehearse(bench, network, str(path))
     return _keep(bench, Artifact(network, log=(f"read {name}",)))
 
 
@@ -178,7 +147,7 @@ def _load_module(bench: Bench, settings: TorchModel) -> Path:
 
     module = load_torch(settings, bench.job.data_root, bench.job.recipe_path.parent)
     network = export(module)  # its bytes are the key: they hold all that the user's code does
-    _rehearse(bench, network)
+    rehearse(bench, network, settings.factory)
     artifact = Artifact(module, log=(f"built {settings.factory}",))
     key = step_key("module", _digest(network), _code(module, bench.inputs.get("model.import_from")))
     for index, stage in enumerate(bench.recipe.stages):

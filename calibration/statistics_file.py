@@ -22,6 +22,7 @@ VERSION = 1
 _MAGIC = b"avcompress calibration statistics, version "
 _COUNTS = ("<u1", "<u2", "<u4", "<u8")
 _DIGEST_SIZE = 32
+_LONGEST_VERSION = 9  # digits
 
 
 class _Facts(BaseModel):
@@ -63,6 +64,15 @@ def load_statistics(path: Path) -> Statistics:
         raise DataError(f"{path}: {error}") from error
 
 
+def holds_statistics(path: Path) -> bool:
+    """Whether a file says that it is one of statistics, or is empty; raises DataError when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) in {_MAGIC, b""}
+    except OSError as error:
+        raise DataError(f"{path}: expected a readable file, got {error.strerror}; give another path") from error
+
+
 def to_bytes(found: Statistics) -> bytes:
     """The content of a file of statistics."""
     facts: list[_Tensor] = []
@@ -94,7 +104,7 @@ def from_bytes(data: bytes) -> Statistics:
     """What to_bytes was given; raises DataError for anything else."""
     first, _, rest = data.partition(b"\n")
     version = first.removeprefix(_MAGIC)
-    if not first.startswith(_MAGIC) or not version.isdigit():
+    if not first.startswith(_MAGIC) or not version.isdigit() or len(version) > _LONGEST_VERSION:
         raise DataError("expected statistics of `avcompress calibrate`, got something else; check the path")
     if int(version) != VERSION:
         raise DataError(
@@ -140,6 +150,11 @@ def _arrays(header: _Header, data: bytes) -> Iterator[Array]:
 
 
 def _tensor(facts: _Tensor, counts: Array, extremes: NDArray[np.float32]) -> TensorStatistics:
+    """Raises ValueError where the facts, the counts and the extremes contradict each other."""
     whole = np.zeros(2 * BINS - 1, np.int64)
     whole[facts.first : facts.first + facts.bins] = counts  # a ValueError where it does not fit
+    if facts.low > facts.high or max(facts.high, -facts.low) > BINS * 2.0**facts.exponent:
+        raise ValueError("range")
+    if not np.isfinite(extremes).all() or whole.min() < 0 or not whole.any():
+        raise ValueError("values")
     return TensorStatistics(Histogram(whole, facts.exponent, facts.low, facts.high), extremes.astype(np.float32))

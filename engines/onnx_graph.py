@@ -49,11 +49,12 @@ def initializers(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
 
 def node_inputs(node: onnx.NodeProto) -> tuple[str, ...]:
     """The inputs of a node in order, then what its subgraphs may capture."""
-    captured = [name for graph in _subgraphs(node) for name in _mentioned(graph)]
+    captured = [name for graph in subgraphs(node) for name in _mentioned(graph)]
     return (*node.input, *captured)
 
 
-def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The branches and bodies of a node, as attributes hold them."""
     for attr in node.attribute:
         if attr.type == onnx.AttributeProto.GRAPH:
             yield attr.g

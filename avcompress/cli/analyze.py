@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from avcompress.cli.app import DataRoot, JsonFile, Out, Quiet, app
 from avcompress.cli.terminal import check_json, open_console, open_watch, write_json
@@ -62,7 +63,7 @@ def _show(console: Console, analysis: ErrorAnalysis) -> None:
         layers.add_column(column, justify="left" if column == "layer" else "right", no_wrap=True)
     for layer in analysis.worst[:SHOWN]:
         noise = (layer.alone_db, layer.without_db, layer.own_db, layer.weights_db, layer.activations_db, layer.depth_db)
-        layers.add_row(layer.name, _number(layer.gain, 4, "+"), *(_number(value, 1) for value in noise))
+        layers.add_row(Text(layer.name), _number(layer.gain, 4, "+"), *(_number(value, 1) for value in noise))
     console.print(splits)
     console.print(f"\nthe costliest of {len(analysis.layers)} layers; gain: {analysis.metric} won by leaving it float")
     console.print(layers)

@@ -84,10 +84,16 @@ def merge(
 
 def _check_files(out: Path, json_file: Path | None, inputs: tuple[Path, ...]) -> None:
     """Raise RecipeError, before the work, for an --out that could not be written or would harm another file."""
+    from calibration.statistics_file import holds_statistics
+
     if out.is_dir():
         raise RecipeError(f"--out: expected a file, got a folder at {out}; name a file in it")
     if out.resolve() in [each.resolve() for each in inputs]:
         raise RecipeError(f"--out: expected a file of its own, got the input {out}; give another path")
+    if out.is_file() and not holds_statistics(out):
+        raise RecipeError(
+            f"--out: expected a new file, or statistics to replace, got another file at {out}; give another path"
+        )
     if out.parent.is_dir() and not os.access(out.parent, os.W_OK):
         raise RecipeError(f"--out: expected a file in a folder that you may write to, got {out}; give another path")
     if json_file and json_file.resolve() == out.resolve():

@@ -17,7 +17,7 @@ from calibration.batches import Batches, NamedBatch
 from calibration.histogram import Scratch, Tally
 from calibration.statistics import WINDOW, Image, Statistics, TensorStatistics, image_digest, preprocess_digest
 from engines.in_memory import THREADS, open_model
-from engines.onnx_graph import infer_shapes, shapes, with_outputs
+from engines.onnx_graph import shapes, with_outputs
 
 
 def observe(model: onnx.ModelProto, tensors: Iterable[str], batches: Iterable[Batch]) -> Statistics:
@@ -104,26 +104,6 @@ def _refuse_first(shot: Shot, wanted: tuple[str, ...]) -> None:
     """Raise DataError for the first tensor of which a value is not finite: the ones after it may only follow."""
     for tensor in wanted:
         Tally().add_(shot.values[tensor], Scratch(), f"{tensor!r}, {shot.where}")
-
-
-def first_not_finite(model: onnx.ModelProto, image: Array) -> str | None:
-    """The first float32 tensor of a network, in graph order, that holds NaN or infinity; None if there is none.
-
-    Args:
-        model: has one input.
-        image: for it, float32 (1, C, H, W).
-    """
-    (source,) = (value.name for value in model.graph.input)
-    values = infer_shapes(model).graph.value_info
-    floats = {value.name for value in values if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
-    floats |= {value.name for value in model.graph.output}
-    names = [name for node in model.graph.node for name in node.output if name in floats]
-    found = open_model(with_outputs(model, names)).run(names, {source: image})
-    return next((name for name, value in ((source, image), *zip(names, found, strict=True)) if _bad(value)), None)
-
-
-def _bad(values: Array) -> bool:
-    return not np.isfinite(values).all()
 
 
 def _statistics(

@@ -109,7 +109,20 @@ class _Names(NamedTuple):
         new.name = self.prefix + node.name
         new.input[:] = [self._tensor(name) for name in node.input]
         new.output[:] = [self.prefix + name if name else "" for name in node.output]
+        for graph in onnx_graph.subgraphs(new):
+            self._rename_captured_(graph, frozenset())
         return new
+
+    def _rename_captured_(self, graph: onnx.GraphProto, local: frozenset[str]) -> None:
+        """What a branch reads of the graph around it has the copy's names, too; its own tensors keep theirs."""
+        local |= {value.name for value in (*graph.input, *graph.initializer)}
+        local |= {name for node in graph.node for name in node.output}
+        for node in graph.node:
+            node.input[:] = [name if name in local else self._tensor(name) for name in node.input]
+            for inner in onnx_graph.subgraphs(node):
+                self._rename_captured_(inner, local)
+        for output in graph.output:
+            output.name = output.name if output.name in local else self._tensor(output.name)
 
     def _tensor(self, name: str) -> str:
         if name in self.constants:
@@ -156,15 +169,17 @@ def _sorted(model: onnx.ModelProto) -> onnx.ModelProto:
     new = onnx_graph.copy(model)
     known = {value.name for value in (*new.graph.input, *new.graph.initializer)} | {""}
     waiting = list(model.graph.node)
+    # A node's inputs include what its branches mention, tensors of their own among them: nobody waits for those.
+    unknown = {name for node in waiting for name in node.output} - known
     ordered: list[onnx.NodeProto] = []
     while waiting:
-        ready = [node for node in waiting if known.issuperset(onnx_graph.node_inputs(node))]
+        ready = [node for node in waiting if unknown.isdisjoint(onnx_graph.node_inputs(node))]
         if not ready:
             raise ModelError(
                 f"error analysis: expected the float network with Q/DQ, got another at node {waiting[0].name!r}; "
                 "analyze the network that `ptq` made"
             )
-        known.update(name for node in ready for name in node.output)
+        unknown.difference_update(name for node in ready for name in node.output)
         done = {node.name for node in ready}
         ordered += ready
         waiting = [node for node in waiting if node.name not in done]

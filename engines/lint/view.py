@@ -137,7 +137,13 @@ def read_array(tensor: TensorProto, folder: Path | None) -> Array:
     Raises ModelError when that file cannot be read.
     """
     if tensor.data_location != TensorProto.EXTERNAL:
-        return numpy_helper.to_array(tensor)
+        try:
+            return numpy_helper.to_array(tensor)
+        except (ValueError, TypeError) as error:
+            raise ModelError(
+                f"weights {tensor.name!r}: expected {'x'.join(map(str, tensor.dims)) or 'one'} values, got: "
+                f"{first_line(error)}; export the model again"
+            ) from error
     loaded = TensorProto()
     loaded.CopyFrom(tensor)
     try:

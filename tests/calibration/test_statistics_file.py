@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from avcompress.spec import DataError
-from calibration.histogram import histogram
+from calibration.histogram import Histogram, histogram
 from calibration.statistics import Image, Statistics, TensorStatistics
 from calibration.statistics_file import from_bytes, load_statistics, save_statistics, to_bytes
 
@@ -118,3 +118,23 @@ def test_what_cannot_be_read_is_refused(tmp_path):
         load_statistics(tmp_path / "none")
     with pytest.raises(DataError, match="expected a readable file of statistics, got Is a directory"):
         load_statistics(tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"low": 9.0}, {"high": 1e300}, {"extremes": np.nan}])
+def test_values_that_contradict_each_other_are_refused(changes):
+    found = some()
+    hist, extremes = found.tensors["a"].histogram, found.tensors["a"].extremes
+    limits = {"low": hist.low, "high": hist.high} | {k: v for k, v in changes.items() if k in {"low", "high"}}
+    tensor = TensorStatistics(
+        Histogram(hist.counts, hist.exponent, **limits), extremes * np.float32(changes.get("extremes", 1))
+    )
+
+    with pytest.raises(DataError, match="expected statistics that fit together"):
+        from_bytes(to_bytes(Statistics("net", "pre", found.images, {"a": tensor})))
+
+
+def test_a_version_of_thousands_of_digits_is_something_else():
+    data = to_bytes(some()).replace(b"version 1\n", b"version " + b"9" * 5000 + b"\n", 1)
+
+    with pytest.raises(DataError, match="got something else"):
+        from_bytes(data)

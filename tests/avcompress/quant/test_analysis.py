@@ -69,5 +69,5 @@ def test_without_time_the_one_pass_figures_are_there_and_the_rest_is_not(
 
 
 def test_a_float_network_is_refused(small_net: onnx.ModelProto, small_batches: list[Batch]) -> None:
-    with pytest.raises(ModelError, match="that `ptq` quantized"):
+    with pytest.raises(ModelError, match="with quantized layers"):
         analyze(Subject(Artifact(small_net), small_batches, lambda _: 0.0), Budget(1))

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, parser
+from onnx import TensorProto, helper
 
 from avcompress.quant import observe as module
-from avcompress.quant.observe import first_not_finite, network_digest, observe
+from avcompress.quant.observe import network_digest, observe
 from avcompress.recipe import Preprocess, SceneSource
 from avcompress.spec import DataError, ModelError
 from calibration import statistics
@@ -120,15 +120,6 @@ def test_a_generator_is_read_once_and_outputs_of_the_graph_can_be_observed():
 def test_an_empty_calibration_set_is_refused():
     with pytest.raises(DataError, match="expected at least one image, got none"):
         observe(relu_net(), ["a"], iter(()))
-
-
-@pytest.mark.parametrize(("value", "tensor"), [(1.0, None), (3e38, "a"), (np.nan, "x")])
-def test_the_first_tensor_with_a_value_that_is_not_finite_is_found(value, tensor):
-    text = """<ir_version: 8, opset_import: ["" : 17]> n (float[1,3,4,5] x) => (float[1,3,4,5] y) {
-        s = Shape(x) a = Add(x, x) b = Reshape(a, s) y = Relu(b) }"""
-    x = np.full((1, 3, 4, 5), value, np.float32)
-
-    assert first_not_finite(parser.parse_model(text), x) == tensor
 
 
 def test_a_value_that_is_not_finite_names_tensor_and_image():
