@@ -36,7 +36,7 @@ def to_onnx(module: nn.Module, input_size: tuple[int, int], input_name: str = "i
     """
     height, width = input_size
     image = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(SEED))
-    with _quiet(), _flat_outputs(module) as names, torch.no_grad():
+    with _quiet(), _plain_attention(), _flat_outputs(module) as names, torch.no_grad():
         expected = _run(module, image)
         model = _export(module, image, input_name, names)
     # The exporter turns equal parameters into one and copies of it: each gets its own back, under its own name.
@@ -71,6 +71,17 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Let nn.MultiheadAttention and transformer layers run as operators that have an export, not as one kernel."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextlib.contextmanager

@@ -79,5 +79,25 @@ def _weighted(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
             yield node
 
 
+def float_nodes(model: onnx.ModelProto) -> dict[str, str]:
+    """The weighted nodes that no engine can compute in integers, and their type: an operand of theirs is float.
+
+    What reaches an operand from a DequantizeLinear without another product between may be integers.
+    """
+    weighted = list(_weighted(model))
+    products = {id(node) for node in weighted}
+    quantized: set[str] = set()
+    for node in model.graph.node:
+        passes = id(node) not in products and quantized.intersection(node.input)
+        if node.op_type in {"DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"} or passes:
+            quantized.update(node.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
+    plain = [node for node in weighted if not quantized.issuperset(node.input[:2])]
+    return {node.name: name for node in plain if (name := _FLOATS.get(types.get(node.output[0], 0))) is not None}
+
+
+_FLOATS = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
+
+
 def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
     return tuple(dim.dim_value if dim.dim_value > 0 else -1 for dim in value.type.tensor_type.shape.dim)

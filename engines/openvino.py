@@ -13,7 +13,7 @@ from avcompress.recipe import OpenVinoEngine
 from avcompress.spec import Array, EngineBuildError, EngineError, MissingError
 from engines.built import LAYERS, MODEL, Built
 from engines.layer_map import UNKNOWN, BuilderLayer, layers_json
-from engines.network import read_network, weighted_nodes
+from engines.network import float_nodes, read_network, weighted_nodes
 from engines.openvino_dialect import in_fp32, with_fake_quantize
 from engines.session import InputSpec, check_inputs, closed, one_line
 
@@ -47,7 +47,10 @@ def build_openvino(onnx: Path, folder: Path, settings: OpenVinoEngine) -> Built:
     except EngineError as error:
         raise EngineBuildError("load", f"{onnx.name}: {str(error).removeprefix(f'{target}: ')}") from error
     produced = {value.name: outputs[value.name] for value in network.graph.output if value.name in outputs}
-    precisions = openvino_precisions(layers, weighted, produced)
+    told, floats = openvino_precisions(layers, weighted, produced), float_nodes(network)
+    # A node that OpenVINO folded into another, or made part of an attention kernel, has lost its name.
+    plain = _PRECISIONS[settings.precision]
+    precisions = {name: plain if got == UNKNOWN and name in floats else got for name, got in told.items()}
     write_atomically(folder / LAYERS, layers_json(layers, precisions))
     return Built(
         backend="openvino",

@@ -6,7 +6,7 @@ import onnx
 from onnx import helper, version_converter
 
 from avcompress.spec import ModelError
-from engines.onnx_graph import check, copy, first_line, infer_shapes
+from engines.onnx_graph import check, copy, first_line, fold_constants, infer_shapes, name_nodes
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -38,4 +38,5 @@ def at_opset(model: onnx.ModelProto, version: int, why: str) -> onnx.ModelProto:
     known = {entry.domain for entry in new.opset_import}
     new.opset_import.extend(entry for entry in others if entry.domain not in known)
     new.ir_version = max(model.ir_version, helper.find_min_ir_version_for(new.opset_import, ignore_unknown=True))
-    return check(infer_shapes(new))
+    # What was an attribute may be an input now, made by a node that has no name.
+    return check(infer_shapes(name_nodes(fold_constants(new))))

@@ -24,8 +24,8 @@ from avcompress.files import write_atomically
 from avcompress.recipe import RtxEngine
 from avcompress.spec import EngineBuildError
 from engines.built import LAYERS, Built
-from engines.layer_map import layer_precisions, layers_json, parse_layers
-from engines.network import read_network, weighted_nodes
+from engines.layer_map import UNKNOWN, layer_precisions, layers_json, parse_layers
+from engines.network import float_nodes, read_network, weighted_nodes
 from engines.session import one_line
 from engines.trt_rtx_worker import ENGINE, LOG, RESULT
 
@@ -71,7 +71,9 @@ def build_rtx(onnx: Path, folder: Path, settings: RtxEngine) -> Built:
     if result["stage"] or not (folder / ENGINE).is_file():
         raise EngineBuildError(str(result["stage"] or "build"), _refusal(onnx.name, result["errors"], log))
     layers = parse_layers(log)
-    precisions = layer_precisions(layers, weighted)
+    told, floats = layer_precisions(layers, weighted), float_nodes(network)
+    # A fusion may lose a node's name. The network is strongly typed: what is float in it runs as its type says.
+    precisions = {name: floats.get(name, UNKNOWN) if got == UNKNOWN else got for name, got in told.items()}
     write_atomically(folder / LAYERS, layers_json(layers, precisions))
     write_atomically(folder / f"{LOG}.gz", gzip.compress(log.encode(), mtime=0))
     for name in (LOG, RESULT, _OUTPUT):

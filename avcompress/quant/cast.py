@@ -67,11 +67,19 @@ def _kept(model: onnx.ModelProto, patterns: Iterable[str]) -> dict[str, str]:
 
 
 def _unbuildable(model: onnx.ModelProto, settings: Cast) -> dict[str, str]:
-    """The nodes that TensorRT-RTX 1.7.1 refuses in the format: "Could not infer output types for operation: deconv"."""
+    """The nodes that TensorRT-RTX 1.7.1 refuses in the format.
+
+    "Could not infer output types for operation: deconv", and for HardSwish an assertion of its parser.
+    """
     if settings.format != "bf16":
         return {}
-    transposed = (node.name for node in model.graph.node if node.op_type == "ConvTranspose")
-    return dict.fromkeys(transposed, "TensorRT has no transposed convolution in BF16")
+    return {node.name: why for node in model.graph.node if (why := _NOT_IN_BF16.get(node.op_type)) is not None}
+
+
+_NOT_IN_BF16 = {
+    "ConvTranspose": "TensorRT has no transposed convolution in BF16",
+    "HardSwish": "TensorRT has no HardSwish in BF16",
+}
 
 
 def _unquantized(model: onnx.ModelProto) -> tuple[LayerPlan, ...]:

@@ -80,7 +80,7 @@ def _describe(node: fx.Node, sketch: Sketch) -> None:
             sketch.names[node] = sketch.names[_first(node)][index]
         case _ if not _holds_tensor(value):
             pass
-        case _ if node.op != "call_module" and _depends_on_constants(node, sketch):
+        case _ if _depends_on_constants(node, sketch):
             sketch.add_constant(node, node.name)
         case _ if "onnx" in node.meta:
             imported_op(node, sketch)
@@ -97,5 +97,6 @@ def _holds_tensor(value: Any) -> bool:
 
 
 def _depends_on_constants(node: fx.Node, sketch: Sketch) -> bool:
-    names = (sketch.names_of(source) for source in node.all_input_nodes if source in sketch.names)
-    return all(sketch.constants.issuperset(several) for several in names)
+    names = [sketch.names_of(source) for source in node.all_input_nodes if source in sketch.names]
+    own_values = node.op == "call_module" and not names
+    return not own_values and all(sketch.constants.issuperset(several) for several in names)

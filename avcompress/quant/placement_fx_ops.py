@@ -211,6 +211,7 @@ def _pool(call: Call, sketch: Sketch) -> Names:
     spatial = spatial[0] if isinstance(spatial, tuple) else spatial
     dims = len(shape) - 2
     window = call.get(1, "kernel_size")
+    window = fx.node.map_arg(window, sketch.value_of)  # from the shape of a tensor: a pool over all of it
     windows = (window,) * dims if isinstance(window, int) else tuple(window)
     if set(spatial.shape[2:]) == {1}:
         kind = pool_kind(kind, shape, windows, None)

@@ -29,10 +29,17 @@ class _Facts:
 def graph_view(model: onnx.ModelProto) -> GraphView:
     """Describe a graph whose nodes have unique names, as `load_onnx` returns it."""
     facts = _Facts(onnx_graph.initializers(model), onnx_graph.shapes(model), onnx_graph.macs(model))
+    constants = set(facts.constants)
+    ops: list[Op] = []
+    for node in model.graph.node:
+        if node.input and constants.issuperset(name for name in onnx_graph.node_inputs(node) if name):
+            constants.update(node.output)
+        else:
+            ops.append(_op(node, facts))
     return GraphView(
-        ops=tuple(_op(node, facts) for node in model.graph.node),
+        ops=tuple(ops),
         outputs=tuple(output.name for output in model.graph.output),
-        constants=frozenset(facts.constants),
+        constants=frozenset(constants),
     )
 
 

@@ -40,17 +40,18 @@ _MOVES_IF_EXACT = frozenset({"Pad", "Resize", "Upsample"})
 
 @dataclass(frozen=True)
 class Links:
-    """A GraphView and who produces and who uses each of its tensors."""
+    """A GraphView, who produces and who uses each of its tensors, and which depend on shapes alone."""
 
     view: GraphView
     producer: Mapping[str, Op]
     users: Mapping[str, tuple[Op, ...]]
+    sizes: frozenset[str] = frozenset()
 
     def data(self, op: Op) -> tuple[str, ...]:
-        """The inputs whose values an operator computes from: not constants, nor what only its shape is read of."""
+        """The inputs whose values an operator computes from: not constants, nor shapes of other tensors."""
         if op.kind in _NO_VALUES:
             return ()
-        return tuple(tensor for tensor in op.inputs if tensor and tensor not in self.view.constants)
+        return tuple(t for t in op.inputs if t and t not in self.view.constants and t not in self.sizes)
 
 
 def link(view: GraphView) -> Links:
@@ -63,7 +64,18 @@ def link(view: GraphView) -> Links:
         view=view,
         producer={tensor: op for op in view.ops for tensor in op.outputs if tensor},
         users={tensor: tuple(ops) for tensor, ops in users.items()},
+        sizes=_sizes(view),
     )
+
+
+def _sizes(view: GraphView) -> frozenset[str]:
+    """The tensors that are computed from shapes and constants alone, as the target of an Expand may be."""
+    found: set[str] = set()
+    for op in view.ops:
+        data = [tensor for tensor in op.inputs if tensor and tensor not in view.constants]
+        if op.kind in _NO_VALUES or (data and found.issuperset(data)):
+            found.update(op.outputs)
+    return frozenset(found)
 
 
 # --- what passes values on

@@ -101,14 +101,15 @@ class _Tracer(fx.Tracer):  # type: ignore[misc, unused-ignore]
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Sized(node, self)
 
-    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> fx.Proxy:
-        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **named)
+    def create_node(self, kind: str, target: Any, *rest: Any, **named: Any) -> fx.Node:
+        """Not `create_proxy`: a buffer that comes first in a sum reaches the graph here alone."""
+        node = super().create_node(kind, target, *rest, **named)
         self.computing = True
         try:
-            proxy.node.meta[FAKE] = self._computed(proxy.node)
+            node.meta[FAKE] = self._computed(node)
         finally:
             self.computing = False
-        return proxy
+        return node
 
     def _computed(self, node: fx.Node) -> Any:
         """What the node gives for the example; None where that cannot be told."""

@@ -187,7 +187,7 @@ def _residual(view: View, node: onnx.NodeProto) -> Iterator[Finding]:
             "quantize the skip side only",
             fixable=quantized[1] is not None and unread_elsewhere(view, quantized[0]),
         )
-    if quantized[1] is None:
+    if quantized[1] is None and _is_private(view, branch):
         yield Finding(
             "residual_skip_float",
             "slower",
@@ -196,6 +196,27 @@ def _residual(view: View, node: onnx.NodeProto) -> Iterator[Finding]:
             "the layer's kernel reads and adds it in float, where INT8 would be a quarter of the traffic",
             "put Q/DQ on the skip side",
         )
+
+
+def _is_private(view: View, branch: str) -> bool:
+    """Whether an addition can join a convolution's kernel: nothing else needs what the kernel computes before it."""
+    inside: set[int] = set()
+    stack = [branch]
+    while stack:
+        tensor = stack.pop()
+        node = view.producer[tensor]
+        outside = [reader for reader, _ in view.uses.get(tensor, ()) if id(reader) not in inside]
+        if tensor in view.outputs or len(outside) > (tensor == branch):
+            return False
+        inside.add(id(node))
+        if not is_weighted(node):
+            stack += [name for name in node.input if name and name not in view.constant]
+    return _layer_kind(view, branch) == "Conv"
+
+
+def _layer_kind(view: View, tensor: str) -> str:
+    node = _layer_behind(view, tensor)
+    return str(node.op_type) if node is not None else ""
 
 
 def unread_elsewhere(view: View, pair: Pair) -> bool:

@@ -340,3 +340,23 @@ def test_layers_behind_a_split_whose_sizes_are_computed_have_their_macs() -> Non
     found = macs(to_onnx(Split(), SIZE))
 
     assert sorted(found.values()) == sorted([3 * 8 * 16 * 24, 4 * 4 * 9 * 16 * 24])
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, 4)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens: Tensor = self.layer(self.stem(x).flatten(2).transpose(1, 2))
+        return tokens
+
+
+def test_a_transformer_layer_of_torch_is_exported_without_its_fused_kernel() -> None:
+    assert torch.backends.mha.get_fastpath_enabled()
+
+    model = to_onnx(Attention().eval(), SIZE)
+
+    assert "Softmax" in {node.op_type for node in model.graph.node}
+    assert torch.backends.mha.get_fastpath_enabled()

@@ -3,7 +3,7 @@ import pytest
 from onnx import helper
 
 from avcompress.spec import EngineBuildError
-from engines.network import network_inputs, network_outputs, read_network, weighted_nodes
+from engines.network import float_nodes, network_inputs, network_outputs, read_network, weighted_nodes
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,30 @@ def test_a_product_of_two_activations_counts_as_the_plan_counts_it(network):
     ]
 
     assert weighted_nodes(network(nodes, {"x": (2, 4)}, {"y": (2, 2)}, {})) == ("attention",)
+
+
+def test_a_product_is_float_for_any_engine_where_an_operand_is(quantized_products):
+    """Names that a fusion lost can be told then; `late` reads what was quantized before a Relu, and may be INT8."""
+    assert float_nodes(quantized_products) == {"plain": "fp32", "weights_only": "fp32", "scores": "fp32"}
+
+
+@pytest.fixture
+def quantized_products():
+    text = """
+    <ir_version: 10, opset_import: ["" : 17]>
+    net (float[4,4] x) => (float[4,4] y, float[4,4] z)
+    <float s = {0.1}, int8 o = {0}, int8[4,4] k = {1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1},
+     float[4,4] w = {1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1}> {
+        q = QuantizeLinear (x, s, o)
+        d = DequantizeLinear (q, s, o)
+        e = DequantizeLinear (k, s, o)
+        [int8] a = MatMul (d, e)
+        r = Relu (d)
+        [late] b = MatMul (r, e)
+        [plain] c = MatMul (a, w)
+        [weights_only] f = MatMul (b, e)
+        [scores] y = MatMul (c, f)
+        z = Relu (d)
+    }
+    """
+    return onnx.shape_inference.infer_shapes(onnx.parser.parse_model(text))

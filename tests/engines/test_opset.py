@@ -55,3 +55,21 @@ def test_a_model_that_does_not_convert_is_refused_in_one_line(two_convs):
 
 def test_a_model_that_states_no_opset_has_none():
     assert opset_of(onnx.ModelProto()) == 0
+
+
+def test_nodes_that_the_conversion_adds_leave_only_constants_behind():
+    """The axes of ReduceMax are an attribute until opset 18, and then an input."""
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    net (float[1,4,8,8] x) => (float[1,4,1,1] y) {
+        [first] a = ReduceMax <axes = [3]> (x)
+        [second] y = ReduceMean <axes = [2]> (a)
+    }
+    """
+    model = onnx.parser.parse_model(text)
+    x = np.random.default_rng(0).normal(0, 1, (1, 4, 8, 8)).astype(np.float32)
+
+    new = at_opset(model, 21, "INT4")
+
+    assert [node.name for node in new.graph.node] == ["first", "second"]
+    assert np.array_equal(open_model(new).run(None, {"x": x})[0], open_model(model).run(None, {"x": x})[0])

@@ -294,6 +294,17 @@ def test_transposed_convolutions_stay_fp32_beside_bf16():
     assert [layer.precision for layer in fp16.layers] == ["fp16", "fp16"]
 
 
+def test_hard_swish_stays_fp32_beside_bf16():
+    text = """<ir_version: 8, opset_import: ["" : 17]> n (float[1,4,5,5] x) => (float[1,3,5,5] y) {
+        a = Conv(x, w) h = HardSwish(a) y = Conv(h, v) }"""
+    model = with_weights(text, {"w": (3, 4, 1, 1), "v": (3, 3, 1, 1)})
+
+    artifact = cast(Artifact(model), Cast(kind="cast", format="bf16"))
+
+    assert [layer.precision for layer in artifact.layers] == ["bf16", "bf16"]
+    assert "1 x TensorRT has no HardSwish in BF16" in artifact.log[0]
+
+
 @pytest.mark.parametrize("name", ["dynamic", "int8 weights", "int4 weights"])
 def test_what_a_quantizing_stage_left_float_can_be_cast(name, artifacts, small_net, small_batches, tmp_path):
     artifact = cast(artifacts[name], Cast(kind="cast"))

@@ -151,6 +151,33 @@ def test_fused_attention_is_that_of_the_export(loaded):
     assert_same_placement(view, placement_fx.graph_view(module, torch.zeros(1, 3, 16, 16)))
 
 
+class Decoder(nn.Module):
+    """Buffers that come first in a sum, a pool as large as its input's shape, a branch that no image reaches."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.gate = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 8, 1), nn.Conv2d(16, 16, 1)
+        self.norm, self.query = nn.LayerNorm(8), nn.Linear(8, 8)
+        self.queries, self.anchors = nn.Parameter(torch.rand(5, 8)), nn.Parameter(torch.rand(2, 8))
+        self.register_buffer("grid", torch.rand(1, 8, 1, 1))
+
+    def forward(self, image):
+        x = F.relu(self.a(image))
+        x = self.b(x * torch.sigmoid(self.gate(F.avg_pool2d(x, x.size()[2:]))))
+        x = ((self.grid - x) * 2 + self.anchors[1].view(1, 8, 1, 1)).flatten(2)
+        return self.query(self.norm(self.queries)) @ x
+
+
+def test_what_depends_on_constants_alone_is_no_operator(loaded):
+    module = Decoder().eval()
+    model = loaded(to_onnx(module, (64, 64)))
+    view = placement_onnx.graph_view(model)
+
+    assert [op.kind for op in view.ops if op.name.startswith(("/norm", "/query"))] == []
+    assert_same_placement(view, placement_fx.graph_view(module, IMAGE))
+    assert_same_placement(view, placement_fx.graph_view(import_onnx(model), IMAGE))
+
+
 def test_an_unknown_function_is_opaque():
     class Rolls(nn.Module):
         def forward(self, x):

@@ -178,6 +178,15 @@ def test_a_gate_of_matrix_products_between_reshapes_is_one():
     assert floats(graph) == {"one": SE, "two": SE}
 
 
+def test_a_gate_that_is_expanded_to_the_shape_of_what_it_scales_is_one():
+    graph = net(
+        *("Conv a: x", "GlobalAveragePool p: a", "Conv one: p", "Sigmoid g: one"),
+        *("Shape h: a", "Cast c: h", "Expand e: g c", "Mul se: a e", "Conv b: se"),
+    )
+
+    assert floats(graph) == {"one": SE}
+
+
 def test_a_gate_from_a_mean_and_a_maximum_is_one():
     """CBAM: shared layers on both; the gate over positions that follows is an ordinary convolution."""
     graph = net(

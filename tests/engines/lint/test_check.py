@@ -166,6 +166,14 @@ def residual(branch, skip):
     return make
 
 
+def shared_branch(net):
+    """What is added to is needed elsewhere too, so that no addition can join its layer's kernel."""
+    n = net()
+    before = n.op("Relu", n.conv("x", name="c0"))
+    made = n.conv(before, size=32)
+    return n.model(n.conv(n.op("Mul", n.op("Add", made, before), made), size=32, name="c2"))
+
+
 def concat(*scales, behind=False):
     def make(net):
         n = net()
@@ -403,6 +411,7 @@ CLEAN = {
     "Relu between": two_convs(lambda n, t: n.op("Relu", t)),
     "SiLU between": two_convs(lambda n, t: n.silu(t)),
     "residual": residual(False, True),
+    "addition of no kernel": shared_branch,
     "tied concat": concat(0.05, 0.05),
     "float concat": concat(0, 0, behind=True),
     "TopK": topk(3840),
