@@ -97,7 +97,8 @@ def analyze(
     artifact = subject.artifact
     if artifact.reference is None or not subject.layers:
         raise ModelError(
-            "error analysis: expected a network with quantized layers, got a float one; add `ptq`, or leave fewer layers float"
+            "error analysis: expected a network with quantized layers, got a float one; "
+            "add `ptq`, or leave fewer layers float"
         )
     plans = {layer.name: layer for layer in artifact.layers}
     rows = {
