@@ -12,7 +12,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import external_data_helper, helper, inliner, numpy_helper, version_converter
 
-from avcompress.spec import ModelError
+from avcompress.spec import WEIGHTED, ModelError
 from engines import onnx_graph
 from engines.in_memory import open_model
 
@@ -21,6 +21,7 @@ OLDEST_OPSET = 13  # the first with DequantizeLinear per channel
 NEWEST_OPSET = 23  # the newest that TensorRT's parser reads
 CONVERTED_OPSET = 17  # the newest that TensorRT 8.6 reads
 _QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"})
+_WITH_WEIGHTS = WEIGHTED | {"BatchNormalization"}
 _FLOATS = frozenset(
     {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
 )
@@ -116,11 +117,23 @@ def _refuse_unusable(model: onnx.ModelProto) -> None:
             "give the float model it was made from"
         )
     constants = [a.t for n in model.graph.node if n.op_type == "Constant" for a in n.attribute if a.HasField("t")]
+    # A mask, or the padding before a maximum, may well be infinite: no weight may.
+    weights = {name for n in model.graph.node if n.op_type in _WITH_WEIGHTS for name in n.input[1:]}
     for tensor in (*model.graph.initializer, *constants):
-        if tensor.data_type in _FLOATS and not np.isfinite(numpy_helper.to_array(tensor).astype(np.float64)).all():
-            raise ModelError(
-                f"expected finite weights, got NaN or infinity in {tensor.name!r}; check the training run or the export"
-            )
+        _refuse_bad_values(tensor, tensor.name in weights)
+
+
+def _refuse_bad_values(tensor: onnx.TensorProto, is_weight: bool) -> None:
+    if is_weight and not all(tensor.dims):
+        shape = "x".join(map(str, tensor.dims))
+        raise ModelError(f"expected weights with values, got {tensor.name!r} of {shape}; check the export")
+    if tensor.data_type not in _FLOATS:
+        return
+    values = numpy_helper.to_array(tensor).astype(np.float64)
+    if not np.isfinite(values).all() if is_weight else np.isnan(values).any():
+        raise ModelError(
+            f"expected finite weights, got NaN or infinity in {tensor.name!r}; check the training run or the export"
+        )
 
 
 def _current_opset(model: onnx.ModelProto) -> onnx.ModelProto:

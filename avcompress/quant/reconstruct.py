@@ -1,8 +1,12 @@
 """Learns the rounding of weights and the scales of activations together, block by block.
 
-A block is given what the quantized network computes up to it, the blocks before learned already, and shall give what
-the float network does. All images count the same, and so do all outputs of a block: the plain squared error, where
-BRECQ weighs outputs by their Fisher information.
+A block is given what the quantized network computes up to it, the blocks before learned already, with float values
+among it as QDrop has it, and shall give what the float network does. The error is the plain squared one, where BRECQ
+weighs outputs by their Fisher information. Rounding starts half-way between the float weight and the integers that are
+there, so that `adaround` before is not lost.
+
+Measured on YOLOX-nano with 4-bit weights, 150 steps a block (AP .002 rounded to nearest): .192; without float values in
+between (BRECQ) .179; given the float network's inputs only .068; after `adaround`, which alone reaches .215, .240.
 
 Sources: Li, Gong, Tan et al.: BRECQ: Pushing the Limit of Post-Training Quantization by Block Reconstruction,
 arXiv:2102.05426; Wei, Gong, Li et al.: QDrop: Randomly Dropping Quantization for Extremely Low-bit Post-Training

@@ -81,7 +81,7 @@ def test_parts_and_their_merge_equal_one_run(folder):
             "--part: expected K/N with K from 1 to N, got '3/2'",
         ),
         (("calibrate", "recipe.yaml", "--out", "images"), "--out: expected a file, got a folder at images"),
-        (("calibrate", "recipe.yaml", "--out", "recipe.yaml"), "--out: expected a file of its own, got the recipe"),
+        (("calibrate", "recipe.yaml", "--out", "recipe.yaml"), "--out: expected a file of its own, got the input"),
         (
             ("calibrate", "recipe.yaml", "--out", "x", "--json", "x"),
             "--json: expected a file of its own, got that of --out",

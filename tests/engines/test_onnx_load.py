@@ -135,6 +135,30 @@ def test_a_short_weights_file_is_refused(tmp_path):
     assert "'net.bin'" in refusal(path)
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    assert "NaN or infinity in 'w'" in refusal(
+        saved(conv_net(weight=np.full((4, 3, 3, 3), value, np.float32)), tmp_path)
+    )
+
+
+def test_weights_without_values_are_refused(tmp_path):
+    assert "got 'w' of 0x3x3x3" in refusal(saved(conv_net(weight=np.ones((0, 3, 3, 3), np.float32)), tmp_path))
+
+
+def test_an_infinite_padding_before_a_maximum_is_no_weight(tmp_path):
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("Pad", ["c", "pads", "low"], ["p"]),
+        helper.make_node("MaxPool", ["p"], ["y"], kernel_shape=[2, 2]),
+    ]
+    model = conv_net(nodes=nodes)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0, 0, 0, 0, 0, 0, 1, 1]), "pads"))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(-np.inf), "low"))
+
+    assert np.isfinite(run(load_onnx(saved(model, tmp_path)), np.ones((1, 3, 8, 8), np.float32))).all()
+
+
 def test_a_network_above_two_gigabytes_is_refused_before_its_weights_are_read(tmp_path):
     model = conv_net()
     (tensor,) = (t for t in model.graph.initializer if len(t.dims) == 4)
