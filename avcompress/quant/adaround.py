@@ -5,8 +5,8 @@ A layer's error is a quadratic form in its weights, so that all calibration imag
 activation function after the layer is not part of it; `reconstruct` has it.
 
 What the learned rounding ends at is then improved by one or two weights at a time: those whose other neighbours on the
-grid lower a channel's error most are turned, until none do. On layers of YOLOX-nano with 5-bit weights, learning lowered
-the error by 5.4 dB on images that it had not seen, turns alone by 6.7 dB, both by 6.8 dB.
+grid lower a channel's error most are turned, until none do. On layers of YOLOX-nano with 5-bit weights, learning alone
+lowered the error by 5.4 dB on images that it had not seen, turns alone by 6.7 dB, both by 6.8 dB.
 
 Source: Nagel, Amjad, van Baalen, Louizos, Blankevoort: Up or Down? Adaptive Rounding for Post-Training Quantization,
 arXiv:2004.10568.

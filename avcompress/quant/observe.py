@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import onnx
@@ -18,6 +18,8 @@ from calibration.histogram import Scratch, Tally
 from calibration.statistics import WINDOW, Image, Statistics, TensorStatistics, image_digest, preprocess_digest
 from engines.in_memory import THREADS, open_model
 from engines.onnx_graph import shapes, with_outputs
+
+T = TypeVar("T")
 
 
 def observe(model: onnx.ModelProto, tensors: Iterable[str], batches: Iterable[Batch]) -> Statistics:
@@ -135,7 +137,24 @@ class Shot(NamedTuple):
 def shots(
     model: onnx.ModelProto, wanted: tuple[str, ...], batches: Iterable[Batch], optimize: bool = True
 ) -> Iterator[Shot]:
-    """The wanted tensors, one image after the other; those of a network with Q/DQ are exact only without `optimize`."""
+    """The wanted tensors, one image after the other; those of a network with Q/DQ are exact only without `optimize`.
+
+    While one image's are used, the next image's are computed.
+    """
+    return _ahead(_shots(model, wanted, batches, optimize))
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, the next of which is made in a thread of its own while one is used."""
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, items, end)
+            yield cast(T, item)
+
+
+def _shots(model: onnx.ModelProto, wanted: tuple[str, ...], batches: Iterable[Batch], optimize: bool) -> Iterator[Shot]:
     (source,) = (value.name for value in model.graph.input)
     outputs = [tensor for tensor in wanted if tensor != source]
     session = open_model(with_outputs(model, outputs), optimize)
@@ -146,7 +165,6 @@ def shots(
         where = f"calibration image {number}" + (f" ({name})" if name else "")
         # Without a name its number stands for it, with zeros so that the order of names is that of numbers.
         yield Shot(Image(name or f"image {number:09d}", image_digest(image)), where, values)
-        values.clear()  # before the next run asks for as much memory again
     if number == 0:
         raise DataError("calibration: expected at least one image, got none; check data.calibration")
 
