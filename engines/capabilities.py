@@ -7,7 +7,7 @@ documentation of NVIDIA TensorRT: "Working with Quantized Types", the support ma
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from typing_extensions import assert_never
@@ -175,6 +175,20 @@ def capabilities(target: Target) -> Capabilities:
             return _ONNXRUNTIME
         case _:
             assert_never(target)
+
+
+def on_machine(takes: Capabilities, machine: int) -> Capabilities:
+    """What a target takes on a GPU of one compute capability, as 87: a type that comes with newer ones is missing."""
+
+    def there(first: int | None) -> int | None:
+        return None if first is None or machine < first else 0
+
+    return replace(
+        takes,
+        title=f"{takes.title} on sm{machine}",
+        fp8_from=there(takes.fp8_from),
+        bf16_from=there(takes.bf16_from),
+    )
 
 
 @dataclass(frozen=True)
