@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from avcompress.spec import QuantParams
 from engines.dialects.implicit_weights import implicit_params, output_axis
-from engines.onnx_graph import Edge, initializers, is_weighted
+from engines.onnx_graph import Edge, copy, fresh, infer_shapes, initializers, is_weighted, set_nodes_, use_counts
 from engines.qdq import insert_qdq
 
 
@@ -25,7 +25,10 @@ def as_explicit(model: onnx.ModelProto, scales: Mapping[str, float], precisions:
         scales: of the calibration cache, by tensor.
         precisions: by node name; "int8" or another one.
     """
-    integer = [node for node in model.graph.node if precisions.get(node.name) == "int8"]
+    names = {node.name for node in model.graph.node if precisions.get(node.name) == "int8"}
+    model, renamed = _with_readers_of_outputs(model, names)
+    scales = {renamed.get(name, name): scale for name, scale in scales.items()}
+    integer = [node for node in model.graph.node if node.name in names]
     rounded = {name for node in integer for name in (*node.input, *node.output) if name in scales}
     qparams = {name: QuantParams((scales[name],), (0,)) for name in rounded}
     constants = initializers(model)
@@ -37,6 +40,27 @@ def as_explicit(model: onnx.ModelProto, scales: Mapping[str, float], precisions:
             edges.append((node.name, 1))
         edges += [(node.name, i) for i, name in enumerate(node.input) if name in rounded & constants.keys()]
     return insert_qdq(model, edges, qparams)
+
+
+def _with_readers_of_outputs(model: onnx.ModelProto, integer: set[str]) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """The network with a node between an INT8 layer and the network's output, where rounding finds room.
+
+    Returns: the network, and by the output's name what the layer's own result is called now.
+    """
+    new = copy(model)
+    outputs = {value.name for value in new.graph.output}
+    taken = {*use_counts(new), *(o for n in new.graph.node for o in n.output), *(n.name for n in new.graph.node)}
+    made = [o for n in new.graph.node if n.name in integer for o in n.output if o in outputs]
+    renamed = {name: fresh(f"{name}_unrounded", taken) for name in made}
+    for node in new.graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    identities = [
+        helper.make_node("Identity", [inner], [name], fresh(f"{name}_Identity", taken))
+        for name, inner in renamed.items()
+    ]
+    set_nodes_(new, [*new.graph.node, *identities])
+    return infer_shapes(new), renamed
 
 
 def _edges(model: onnx.ModelProto, tensors: set[str]) -> Iterator[Edge]:
