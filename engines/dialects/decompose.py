@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
 from avcompress.spec import ModelError
 from engines.onnx_graph import check, fold_constants, infer_shapes, is_standard, name_nodes
@@ -35,10 +34,12 @@ def decomposed(model: onnx.ModelProto, operators: Collection[str]) -> tuple[onnx
     wanted = {node.name for node in model.graph.node if node.op_type in operators and is_standard(node)}
     if not wanted & {node.name for node in model.graph.node if node.op_type in DECOMPOSED}:
         return model, {}
+    import onnx_graphsurgeon as gs  # here: a device that builds a network without such operators needs no such package
+
     graph = gs.import_onnx(model)
     parts: dict[str, str] = {}
     for node in [each for each in graph.nodes if each.name in wanted and each.op in DECOMPOSED]:
-        writer = _Writer(graph, node, opset_of(model))
+        writer = _Writer(gs, graph, node, opset_of(model))
         result = DECOMPOSED[node.op](writer)
         # The last new node makes the old tensor: it keeps its name, and its place among the network's outputs.
         maker = result.inputs[0]
@@ -60,8 +61,8 @@ def decomposed(model: onnx.ModelProto, operators: Collection[str]) -> tuple[onnx
 class _Writer:
     """Adds nodes in the place of one; each is named after it."""
 
-    def __init__(self, graph: Any, node: Any, opset: int) -> None:
-        self.graph, self.node, self.opset = graph, node, opset
+    def __init__(self, gs: Any, graph: Any, node: Any, opset: int) -> None:
+        self.gs, self.graph, self.node, self.opset = gs, graph, node, opset
         self.made: list[str] = []
 
     @property
@@ -83,11 +84,11 @@ class _Writer:
         """A scalar of the input's type."""
         if self.x.dtype is None:
             raise self.unknown("type")
-        return gs.Constant(self.name("value"), np.array(value, self.x.dtype))
+        return self.gs.Constant(self.name("value"), np.array(value, self.x.dtype))
 
     def integers(self, values: list[int]) -> Any:
         """A list, as for a shape."""
-        return gs.Constant(self.name("list"), np.array(values, np.int64))
+        return self.gs.Constant(self.name("list"), np.array(values, np.int64))
 
     def name(self, kind: str) -> str:
         """A tensor's name."""
@@ -143,7 +144,7 @@ def _rms_normalization(writer: _Writer) -> Any:
 def _group_normalization(writer: _Writer) -> Any:
     """By way of InstanceNormalization, each group as one channel; ONNX has taken back the form of opset 18."""
     groups, shape = int(writer.node.attrs["num_groups"]), writer.shape()
-    numbers = [gs.Constant(writer.name(kind), np.full(groups, value, writer.x.dtype)) for kind, value in _UNIT]
+    numbers = [writer.gs.Constant(writer.name(kind), np.full(groups, value, writer.x.dtype)) for kind, value in _UNIT]
     grouped = writer.add("Reshape", writer.x, writer.integers([0, groups, -1]))
     epsilon = float(writer.node.attrs.get("epsilon", 1e-5))
     normal = writer.add("InstanceNormalization", grouped, *numbers, epsilon=epsilon)

@@ -1,15 +1,18 @@
-"""What a TensorRT dialect is: the settings that one is written from, and what comes out."""
+"""One quantized network, written for the TensorRT at hand: the dialects, their settings, and what comes out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import onnx
+from typing_extensions import assert_never
 
 from avcompress.spec import TensorRange
+
+if TYPE_CHECKING:  # whoever only asks for a dialect's name needs no onnx
+    import onnx
 
 Dialect = Literal["strong", "weak", "dla-implicit"]
 """How a quantized network is told to TensorRT.
@@ -69,3 +72,29 @@ class Expressed:
     flags: tuple[Flag, ...] = ()
     precisions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     notes: tuple[str, ...] = ()
+
+
+def express(model: onnx.ModelProto, settings: DialectSettings) -> Expressed:
+    """Write a quantized network in a dialect; equal inputs give equal bytes.
+
+    Args:
+        model: with explicit Q/DQ, of this suite or another tool; float networks go through, too.
+        settings: the dialect, and what it needs to know.
+
+    Raises ModelError in one line for what the target would refuse or silently compute otherwise.
+    """
+    match settings.dialect:
+        case "strong":
+            from engines.dialects.strong import express_strong
+
+            return express_strong(model, settings)
+        case "weak":
+            from engines.dialects.weak import express_weak
+
+            return express_weak(model, settings)
+        case "dla-implicit":
+            from engines.dialects.dla_implicit import express_dla_implicit
+
+            return express_dla_implicit(model, settings)
+        case _:
+            assert_never(settings.dialect)

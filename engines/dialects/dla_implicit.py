@@ -35,7 +35,8 @@ from engines.dialects.notes import grouped
 from engines.dialects.planned import sites_by_edge
 from engines.dialects.prepare import float_tensors, in_fp32, prepared, refuse_untakeable
 from engines.dialects.tensor_scales import WITH_CONSTANT, Scale, tensor_scales
-from engines.dialects.weak import at_opset_17, flags, without_lone_weights
+from engines.dialects.weak import at_opset_17, flags
+from engines.dialects.weights import without_lone_weights
 from engines.network import network_inputs, weighted_nodes
 from engines.onnx_graph import copy, fresh, is_standard, shapes
 from engines.precision import kept_fp32

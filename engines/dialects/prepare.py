@@ -16,7 +16,7 @@ from engines.lint.finding import Finding, Repair, Rule
 from engines.lint.read import external_tensors, read_model
 from engines.lint.repair_params import store_biases_in_float_, use_standard_domain_
 from engines.lint.view import read_array
-from engines.onnx_graph import check, copy, first_line, fold_constants, infer_shapes, initializers, name_nodes
+from engines.onnx_graph import check, copy, fold_constants, infer_shapes, initializers, name_nodes
 from engines.openvino_dialect import in_fp32 as widened
 
 # Neither changes a number: ONNX Runtime's own domain, biases in int32.
@@ -42,10 +42,8 @@ def read_quantized(path: Path) -> onnx.ModelProto:
     for tensor in outside:
         try:
             values = read_array(tensor, path.parent)
-        except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError) as error:
-            raise ModelError(
-                f"{path}: expected readable weights for {tensor.name!r}, got: {first_line(error)}; copy both again"
-            ) from error
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from error
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     return model
 

@@ -12,6 +12,7 @@ from engines.dialects.lower import lowered
 from engines.dialects.notes import grouped
 from engines.dialects.planned import planned_precisions
 from engines.dialects.prepare import prepared, refuse_untakeable
+from engines.dialects.weights import with_stored_weights
 from engines.onnx_graph import is_standard
 from engines.opset import opset_of
 from engines.precision import cast_network
@@ -25,7 +26,7 @@ def express_strong(model: onnx.ModelProto, settings: DialectSettings) -> Express
     """
     new, notes = prepared(model)
     refuse_untakeable(new, "tensorrt-11")
-    new, lowering = _for_parser(new, settings.newest_opset)
+    new, lowering = _for_parser(with_stored_weights(new), settings.newest_opset)
     keep, kept = dict(settings.keep_float), dict[str, str]()
     if settings.float_type != "fp32":
         if settings.float_type == "fp16":

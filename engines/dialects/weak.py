@@ -9,11 +9,9 @@ Source: onnx/onnx-tensorrt, builtin_op_importers.cpp of release/8.5-GA and relea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-import numpy as np
 import onnx
-from onnx import helper, numpy_helper
 
 from avcompress.spec import ModelError
 from engines.dialects.decompose import decomposed
@@ -21,22 +19,15 @@ from engines.dialects.dialect import DialectSettings, Expressed, Flag
 from engines.dialects.float_range import outside_fp16, seen_ranges
 from engines.dialects.lower import lowered
 from engines.dialects.notes import grouped
-from engines.dialects.planned import planned_precisions, sites_by_edge
+from engines.dialects.planned import planned_precisions
 from engines.dialects.prepare import in_fp32, prepared, refuse_untakeable
+from engines.dialects.weights import with_float_weights, without_lone_weights
 from engines.onnx_graph import (
-    check,
-    copy,
-    drop_unused_initializers,
-    fresh,
-    infer_shapes,
-    initializers,
     is_standard,
-    set_nodes_,
-    use_counts,
 )
 from engines.opset import opset_of
 from engines.precision import kept_fp32
-from engines.qdq import QdqSite, constant_values, dequantize_array, qdq_sites, without_qdq
+from engines.qdq import without_qdq
 
 NEWEST_OPSET = 17
 OPERATORS = frozenset(
@@ -132,86 +123,3 @@ def at_opset_17(
     kinds = {node.name: node.op_type for node in model.graph.node}
     inside = {part: whole for part, whole in parts.items() if kinds[whole].endswith("Normalization")}
     return new, tuple(notes), inside
-
-
-# --- weights
-
-
-def without_lone_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """Weights whose layer's input is float, as float numbers: TensorRT 8 does not fuse a DequantizeLinear there."""
-    by_edge = sites_by_edge(model)
-    alone = [site for site in qdq_sites(model) if site.constant and site.edges and not _is_paired(site, by_edge)]
-    if not alone:
-        return model, ()
-    outputs = {site.output for site in alone}
-    new, constants = copy(model), constant_values(model)
-    makers = {node.output[0]: node for node in model.graph.node if node.output}
-    for site in alone:
-        if site.params is None:
-            raise ModelError(
-                f"node {site.dequantize!r} (DequantizeLinear): expected weights in int8, uint8, int4 or fp8, got "
-                "another type; store them in float"
-            )
-        node = makers[site.output]
-        stored = constants[node.input[0]] if not site.quantize else None
-        if stored is None:  # quantized in the graph: that rounding is the network's own
-            continue
-        values = dequantize_array(stored, site.params).astype(constants[node.input[1]].dtype)
-        new.graph.initializer.append(numpy_helper.from_array(values, site.output))
-    made = {tensor.name for tensor in new.graph.initializer} & outputs
-    set_nodes_(new, [n for n in new.graph.node if not n.output or n.output[0] not in made])
-    notes = (f"the weights of {len(made)} float layers are stored in float",) if made else ()
-    return check(infer_shapes(drop_unused_initializers(new))), notes
-
-
-def _is_paired(site: QdqSite, by_edge: Mapping[tuple[str, int], QdqSite]) -> bool:
-    """Whether a layer that reads a quantized weight reads a quantized input too."""
-    return any((name, 1 - index) in by_edge for name, index in site.edges if index in {0, 1})
-
-
-def with_float_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Weights that are stored as integers, as FP32 with a QuantizeLinear that gives those integers back, exactly.
-
-    (q * s) / s is q within a few units of float32's last place: rounding gives the integer.
-    """
-    new = copy(model)
-    constants = initializers(new)
-    sites = {site.dequantize: site for site in qdq_sites(new) if site.constant and not site.quantize}
-    taken = {*use_counts(new), *(o for n in new.graph.node for o in n.output), *(n.name for n in new.graph.node)}
-    taken |= constants.keys()
-    set_nodes_(new, [each for node in new.graph.node for each in _with_quantize(new, node, sites, taken)])
-    return check(infer_shapes(drop_unused_initializers(new)))
-
-
-def _with_quantize(
-    model: onnx.ModelProto, node: onnx.NodeProto, sites: Mapping[str, QdqSite], taken: set[str]
-) -> Iterator[onnx.NodeProto]:
-    site = sites.get(node.name)
-    if site is not None and site.params is not None and site.params.dtype == "int8":
-        stored = numpy_helper.to_array(initializers(model)[node.input[0]])
-        name = fresh(site.tensor, taken)
-        values = dequantize_array(stored, site.params)
-        model.graph.initializer.append(numpy_helper.from_array(values, name))
-        quantized = fresh(f"{name}_quantized", taken)
-        parameters = [node.input[1], _zero_point(model, node, stored.dtype, taken)]
-        quantize = helper.make_node(
-            "QuantizeLinear", [name, *parameters], [quantized], fresh(f"{name}_QuantizeLinear", taken)
-        )
-        quantize.attribute.extend(node.attribute)
-        node.input[:] = [quantized, *parameters]
-        yield quantize
-    elif node.op_type in {"QuantizeLinear", "DequantizeLinear"} and is_standard(node):
-        kind = np.dtype(np.int8) if len(node.input) < 3 or not node.input[2] else None
-        if kind is not None:
-            node.input[:] = [*node.input[:2], _zero_point(model, node, kind, taken)]
-    yield node
-
-
-def _zero_point(model: onnx.ModelProto, node: onnx.NodeProto, kind: np.dtype[np.generic], taken: set[str]) -> str:
-    """The node's zero point, or a new one of zeros: the parser of 8.5 asks for it."""
-    if len(node.input) > 2 and node.input[2]:
-        return str(node.input[2])
-    shape = numpy_helper.to_array(initializers(model)[node.input[1]]).shape
-    name = fresh(f"{node.name}_zero_point", taken)
-    model.graph.initializer.append(numpy_helper.from_array(np.zeros(shape, kind), name))
-    return name

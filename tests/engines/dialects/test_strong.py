@@ -192,6 +192,18 @@ def test_integer_biases_of_other_tools_become_float(net, with_scales, ort):
     assert np.array_equal(ort(found.model, X)[0], ort(model, X)[0])
 
 
+def test_weights_that_another_tool_quantizes_in_the_graph_are_stored_as_integers(model, ort):
+    """As NVIDIA's ModelOpt and pytorch-quantization leave them; their Q would stay FP32, and so would all beside it."""
+    other = express(model, DialectSettings(dialect="weak", newest_opset=17)).model
+
+    found = strong(other)
+
+    assert found.precisions == strong(model).precisions
+    assert [n.op_type for n in found.model.graph.node].count("QuantizeLinear") == 2
+    assert types(found.model)["b"] == TensorProto.FLOAT16
+    assert np.array_equal(ort(strong(other, float_type="fp32").model, X)[0], ort(model, X)[0])
+
+
 def test_equal_names_of_nodes_become_unique(model):
     for node in model.graph.node:
         node.name = "same" if node.op_type == "Conv" else node.name
