@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
@@ -33,7 +33,7 @@ from engines.dialects.float_range import outside_fp16, seen_ranges
 from engines.dialects.implicit_weights import requantized
 from engines.dialects.notes import grouped
 from engines.dialects.planned import sites_by_edge
-from engines.dialects.prepare import float_tensors, in_fp32, prepared, refuse_untakeable
+from engines.dialects.prepare import float_tensors, in_fp32, prepared, refuse_unknown, refuse_untakeable
 from engines.dialects.tensor_scales import WITH_CONSTANT, Scale, tensor_scales
 from engines.dialects.weak import at_opset_17, flags
 from engines.dialects.weights import without_lone_weights
@@ -65,9 +65,8 @@ def express_dla_implicit(model: onnx.ModelProto, settings: DialectSettings) -> E
     """A float network, the cache, and the precisions; raises ModelError for what DLA cannot be told, or take."""
     if settings.float_type == "bf16":
         raise ModelError("ONNX graph: expected fp16 for the dla-implicit dialect, DLA has no bf16; use fp16")
-    quantized, plain, notes = _float_network(model, settings)
-    _, qparams = qdq_edges(quantized)
-    known = {s.tensor: qparams[s.tensor].scale[0] for s in qdq_sites(quantized) if not s.constant and s.params}
+    quantized, settings, notes = _as_read(model, settings)
+    plain, known = without_qdq(quantized), _known_scales(quantized)
     scales = tensor_scales(plain, known, settings.ranges)
     layers = _layers(plain, quantized, scales, settings)
     _refuse_fallback(layers, settings)
@@ -90,35 +89,53 @@ def express_dla_implicit(model: onnx.ModelProto, settings: DialectSettings) -> E
     )
 
 
-def _float_network(
+def _as_read(
     model: onnx.ModelProto, settings: DialectSettings
-) -> tuple[onnx.ModelProto, onnx.ModelProto, tuple[str, ...]]:
-    """The network with Q/DQ, the same one without, and what was done to it."""
+) -> tuple[onnx.ModelProto, DialectSettings, tuple[str, ...]]:
+    """The network with Q/DQ in the form that TensorRT 8 takes, settings with its nodes' names, and what was done."""
     new, notes = prepared(model)
+    refuse_unknown(new, settings.keep_float)
     new, widened = in_fp32(new)
     for name, shape in network_inputs(new).items():
         if not shape or min(shape) < 1:
             raise ModelError(
                 f"input {name!r}: expected a static shape, DLA has no dynamic ones, got {shape}; fix its dimensions"
             )
-    new, renamed = _plain_names(new)
+    new, names = _plain_names(new)
+    settings = replace(settings, keep_float={names.get(n, n): why for n, why in settings.keep_float.items()})
+    renamed = (f"{len(names)} node names lost their commas, as {next(iter(names))!r}",) if names else ()
     new, unpacked = without_lone_weights(new)
-    new, older, _ = at_opset_17(new, settings.newest_opset)
+    new, older, parts = at_opset_17(new, settings.newest_opset)
+    whole = settings.keep_float
+    settings = replace(settings, keep_float=dict(whole) | {p: whole[w] for p, w in parts.items() if w in whole})
     refuse_untakeable(new, "tensorrt-8")
-    return new, without_qdq(new), (*notes, *widened, *renamed, *unpacked, *older)
+    return new, settings, (*notes, *widened, *renamed, *unpacked, *older)
 
 
-def _plain_names(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """Node names without commas, which end a layer in trtexec's lists."""
-    bad = [node.name for node in model.graph.node if "," in node.name]
-    if not bad:
-        return model, ()
+def _plain_names(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """Node names without commas, which end a layer in trtexec's lists; and the new names by the old."""
     new = copy(model)
     taken = {node.name for node in new.graph.node}
+    names = {node.name: fresh(node.name.replace(",", "_"), taken) for node in new.graph.node if "," in node.name}
     for node in new.graph.node:
-        if "," in node.name:
-            node.name = fresh(node.name.replace(",", "_"), taken)
-    return new, (f"{len(bad)} node names lost their commas, as {bad[0]!r}",)
+        node.name = names.get(node.name, node.name)
+    return new, names
+
+
+def _known_scales(quantized: onnx.ModelProto) -> dict[str, float]:
+    """The scale that Q/DQ give each tensor; raises ModelError where it is not one scale for the whole tensor."""
+    qdq_edges(quantized)  # refuses two scales for one tensor
+    known = {}
+    for site in qdq_sites(quantized):
+        if site.constant or site.params is None:
+            continue
+        if len(site.params.scale) > 1 or site.params.dtype != "int8":
+            raise ModelError(
+                f"tensor {site.tensor!r}: expected int8 with one scale, got {site.params.dtype} with "
+                f"{len(site.params.scale)} ({site.dequantize!r}); quantize activations per tensor"
+            )
+        known[site.tensor] = site.params.scale[0]
+    return known
 
 
 # --- layers

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import difflib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import onnx
@@ -74,6 +75,16 @@ def prepared(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
         notes += [f"{each.where}: {each.what}" for each in made]
     # Whoever reads a layer log must know a node by its name, also those that are new.
     return check(infer_shapes(name_nodes(new))), tuple(notes)
+
+
+def refuse_unknown(model: onnx.ModelProto, names: Iterable[str]) -> None:
+    """Raise ModelError for a name that no node has, with the nearest that one has."""
+    there = [node.name for node in model.graph.node]
+    unknown = next((name for name in names if name not in set(there)), None)
+    if unknown is not None:
+        near = difflib.get_close_matches(unknown, there, 1)
+        hint = f"did you mean {near[0]!r}?" if near else "`avcompress inspect` lists them"
+        raise ModelError(f"keep_float: expected names of the network's nodes, got {unknown!r}; {hint}")
 
 
 def refuse_untakeable(model: onnx.ModelProto, target: Target) -> None:

@@ -20,7 +20,7 @@ from engines.dialects.float_range import outside_fp16, seen_ranges
 from engines.dialects.lower import lowered
 from engines.dialects.notes import grouped
 from engines.dialects.planned import planned_precisions
-from engines.dialects.prepare import in_fp32, prepared, refuse_untakeable
+from engines.dialects.prepare import in_fp32, prepared, refuse_unknown, refuse_untakeable
 from engines.dialects.weights import with_float_weights, without_lone_weights
 from engines.onnx_graph import (
     is_standard,
@@ -57,12 +57,15 @@ def express_weak(model: onnx.ModelProto, settings: DialectSettings) -> Expressed
     if settings.float_type == "bf16":
         raise ModelError("ONNX graph: expected fp16 or fp32 for the weak dialect, TensorRT 8 has no bf16; use fp16")
     new, notes = prepared(model)
+    refuse_unknown(new, settings.keep_float)
     new, widened = in_fp32(new)
     new, unpacked = without_lone_weights(new)
+    normalizations = {node.name for node in new.graph.node if node.op_type.endswith("Normalization")}
     new, older, parts = at_opset_17(new, settings.newest_opset)
     refuse_untakeable(new, "tensorrt-8")
     new = with_float_weights(new)
-    keep = _kept(new, settings, parts)
+    inside = dict.fromkeys(normalizations, "squares within a normalization") | dict(settings.keep_float)
+    keep = _kept(new, settings, {part: inside[whole] for part, whole in parts.items() if whole in inside})
     planned = {name: _chosen(name, kind, keep, settings) for name, kind in planned_precisions(new).items()}
     return Expressed(
         model=new,
@@ -88,11 +91,10 @@ def flags(model: onnx.ModelProto, settings: DialectSettings, constrained: bool) 
 
 
 def _kept(model: onnx.ModelProto, settings: DialectSettings, parts: Mapping[str, str]) -> dict[str, str]:
-    """The nodes that FP16 does not fit, by name, and why: the builder would choose it."""
+    """The nodes that FP16 does not fit, by name, and why: the builder would choose it; `parts` are known to be some."""
     if settings.float_type == "fp32":
         return {}
-    keep = outside_fp16(model, seen_ranges(model, settings.ranges)) | dict(settings.keep_float)
-    keep |= {part: keep.get(whole, "squares within a normalization") for part, whole in parts.items()}
+    keep = outside_fp16(model, seen_ranges(model, settings.ranges)) | dict(parts) | dict(settings.keep_float)
     floats = without_qdq(model)
     there = {node.name for node in floats.graph.node}
     reasons = kept_fp32(floats, "fp16", {name: why for name, why in keep.items() if name in there})
@@ -104,7 +106,7 @@ def at_opset_17(
 ) -> tuple[onnx.ModelProto, tuple[str, ...], dict[str, str]]:
     """The network at opset 17 or older, without operators that the parsers of 8.5 and 8.6 lack.
 
-    Returns: the network, notes, and by name the new nodes that are parts of normalizations, and of which.
+    Returns: the network, notes, and by the name of each new node that of the one whose part it is.
     Raises ModelError naming the node that has no older form.
     """
     lacking = {node.op_type for node in model.graph.node if is_standard(node)} - OPERATORS
@@ -120,6 +122,4 @@ def at_opset_17(
     notes = [f"{whole} is written by older operators" for whole in dict.fromkeys(parts.values())]
     if current > opset:
         notes.append(f"opset {current} is written as opset {opset}")
-    kinds = {node.name: node.op_type for node in model.graph.node}
-    inside = {part: whole for part, whole in parts.items() if kinds[whole].endswith("Normalization")}
-    return new, tuple(notes), inside
+    return new, tuple(notes), parts

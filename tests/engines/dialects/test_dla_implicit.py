@@ -198,14 +198,23 @@ def test_two_scales_of_one_tensor_are_refused(net):
         dla(model)
 
 
+def test_scales_by_channel_are_refused(net):
+    body = "q = QuantizeLinear<axis=1>(x, s, z) d = DequantizeLinear<axis=1>(q, s, z) y = Add(d, d)"
+    model = net(body, {"s": np.float32([0.1, 0.2, 0.3, 0.4]), "z": np.zeros(4, np.int8)})
+
+    with pytest.raises(ModelError, match="tensor 'x': expected int8 with one scale, got int8 with 4"):
+        dla(model)
+
+
 def test_names_with_commas_are_renamed(relu):
     relu.graph.node[2].name = "a,b"
     bad = next(node for node in relu.graph.node if node.op_type == "Conv")
     bad.name = "conv,1"
 
-    found = dla(relu)
+    found = dla(relu, keep_float={"Conv_2": "asked for"})
 
     assert "conv_1:int8" in text(found, "layer_precisions.txt")
+    assert dla(relu, keep_float={"conv,1": "asked for"}).precisions["conv_1"] == "fp16"
     assert any("node names lost their commas" in note for note in found.notes)
 
 

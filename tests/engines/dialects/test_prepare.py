@@ -95,6 +95,35 @@ def test_an_invalid_network_is_refused_in_one_line(model):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("dialect", ["strong", "weak", "dla-implicit"])
+def test_a_misspelt_node_is_refused_with_the_nearest_name(model, dialect):
+    settings = DialectSettings(dialect=dialect, newest_opset=19, keep_float={"Conv4": "asked for"})
+
+    with pytest.raises(
+        ModelError, match=r"keep_float: expected names of the network's nodes, got 'Conv4'; did you mean"
+    ):
+        express(model, settings)
+
+
+@pytest.mark.parametrize("dialect", ["strong", "weak", "dla-implicit"])
+def test_a_kept_node_that_is_written_by_others_keeps_them_all(net, dialect):
+    body = "c = Conv<pads=[1,1,1,1]>(x, w) g = Gelu(c) y = Conv(g, v)"
+    model = net(body, {"w": W["w"], "v": W["v"]}, opset=20)
+    keep = {"Gelu_1": "asked for"}
+    settings = DialectSettings(dialect=dialect, newest_opset=19, keep_float=keep, gpu_fallback="list")
+
+    found = express(model, settings)
+
+    inside = [node for node in found.model.graph.node if node.name.startswith("Gelu_1/")]
+    kind = {"dla-implicit": "fp16", "weak": "fp32"}.get(dialect)
+    assert len(inside) == 5
+    if kind is not None:
+        assert {found.precisions[node.name] for node in inside} == {kind}
+    else:
+        known = {value.name: value.type.tensor_type.elem_type for value in found.model.graph.value_info}
+        assert {known[node.output[0]] for node in inside} == {TensorProto.FLOAT}
+
+
 def test_float_networks_are_expressed_too(net, ort):
     for dialect in ("strong", "weak", "dla-implicit"):
         found = express(net(BODY, W), DialectSettings(dialect=dialect, newest_opset=17))

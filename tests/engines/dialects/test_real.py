@@ -99,6 +99,6 @@ def test_the_implicit_dialect_has_every_planned_layer_in_int8_where_ranges_are_k
         open_model(each).run(None, {"images": image})[0].ravel()
         for each in (quantized, *(as_explicit(found.model, scales, found.precisions) for scales in (own, cached)))
     )
-    # What differs from Q/DQ is that convolutions' outputs are rounded before SiLU; what it costs is the network's matter.
+    # What differs is that convolutions' outputs are rounded before SiLU; what that costs is the network's matter.
     assert np.corrcoef(expected, without)[0, 1] > 0.999
     assert np.corrcoef(expected, with_outputs_rounded)[0, 1] > 0.8
