@@ -156,3 +156,11 @@ def every_kind() -> Model:
     ]
     outputs = {"mask": (1, 8, 64, 64), "classes": (1, 10), "attended": (1, 64, 32)}
     return make_network(nodes, {"image": (1, 3, 32, 32), "tokens": (1, 64, 32)}, outputs, constants)
+
+
+@pytest.fixture(scope="session")
+def key():
+    """A private Ed25519 key."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    return Ed25519PrivateKey.generate()
