@@ -1,5 +1,6 @@
 """Small networks with every kind of weighted layer, float and with Q/DQ."""
 
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -209,3 +210,17 @@ def key():
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     return Ed25519PrivateKey.generate()
+
+
+@pytest.fixture
+def signed_bundle(tmp_path, whole_bundle, key) -> Callable[[str], Path]:
+    """Bundles by backend, signed by `key`: copies, so that a test may change them."""
+    from engines.bundle import sign_bundle
+
+    def make(backend):
+        folder = tmp_path / backend
+        shutil.copytree(whole_bundle(backend), folder)
+        sign_bundle(folder, key)
+        return folder
+
+    return make
