@@ -26,6 +26,8 @@ def create_bundle(run: Path, backend: str, out: Path, revision: int = 0, allow_u
     an engine that is not there, or is no longer what the run built.
     """
     refuse_existing(out)
+    if out.resolve().is_relative_to(run.resolve()):
+        raise RecipeError(f"--out: expected a folder outside the run's, got {out}; the run would not be resumed there")
     report = _read_report(run / "report.json")
     if not report.passed and not allow_unmet:
         failed = next((line.name for line in report.contract if not line.passed), "it has no line")

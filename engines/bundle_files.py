@@ -21,14 +21,14 @@ def open_plain(path: Path, what: str) -> BinaryIO:
     # NONBLOCK: a pipe that somebody put there would keep us waiting.
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
-        file = os.fdopen(os.open(path, flags), "rb")
+        descriptor = os.open(path, flags)
     except OSError as error:
         got = "a symbolic link" if error.errno == errno.ELOOP else error.strerror
         raise EngineError(f"{path}: expected {what}, got {got}; {_AGAIN}") from error
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise EngineError(f"{path}: expected {what}, got a folder, a pipe or a device; {_AGAIN}")
-    return file
+    return os.fdopen(descriptor, "rb")
 
 
 def read_bounded(path: Path, limit: int, what: str) -> bytes:

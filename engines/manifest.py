@@ -92,7 +92,7 @@ class Manifest(_Model):
     """All that is needed to serve an engine, and to know where it came from."""
 
     schema_version: Literal[2] = 2
-    name: str = Field(min_length=1, description="of the recipe")
+    name: str = Field(pattern=r"^[\w.-]+$", description="of the recipe")
     revision: NonNegativeInt = Field(0, description="a vehicle may refuse lower ones than it has had")
     files: dict[str, FileEntry] = Field(default_factory=dict, description="by name, relative to the manifest's folder")
     engine: Engine = Field(description="the backend, and the settings that it was built with")
@@ -225,10 +225,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
-    if first["loc"] == ("schema_version",) and isinstance(first["input"], int):
+    given = first["input"]
+    if first["loc"] == ("schema_version",) and isinstance(given, int) and 0 <= given < 1000:
         return (
-            f"expected a manifest of schema {SCHEMA}, got schema {first['input']}, of another version of avcompress; "
+            f"expected a manifest of schema {SCHEMA}, got schema {given}, of another version of avcompress; "
             "build the engine again (avcompress run --resume keeps the rest)"
         )
-    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    # A key that a stranger chose may hold what a terminal obeys.
+    where = "".join(letter for letter in ".".join(map(str, first["loc"])) if letter.isprintable())[:100] or "the file"
     return f"expected a manifest of schema {SCHEMA}, got {where}: {first['msg']}; build the engine again"

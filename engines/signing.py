@@ -39,7 +39,7 @@ def generate_key(path: Path, passphrase: bytes | None) -> tuple[Path, str]:
     from cryptography.hazmat.primitives import serialization as forms
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    public = path.with_name(path.name + PUBLIC_SUFFIX)
+    public = Path(f"{path}{PUBLIC_SUFFIX}")
     for each in (path, public):
         if os.path.lexists(each):
             raise RecipeError(f"{each}: expected a new file, got one that is there; give another --out")

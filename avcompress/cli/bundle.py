@@ -79,7 +79,7 @@ def keygen(
     context.obj.install()
     passphrase = _passphrase(passphrase_file, ask, confirm=True)
     public, identity = generate_key(out, passphrase)
-    _say(open_console(), f"private key: {out}\npublic key: {public}\nid: {identity}")
+    _say(open_console(), f"private key: {out}", f"public key: {public}", f"id: {identity}")
 
 
 @bundle.command()
@@ -99,7 +99,7 @@ def sign(
     context.obj.install()
     passphrase = _passphrase(passphrase_file, is_encrypted(key), confirm=False)
     found = sign_bundle(folder, load_private_key(key, passphrase))
-    _say(open_console(), f"signed by {found.signed_by}: {folder}\nsha256 of the manifest: {found.sha256}")
+    _say(open_console(), f"signed by {found.signed_by}: {folder}", f"sha256 of the manifest: {found.sha256}")
 
 
 @bundle.command()
@@ -126,8 +126,11 @@ def verify(  # noqa: PLR0913, PLR0917 (the options of a command, and its context
     found = verify_bundle(folder, replace(_trust(key, allow_unsigned), name=name, min_revision=min_revision))
     signed = f"signed by {found.signed_by}" if found.signed_by else "NOT signed by a key that was given"
     manifest = found.manifest
-    _say(console, f"whole, {signed}: {manifest.name}, {manifest.backend}, revision {manifest.revision}")
-    _say(console, f"sha256 of the manifest: {found.sha256}")
+    _say(
+        console,
+        f"whole, {signed}: {manifest.name}, {manifest.backend}, revision {manifest.revision}",
+        f"sha256 of the manifest: {found.sha256}",
+    )
     _write(json_file, manifest)
 
 
@@ -143,8 +146,7 @@ def show(context: typer.Context, folder: Folder, json_file: JsonFile = None) -> 
     console = open_console()
     check_json(json_file, folder, ())
     manifest = read_manifest(folder, verify=False)
-    for line in _facts(folder, manifest):
-        _say(console, line)
+    _say(console, *_facts(folder, manifest))
     _write(json_file, manifest)
 
 
@@ -236,8 +238,11 @@ def _refuse_empty(passphrase: bytes) -> bytes:
     return passphrase
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, markup=False)
+def _say(console: Console, *lines: str) -> None:
+    for line in lines:
+        # What a manifest says may be a stranger's, and hold what a terminal obeys.
+        shown = "".join(letter if letter.isprintable() else "?" for letter in line)
+        console.print(shown, soft_wrap=True, markup=False)
 
 
 def _write(json_file: Path | None, manifest: Manifest) -> None:

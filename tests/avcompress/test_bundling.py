@@ -203,6 +203,11 @@ def test_an_engine_that_the_run_did_not_build_is_refused(run: Path, tmp_path: Pa
         create_bundle(run, "ort", tmp_path / "b")
 
 
+def test_a_bundle_is_not_made_inside_its_run(run: Path) -> None:
+    with pytest.raises(RecipeError, match="--out: expected a folder outside the run's"):
+        create_bundle(run, "ort", run / "bundle")
+
+
 def test_a_run_that_missed_its_contract_is_bundled_only_when_that_is_allowed(material: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(material, tmp_path / "m", ignore=shutil.ignore_patterns("out")))
     facts = recipe(contract={"accuracy": [{"metric": "mIoU", "min": 1.0}]})
@@ -307,6 +312,18 @@ def test_what_is_wrong_with_a_bundle_is_one_line_and_exit_code_2(whole_run: Path
     assert_refused(avcompress(tmp_path, "verify", "b", "--key", "a.pub"), "b/engine/model.onnx: expected")
     assert_refused(avcompress(tmp_path, "verify", "b", "--key", "a.pub", "--json", "b/facts.json"), "outside --out")
     assert_refused(avcompress(tmp_path, "show", "none"), "none/manifest.json: expected a manifest")
+    assert_refused(avcompress(tmp_path, "keygen", "--out", "."), ".: expected a new file")
+
+
+def test_what_a_stranger_wrote_into_a_manifest_does_not_reach_the_terminal(whole_run: Path, tmp_path: Path) -> None:
+    create_bundle(whole_run, "ort", tmp_path / "b")
+    path = tmp_path / "b" / "manifest.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps(facts | {"platform": "\x1b[2Jgone\r\n"}))
+    status, out, _ = avcompress(tmp_path, "show", "b")
+
+    assert (status, "\x1b" in out) == (0, False)
+    assert "built on: ?[2Jgone??" in out
 
 
 def test_a_passphrase_comes_from_a_file(whole_run: Path, tmp_path: Path) -> None:

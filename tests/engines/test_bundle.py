@@ -78,6 +78,24 @@ def test_every_flipped_bit_is_caught_and_the_file_named(signed_bundle, trust):
     verify_bundle(folder, trust)
 
 
+def test_a_damaged_manifest_that_nobody_signed_is_one_line_or_still_a_manifest(signed_bundle):
+    folder = signed_bundle("openvino")
+    (folder / "manifest.sig").unlink()
+    path = folder / "manifest.json"
+    whole, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
+    for bit in rng.integers(8 * len(whole), size=500):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        try:
+            verify_bundle(folder, UNSIGNED)
+        except EngineError as error:
+            refused += 1
+            assert "\n" not in str(error)
+            assert str(error).startswith(str(folder))
+    assert 250 < refused < 500
+
+
 def test_every_truncated_file_is_named(signed_bundle, trust):
     folder = signed_bundle("openvino")
     for path in paths(folder):

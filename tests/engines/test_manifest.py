@@ -76,6 +76,9 @@ def test_a_file_that_is_not_what_it_was_is_named(folder, content, message):
             lambda text: text.replace('"schema_version": 2', '"schema_version": 1'),
             "manifest of schema 2, got schema 1, of another version of avcompress; build the engine again",
         ),
+        (lambda text: text.replace('"schema_version": 2', f'"schema_version": {"9" * 4000}'), "got schema_version"),
+        (lambda text: text.replace('"platform"', '"\\u001b[2Jx"'), r"got \[2Jx: Extra inputs are not permitted"),
+        (lambda text: text.replace('"tiny"', '"a b"'), "got name: String should match pattern"),
         (lambda text: text.replace('"platform"', '"platforms"'), "got platforms: Extra inputs are not permitted"),
         (
             lambda text: text.replace('"classes"', '"files": {}, "classes"'),
@@ -84,7 +87,7 @@ def test_a_file_that_is_not_what_it_was_is_named(folder, content, message):
         (lambda text: text.replace('"min": 0.7', '"min": NaN'), "got contract.accuracy.0.min"),
         (lambda text: text.replace("{", "[") + "[" * 100_000, "got the file: Invalid JSON"),
     ],
-    ids=["truncated", "schema 1", "other key", "a key twice", "nan", "deep"],
+    ids=["truncated", "schema 1", "schema 9…", "escape", "name", "other key", "a key twice", "nan", "deep"],
 )
 def test_a_bad_manifest_is_one_line(folder, change, message):
     write_manifest(folder, make())
