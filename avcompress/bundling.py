@@ -20,7 +20,7 @@ _FIGURES = ("mean_ms", "p50_ms", "p90_ms", "p99_ms", "p99_9_ms", "max_ms")
 def create_bundle(run: Path, backend: str, out: Path, revision: int = 0, allow_unmet: bool = False) -> Manifest:
     """Copy an engine of the run in folder `run` into the new bundle `out`, with its network and what was measured.
 
-    Equal runs give equal bytes. The bundle is not signed.
+    Bundles of one run are equal, byte by byte. The bundle is not signed.
 
     Raises RecipeError for a run that has not ended, or whose contract is not met, unless `allow_unmet`; EngineError for
     an engine that is not there, or is no longer what the run built.

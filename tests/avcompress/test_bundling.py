@@ -141,7 +141,7 @@ def test_a_file_of_statistics_is_the_provenance_of_a_run_without_images(
     assert found.statistics_sha256 == hashlib.sha256((folder / "some.stats").read_bytes()).hexdigest()
 
 
-def test_equal_runs_give_equal_bundles(whole_run: Path, tmp_path: Path) -> None:
+def test_bundles_of_one_run_are_equal(whole_run: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         create_bundle(whole_run, "openvino", tmp_path / name)
 
