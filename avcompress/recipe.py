@@ -229,8 +229,10 @@ class Ptq(Model):
 
     kind: Literal["ptq"]
     format: Literal["int8", "fp8"] = Field("int8", description="int8, or fp8: E4M3, for GPUs from sm89 on")
-    activations: Literal["symmetric", "asymmetric"] = Field(
-        "symmetric", description="asymmetric: with a zero point, per tensor; CPUs take it, TensorRT does not"
+    activations: Literal["symmetric", "shifted", "asymmetric"] = Field(
+        "symmetric",
+        description="shifted: the middle of the range is subtracted before layers that pad nothing, and given back in "
+        "their biases, which all targets take; asymmetric: with a zero point, which TensorRT does not take",
     )
     weights: Literal["per_channel", "per_tensor"] = Field("per_channel", description="how many scales a weight has")
     ranges: Literal["mse", "minmax", "moving_average", "percentile", "entropy"] = Field(

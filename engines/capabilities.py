@@ -258,10 +258,10 @@ def _too_old(
 def check_formats(recipe: Recipe) -> None:
     """Find a stage whose format an engine of the recipe cannot take; raises RecipeError with what to use instead."""
     for index, stage in enumerate(recipe.stages):
-        if isinstance(stage, Ptq) and stage.format == "fp8" and stage.activations == "asymmetric":
+        if isinstance(stage, Ptq) and stage.format == "fp8" and stage.activations != "symmetric":
             raise RecipeError(
-                f"stages[{index}].activations: expected symmetric for format: fp8, which has no zero point, got "
-                "asymmetric; leave activations out"
+                f"stages[{index}].activations: expected symmetric for format: fp8, which is even about zero, "
+                f"got {stage.activations}; leave activations out"
             )
         key, asked = _asked(stage)
         for engine in recipe.target.engines:

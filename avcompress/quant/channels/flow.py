@@ -150,3 +150,10 @@ class Flow:
                 return
             tensor = data[0]
             yield tensor
+
+
+def pads(node: onnx.NodeProto) -> bool:
+    """Whether zeros may come in beside the data of a weighted node."""
+    padded = any(value != "0" for value in str(attribute(node, "pads", [0])).strip("[]").split(", "))
+    automatic = attribute(node, "auto_pad", b"NOTSET") not in {b"NOTSET", b"VALID"}
+    return node.op_type == "ConvTranspose" or padded or automatic

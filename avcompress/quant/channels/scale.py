@@ -120,27 +120,40 @@ class Editor:
 
     def shift_outputs_(self, node: onnx.NodeProto, shift: Array) -> None:
         """Add a value to each output channel of a node with a bias: Conv, ConvTranspose or Gemm."""
-        beta = float(str(attribute(node, "beta", 1.0)))
-        self.set_operand_(node, 2, self.constant(node, 2) + shift / beta, "bias")
+        self.add_to_bias_(node, shift)
         statistics = read_statistics(node)
         if statistics is not None:
             write_statistics_(node, statistics.mean + shift, statistics.std)
+
+    def add_to_bias_(self, node: onnx.NodeProto, shift: Array) -> None:
+        """The same where it gives back what was taken elsewhere: the outputs keep their distribution."""
+        beta = float(str(attribute(node, "beta", 1.0)))
+        self.set_operand_(node, 2, self.constant(node, 2) + shift / beta, "bias")
 
     def multiply_inputs_(self, node: onnx.NodeProto, scale: Array) -> None:
         """Multiply what a weighted node does with each input channel by a scale."""
         self.set_operand_(node, 1, scale_inputs(node, self.constant(node, 1), scale))
 
-    def insert_mul_(self, tensor: str, factor: Array, edges: Iterable[Edge]) -> None:
+    def insert_mul_(self, tensor: str, factor: Array, edges: Iterable[Edge]) -> str:
         """Let some uses of a tensor read its product with a constant, computed just before the first of them."""
+        return self._insert_("Mul", tensor, factor, edges, ("channel_scale", "scaled"))
+
+    def insert_sub_(self, tensor: str, subtrahend: Array, edges: Iterable[Edge]) -> str:
+        """Let some uses of a tensor read what a constant leaves of it, computed just before the first of them."""
+        return self._insert_("Sub", tensor, subtrahend, edges, ("middle", "shifted"))
+
+    def _insert_(self, kind: str, tensor: str, values: Array, edges: Iterable[Edge], called: tuple[str, str]) -> str:
+        """The name of the new tensor; `called`: what the constant's and its own name end in."""
         chosen = dict(edges)
         first = next(name for name in self.nodes if name in chosen)
-        constant, product, name = (fresh(f"{tensor}_{s}", self._taken) for s in ("channel_scale", "scaled", "Mul"))
-        values = numpy_helper.from_array(np.ascontiguousarray(factor, np.float32), constant)
-        self._model.graph.initializer.append(values)
-        node = helper.make_node("Mul", [tensor, constant], [product], name)
+        constant, result, name = (fresh(f"{tensor}_{s}", self._taken) for s in (*called, kind))
+        operand = numpy_helper.from_array(np.asarray(values, np.float32, order="C"), constant)
+        self._model.graph.initializer.append(operand)
+        node = helper.make_node(kind, [tensor, constant], [result], name)
         self._before.setdefault(first, []).append(node)
         for edge, index in chosen.items():
-            self.nodes[edge].input[index] = product
+            self.nodes[edge].input[index] = result
+        return result
 
     @property
     def model(self) -> onnx.ModelProto:

@@ -60,7 +60,7 @@ def correct_bias(artifact: Artifact, settings: CorrectBias, batches: Iterable[Ba
         left += [f"{unknown} with an input of unknown distribution (no batch norm before it)"] if unknown else []
     editor = Editor(artifact.model)
     for name, shift in shifts.items():
-        editor.shift_outputs_(editor.nodes[name], -shift)
+        editor.add_to_bias_(editor.nodes[name], -shift)
     line = f"correct_bias: {len(shifts)} of {len(layers)} layers, {settings.method}; {_sizes(shifts)}"
     line += f"; left alone: {', '.join(left)}" if left else ""
     return replace(artifact, model=editor.model, log=(*artifact.log, line))

@@ -16,12 +16,12 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from avcompress.quant.channels.flow import Flow, Source
+from avcompress.quant.channels.flow import Flow, Source, pads
 from avcompress.quant.channels.scale import Editor, Floats, by_group, per_channel, response
 from avcompress.recipe import Equalize
 from avcompress.spec import Array, Artifact
 from engines.norm_statistics import read_statistics
-from engines.onnx_graph import attribute, check, fold_batch_norms, infer_shapes, is_weighted
+from engines.onnx_graph import check, fold_batch_norms, infer_shapes, is_weighted
 
 _SETTLED = 0.01
 """Scales that change by less show nothing in eight bits."""
@@ -200,18 +200,11 @@ def _absorb_(editor: Editor, pair: Pair) -> int:
     """
     source, reader = editor.nodes[pair.source.node.name], editor.nodes[pair.reader.name]
     statistics = read_statistics(source)
-    if pair.source.between != ("Relu",) or statistics is None or _pads(reader) or source.op_type == "MatMul":
+    if pair.source.between != ("Relu",) or statistics is None or pads(reader) or source.op_type == "MatMul":
         return 0
     floor = np.maximum(statistics.mean - _SIGMAS * statistics.std, 0).astype(np.float64)
     if not floor.any():
         return 0
     editor.shift_outputs_(source, -floor)
-    editor.shift_outputs_(reader, response(reader, editor.constant(reader, 1), floor))
+    editor.add_to_bias_(reader, response(reader, editor.constant(reader, 1), floor))
     return int(np.count_nonzero(floor))
-
-
-def _pads(node: onnx.NodeProto) -> bool:
-    """Whether zeros may come in beside the data."""
-    padded = any(value != "0" for value in str(attribute(node, "pads", [0])).strip("[]").split(", "))
-    automatic = attribute(node, "auto_pad", b"NOTSET") not in {b"NOTSET", b"VALID"}
-    return node.op_type == "ConvTranspose" or padded or automatic

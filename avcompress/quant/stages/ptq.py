@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import onnx
 from onnx import numpy_helper
 
+from avcompress.quant.channels.shift import choose_shifts, shift
 from avcompress.quant.observe import network_digest, observe
 from avcompress.quant.params import activation_params, weight_params
 from avcompress.quant.placement.onnx_view import graph_view
@@ -18,7 +19,7 @@ from avcompress.quant.ties import settle_ties
 from avcompress.recipe import KeepFloat, Ptq
 from avcompress.spec import WEIGHTED, Artifact, Batch, DataError, QuantParams
 from calibration.batches import Batches
-from calibration.statistics import Statistics, preprocess_digest
+from calibration.statistics import Statistics, TensorStatistics, preprocess_digest
 from engines.onnx_graph import initializers
 from engines.qdq import insert_qdq
 
@@ -59,19 +60,40 @@ def quantize(
         statistics = observe(model, _tensors(placement), batches)
     else:
         _refuse_foreign(statistics, model, _tensors(placement), batches)
-    settled = settle_ties(placement.ties, {name: statistics.tensors[name] for name in _tensors(placement)}, settings)
-    activations = {name: activation_params(values, settings) for name, values in settled.ranges.items()}
-    qparams = {**activations, **_weight_qparams(model, placement, settings)}
+    ready = _with_ranges(model, placement, statistics.tensors, settings)
     edges = [edge for site in (*placement.activations, *placement.weights) for edge in site.edges]
+    qparams = {**ready.qparams, **_weight_qparams(ready.model, placement, settings)}
     layers = as_precision(placement.layers, settings.format, QUANTIZED)
     return replace(
         artifact,
-        model=insert_qdq(model, edges, qparams),
-        reference=model,
+        model=insert_qdq(ready.model, edges, qparams),
+        reference=ready.model,
         qparams=qparams,
         layers=layers,
-        log=(*artifact.log, plan_line("ptq", layers), *(f"ptq: {note}" for note in settled.notes)),
+        log=(*artifact.log, plan_line("ptq", layers), *(f"ptq: {note}" for note in ready.notes)),
     )
+
+
+class _Ready(NamedTuple):
+    """A float network, the parameters of its quantized activations, and what there is to say of them."""
+
+    model: onnx.ModelProto
+    qparams: Mapping[str, QuantParams]
+    notes: tuple[str, ...]
+
+
+def _with_ranges(
+    model: onnx.ModelProto, placement: Placement, tensors: Mapping[str, TensorStatistics], settings: Ptq
+) -> _Ready:
+    """Choose every activation's range; shifted tensors are subtracted from here, and share a scale with no other."""
+    known = {name: tensors[name] for name in _tensors(placement)}
+    shifts = choose_shifts(model, placement.activations, known, settings) if settings.activations == "shifted" else {}
+    settled = settle_ties([[name for name in tie if name not in shifts] for tie in placement.ties], known, settings)
+    new, names = shift(model, placement.activations, shifts) if shifts else (model, {})
+    ranges = {**settled.ranges, **{name: shifted.range for name, shifted in shifts.items()}}
+    qparams = {names.get(name, name): activation_params(values, settings) for name, values in ranges.items()}
+    counted = f"{len(shifts)} of {len(ranges)} activations are shifted by the middle of their range"
+    return _Ready(new, qparams, (*([counted] if settings.activations == "shifted" else []), *settled.notes))
 
 
 def candidates(model: onnx.ModelProto) -> tuple[str, ...]:

@@ -304,6 +304,22 @@ def test_high_biases_move_into_the_next_layer(parsed, run):
     )
 
 
+def test_the_layer_that_takes_a_bias_keeps_the_distribution_of_its_outputs(parsed):
+    text = HEAD + (
+        "{ c = Conv (x, w1)  n = BatchNormalization (c, g, b, m, v)  r = Relu (n)"
+        "  d = Conv <pads=[0,0,0,0]> (r, w2, b2)  y = BatchNormalization (d, g2, e, m2, v2) }"
+    )
+    norms = {"g": np.full(6, 0.5), "b": np.full(6, 9.0), "m": np.zeros(6), "v": np.full(6, 4.0)}
+    outputs = SHAPES["w2"][0]
+    last = {"g2": np.ones(outputs), "e": np.arange(outputs), "m2": np.zeros(outputs), "v2": np.ones(outputs)}
+
+    artifact = equalize(Artifact(parsed(text, {**SHAPES, "w1": (6, 3, 1, 1), **norms, **last})), EQUALIZE)
+
+    assert "6 high biases absorbed" in artifact.log[-1]
+    reader = [node for node in artifact.model.graph.node if node.op_type == "Conv"][1]
+    assert read_statistics(reader).mean == pytest.approx(np.arange(outputs))
+
+
 def test_biases_stay_where_padding_follows(parsed):
     artifact = equalize(Artifact(normed(parsed, [9.0] * 6, "pads=[1,1,1,1]")), EQUALIZE)
 
