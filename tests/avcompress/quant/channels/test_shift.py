@@ -67,7 +67,7 @@ def test_by_hand_the_bias_takes_what_the_subtraction_took(parsed):
 
 
 @settings(max_examples=20, deadline=None)
-@given(middle=st.floats(-8, 8, width=32), seed=st.integers(0, 99), reader=st.sampled_from(["1x1", "grouped", "no bias"]))
+@given(st.floats(-8, 8, width=32), st.integers(0, 99), st.sampled_from(["1x1", "grouped", "no bias"]))
 def test_what_the_network_computes_stays(parsed, run, middle, seed, reader):
     last = {"1x1": "Conv (r, w1, b1)", "grouped": "Conv <group = 4> (r, g, b1)", "no bias": "Conv (r, w1)"}[reader]
     model = parsed(HEAD + "{ r = Conv (x, w0, b0)  y = " + last + "}", SHAPES, seed)
