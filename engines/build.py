@@ -14,7 +14,7 @@ from avcompress.recipe import Engine, OpenVinoEngine, OrtEngine, RtxEngine
 from avcompress.spec import EngineError, MissingError
 from engines.built import MODEL, Built
 from engines.openvino import build_openvino, open_openvino
-from engines.ort import build_ort, open_ort
+from engines.ort import build_ort, open_ort, require_providers
 from engines.session import Session, one_line
 from engines.trt_rtx import build_rtx
 
@@ -30,6 +30,7 @@ def require(engine: Engine) -> None:
     match engine:
         case OrtEngine():
             _require_package("ort", "onnxruntime", "InferenceSession", "pip install onnxruntime")
+            require_providers(engine.providers)
         case OpenVinoEngine():
             _require_package("openvino", "openvino", "Core", "pip install openvino")
         case RtxEngine():
@@ -70,7 +71,7 @@ def build_engine(onnx: Path, folder: Path, engine: Engine) -> Built:
 def _build(onnx: Path, folder: Path, engine: Engine) -> Built:
     match engine:
         case OrtEngine():
-            return build_ort(onnx, folder)
+            return build_ort(onnx, folder, engine)
         case OpenVinoEngine():
             return build_openvino(onnx, folder, engine)
         case RtxEngine():
@@ -87,7 +88,7 @@ def open_engine(built_folder: Path, engine: Engine) -> Session:
     require(engine)
     match engine:
         case OrtEngine():
-            return open_ort(built_folder / MODEL["ort"])
+            return open_ort(built_folder / MODEL["ort"], engine.optimize, engine.threads, engine.providers)
         case OpenVinoEngine():
             return open_openvino(built_folder, engine)
         case RtxEngine():
