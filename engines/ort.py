@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -24,6 +25,7 @@ REFERENCE = OrtEngine(backend="ort")
 Provider = str | OrtProvider
 """An execution provider, by its name or with options."""
 
+_RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
 _FATAL = 4  # errors come as exceptions; the log would only repeat them
 _DTYPES = {
     "tensor(float)": "float32",
@@ -66,8 +68,8 @@ def open_ort(
         threads: of one run; default: all cores.
         providers: the preferred one first; the CPU takes the operators that the others leave.
 
-    Raises EngineError when ONNX Runtime refuses the file, MissingError for a provider that is not there or does not
-    load.
+    Raises EngineError when ONNX Runtime refuses the file, or gives all of it to the CPU though others were asked for;
+    MissingError for a provider that is not there or does not load.
     """
     import onnxruntime
 
@@ -78,16 +80,22 @@ def open_ort(
     options.log_severity_level = _FATAL
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
+    options.add_session_config_entry(_RECORD_ASSIGNMENT, "1")
     try:
         session = onnxruntime.InferenceSession(path, options, providers=_pairs(providers), enable_fallback=0)
-        _refuse_fallback(session, providers)
-        return OrtSession(session, f"ort, {path.name}")
-    except MissingError:
-        raise
     except Exception as error:  # ONNX Runtime's errors share no base but this
+        advice = "mend or export it again"
+        if _others(providers):
+            advice = f"see to what {', '.join(_others(providers))} lacks, or leave it out, or mend the network"
         raise EngineError(
-            f"{path}: expected a network that ONNX Runtime can load, got: {one_line(error)}; mend or export it again"
+            f"{path}: expected a network that ONNX Runtime can load, got: {one_line(error)}; {advice}"
         ) from error
+    _refuse_fallback(session, providers)
+    return OrtSession(session, f"ort, {path.name}")
+
+
+def _others(providers: Iterable[Provider]) -> list[str]:
+    return [name for name in _names(providers) if name != CPU]
 
 
 def _pairs(providers: Iterable[Provider]) -> list[tuple[str, dict[str, str | int | float | bool]]]:
@@ -104,6 +112,22 @@ def _refuse_fallback(session: Any, providers: Iterable[Provider]) -> None:
                 f"ort, providers: expected {name} to load, got only {', '.join(loaded)}; install the libraries that it "
                 "needs: ONNX Runtime has printed which one it did not find"
             )
+    nodes = _nodes_by_provider(session)
+    if nodes and _others(providers) and set(nodes) == {CPU}:
+        raise EngineError(
+            f"ort, providers: expected {', '.join(_others(providers))} to take operators, got all {nodes[CPU]} on "
+            f"{CPU}; see to its options and its device, or leave it out"
+        )
+
+
+def _nodes_by_provider(session: Any) -> Mapping[str, int]:
+    """How many operators each provider was given; empty where this version does not tell (before 1.24)."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    counts: Counter[str] = Counter()
+    for part in session.get_provider_graph_assignment_info():
+        counts[part.ep_name] += len(part.get_nodes())
+    return counts
 
 
 def build_ort(onnx: Path, folder: Path, settings: OrtEngine = REFERENCE) -> Built:
@@ -124,7 +148,8 @@ def build_ort(onnx: Path, folder: Path, settings: OrtEngine = REFERENCE) -> Buil
     else:
         target.write_bytes(runnable.SerializeToString())
     try:
-        open_ort(target, settings.optimize, settings.threads, settings.providers).close()
+        with open_ort(target, settings.optimize, settings.threads, settings.providers) as session:
+            nodes = session.nodes_by_provider
     except EngineError as error:
         raise EngineBuildError("load", str(error)) from error
     return Built(
@@ -136,18 +161,24 @@ def build_ort(onnx: Path, folder: Path, settings: OrtEngine = REFERENCE) -> Buil
         precisions=None,
         runs_here=True,
         versions={"onnxruntime": onnxruntime.__version__},
-        note=_note(settings),
+        note=_note(settings, nodes),
     )
 
 
-def _note(settings: OrtEngine) -> str:
+def _note(settings: OrtEngine, nodes: Mapping[str, int]) -> str:
     if settings.is_reference:
         return "graph optimizations off: the numeric reference, not a measure of speed"
-    return f"{', '.join(_names(settings.providers))}; graph optimizations {'on' if settings.optimize else 'off'}"
+    names = tuple(dict.fromkeys((*_names(settings.providers), CPU)))
+    where = ", ".join(f"{nodes.get(name, 0)} operators on {name}" for name in names) if nodes else ", ".join(names)
+    return f"{where}; graph optimizations {'on' if settings.optimize else 'off'}"
 
 
 class OrtSession:
-    """An ONNX Runtime session."""
+    """An ONNX Runtime session.
+
+    Attributes:
+        nodes_by_provider: how many operators each execution provider was given; empty where ONNX Runtime does not tell.
+    """
 
     def __init__(self, session: Any, where: str) -> None:
         self._session = session
@@ -156,6 +187,7 @@ class OrtSession:
         self.inputs: Mapping[str, tuple[int, ...]] = MappingProxyType({n: s.shape for n, s in self._specs.items()})
         self.outputs = tuple(value.name for value in session.get_outputs())
         self._names = list(self.outputs)
+        self.nodes_by_provider = _nodes_by_provider(session)
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Run once; see Session."""

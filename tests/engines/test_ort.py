@@ -1,3 +1,5 @@
+import typing
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -148,6 +150,9 @@ def test_names_and_options_reach_onnx_runtime_in_order_without_its_own_fallback(
         def get_inputs(self):
             return []
 
+        def get_provider_graph_assignment_info(self):
+            return []
+
         get_outputs = get_inputs
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", CPU])
@@ -163,7 +168,12 @@ def test_names_and_options_reach_onnx_runtime_in_order_without_its_own_fallback(
 
 
 class OpenedElsewhere:
-    def close(self):
+    nodes_by_provider: typing.ClassVar = {"CUDAExecutionProvider": 2, CPU: 1}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
         pass
 
 
@@ -182,7 +192,32 @@ def test_another_provider_gets_the_network_as_it_is(tmp_path, network, monkeypat
     built = build_ort(path, folder, OrtEngine(backend="ort", providers=("CUDAExecutionProvider", CPU), optimize=True))
 
     assert (folder / "model.onnx").read_bytes() == path.read_bytes()
-    assert built.note == "CUDAExecutionProvider, CPUExecutionProvider; graph optimizations on"
+    assert built.note == (
+        "2 operators on CUDAExecutionProvider, 1 operators on CPUExecutionProvider; graph optimizations on"
+    )
+
+
+def test_a_provider_that_is_loaded_but_takes_no_operator_is_an_error(saved, monkeypatch):
+    # OpenVINO's provider does so for a device_type that the machine lacks.
+    whole = onnxruntime.InferenceSession
+
+    class Session(whole):
+        def __init__(self, path, options, **_):
+            whole.__init__(self, path, options, providers=[CPU])
+
+        def get_providers(self):
+            return ["OpenVINOExecutionProvider", CPU]
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["OpenVINOExecutionProvider", CPU])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+
+    with pytest.raises(EngineError, match=r"expected OpenVINOExecutionProvider to take operators, got all \d+ on CPU"):
+        open_ort(saved, providers=("OpenVINOExecutionProvider",))
+
+
+def test_a_session_tells_how_many_operators_each_provider_has(saved):
+    with open_ort(saved) as session:
+        assert session.nodes_by_provider == {CPU: len(onnx.load(saved).graph.node)}
 
 
 def test_a_failed_run_leaves_the_session_usable(tmp_path, network):
