@@ -16,6 +16,7 @@ from engines.built import MODEL, Built
 from engines.openvino import build_openvino, open_openvino
 from engines.ort import build_ort, open_ort, require_providers
 from engines.session import Session, one_line
+from engines.tensorrt.session import open_trt
 from engines.trt_rtx import build_rtx
 
 __all__ = ["Built", "build_engine", "open_engine", "require"]
@@ -80,6 +81,16 @@ def _build(onnx: Path, folder: Path, engine: Engine) -> Built:
             assert_never(engine)
 
 
+def _open_rtx(path: Path) -> Session:
+    try:
+        return open_trt(path, package="tensorrt_rtx")
+    except MissingError as error:
+        raise MissingError(
+            f"{path}: expected an RTX GPU, for which the engine is built ahead of time as a structure check, got: "
+            f"{error}; open the openvino or ort engine"
+        ) from error
+
+
 def open_engine(built_folder: Path, engine: Engine) -> Session:
     """Load what `build_engine` built.
 
@@ -92,9 +103,6 @@ def open_engine(built_folder: Path, engine: Engine) -> Session:
         case OpenVinoEngine():
             return open_openvino(built_folder, engine)
         case RtxEngine():
-            raise MissingError(
-                f"{built_folder}: expected an engine that runs on this machine, got one that is built ahead of time "
-                "for RTX GPUs, as a structure check; open the openvino or ort engine"
-            )
+            return _open_rtx(built_folder / MODEL["trt_rtx"])
         case _:
             assert_never(engine)

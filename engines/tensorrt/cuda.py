@@ -23,6 +23,7 @@ class CudaError(EngineError):
     """A CUDA call failed.
 
     Attributes:
+        error: its name or text.
         sticky: the device is lost to this process: every later call fails the same way.
     """
 
@@ -33,7 +34,7 @@ class CudaError(EngineError):
         elif "emory" in error:  # cudaErrorMemoryAllocation, or pycuda's "out of memory"
             advice = "free memory on the GPU, or build the engine for smaller shapes"
         super().__init__(f"{call}: expected success, got {error}; {advice}")
-        self.sticky = sticky
+        self.error, self.sticky = error, sticky
 
 
 class Cuda(Protocol):

@@ -28,8 +28,9 @@ def open_cuda_bindings(device: int = 0) -> CudaBindings:
     try:
         return CudaBindings(runtime, device)
     except Exception as error:  # without libcuda the versions raise different errors
+        reason = error.error if isinstance(error, CudaError) else one_line(error)
         raise MissingError(
-            f"cuda-bindings: expected a driver and device {device}, got: {one_line(error)}; install NVIDIA's driver, "
+            f"cuda-bindings: expected a driver and device {device}, got: {reason}; install NVIDIA's driver, "
             "or run on the machine with the GPU"
         ) from error
 
