@@ -1,4 +1,4 @@
-"""CUDA by NVIDIA's cuda-bindings, or the cuda-python before it: the runtime API, 11.8 to 13.
+"""CUDA by NVIDIA's cuda-bindings, or the cuda-python before it: the runtime API, CUDA 12 and 13.
 
 Every function returns a tuple that begins with the error code; handles are accepted as integers.
 """

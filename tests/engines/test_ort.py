@@ -1,4 +1,6 @@
+import gc
 import typing
+import weakref
 
 import numpy as np
 import onnx
@@ -231,6 +233,19 @@ def test_a_failed_run_leaves_the_session_usable(tmp_path, network):
             with pytest.raises(EngineError, match="expected a run, got"):
                 session.run(bad)
             assert session.run(good)["y"].tolist() == [[1, 1], [1, 1]]
+
+
+def test_closing_gives_the_network_back_at_once(saved, x):
+    session = open_ort(saved)
+    session.run({"x": x})
+    alive = weakref.ref(session._session)
+    gc.disable()
+    try:
+        session.close()
+        session.close()
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 def test_the_reference_is_the_cpu_with_optimizations_off_however_many_threads():
