@@ -147,6 +147,9 @@ class TrtSession:
             check_inputs(self._where, self._specs, inputs)
             with self._cuda.current():
                 return self._run(inputs)
+        except CudaError as error:  # the device itself could not be reached
+            self._lost = str(error) if error.sticky else ""
+            raise self._named(error) from error
         finally:
             self._using.release()
 

@@ -61,6 +61,8 @@ class FakeCuda:
     def current(self):
         self.depth += 1
         try:
+            if "current" in self.fail:
+                self._check("current")
             yield
         finally:
             self.depth -= 1

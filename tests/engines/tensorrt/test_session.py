@@ -300,7 +300,7 @@ def test_a_failed_inference_says_what_tensorrt_logged_and_the_next_one_runs(load
     assert trt.cuda.leaks == {}
 
 
-@pytest.mark.parametrize("call", ["copy_to_device", "copy_to_host", "synchronize"])
+@pytest.mark.parametrize("call", ["current", "copy_to_device", "copy_to_host", "synchronize"])
 def test_a_cuda_call_that_fails_once_costs_one_run(load, static, cuda, call):
     with load(static, graphs=False) as session:
         cuda.fail[call] = ("cudaErrorInvalidValue (1)", False)
@@ -321,7 +321,7 @@ def test_a_failed_change_of_shape_is_made_up_for_by_the_next_run(load, dynamic, 
         assert session.run(image(HIGH, 1))["total"].tolist() == [3 * 32 * 32] * 4
 
 
-@pytest.mark.parametrize("call", ["synchronize", "launch_graph"])
+@pytest.mark.parametrize("call", ["current", "synchronize", "launch_graph"])
 def test_after_a_sticky_error_the_session_is_dead_and_says_to_start_the_process_anew(load, static, cuda, call):
     session = load(static)
     for _ in range(3):
