@@ -311,6 +311,22 @@ def test_a_cuda_call_that_fails_once_costs_one_run(load, static, cuda, call):
     assert cuda.leaks == {}
 
 
+def test_after_a_failure_shapes_and_addresses_are_told_anew(load, static, trt):
+    with load(static) as session:
+        session.run(x())
+        trt.refuse["execute_async_v3"] = "no"
+        session.run(x())  # not recorded, so call by call
+        trt.refuse["execute_async_v3"] = "no"
+        with pytest.raises(EngineError, match="expected a run, got: no"):
+            session.run(x())
+        trt.calls.clear()
+        session.run(x())
+        session.run(x())
+
+    assert trt.calls.count("set_input_shape") == 1
+    assert trt.calls.count("set_tensor_address") == 2
+
+
 def test_a_failed_change_of_shape_is_made_up_for_by_the_next_run(load, dynamic, trt):
     with load(dynamic) as session:
         session.run(image(LOW))
