@@ -16,7 +16,7 @@ from engines.built import MODEL, Built
 from engines.openvino import build_openvino, open_openvino
 from engines.ort import build_ort, open_ort
 from engines.session import Session, one_line
-from engines.trt_rtx import build_rtx
+from engines.tensorrt.build import build_rtx
 
 __all__ = ["Built", "build_engine", "open_engine", "require"]
 

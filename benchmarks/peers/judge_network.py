@@ -26,14 +26,14 @@ from engines.network import read_network, weighted_nodes
 from engines.onnx_graph import is_weighted, name_nodes
 from engines.ort import open_ort
 from engines.session import one_line
-from engines.trt_rtx_worker import ENGINE, LOG, RESULT
+from engines.tensorrt.worker import ENGINE, LOG, RESULT
 from validation.detection import evaluate_detection
 from validation.predict import predict
 from validation.segmentation import evaluate_segmentation
 
 SILENT = "takes for int8"  # what TensorRT-RTX computes otherwise, without an error
 PASSING = frozenset({"Concat", "Identity", "MaxPool", "Pad", "Reshape", "Resize", "Slice", "Split", "Transpose"})
-BUILD = "import sys; from engines.trt_rtx_worker import main; main(sys.argv[1:])"
+BUILD = "import sys; from engines.tensorrt.worker import main; main(sys.argv[1:])"
 
 
 def main(recipe_path: Path, data_root: Path, folder: Path, network: Path, out: Path) -> None:

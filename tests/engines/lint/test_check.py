@@ -11,12 +11,12 @@ from onnx import TensorProto, helper
 
 from avcompress.recipe import RtxEngine
 from avcompress.spec import EngineBuildError
-from engines import trt_rtx_worker
 from engines.layer_map import layer_precisions, parse_layers
 from engines.lint import RULES, lint
 from engines.network import weighted_nodes
 from engines.onnx_graph import name_nodes
-from engines.trt_rtx import _run_worker
+from engines.tensorrt import worker
+from engines.tensorrt.build import _run_worker
 
 REFUSED = "refused"
 ZERO = np.int8(0)
@@ -509,8 +509,8 @@ def compile_rtx(model, folder):
     """What TensorRT-RTX itself makes of a model, without our own checks before it: a refusal, or each layer's type."""
     log = io.StringIO()
     try:
-        trt_rtx_worker._build(saved(model, folder), folder, ["sm86"], log.write)
-    except trt_rtx_worker.RefusedError:
+        worker._build(saved(model, folder), folder, ["sm86"], log.write)
+    except worker.RefusedError:
         return REFUSED
     return layer_precisions(parse_layers(log.getvalue()), weighted_nodes(name_nodes(model)))
 

@@ -14,7 +14,6 @@ from avcompress.quant.placement import place
 from avcompress.quant.placement_onnx import graph_view
 from avcompress.recipe import KeepFloat
 from avcompress.spec import QuantParams
-from engines import trt_rtx_worker
 from engines.layer_map import layer_precisions, parse_layers
 from engines.lint import fix, lint
 from engines.lint.layers import layers
@@ -22,6 +21,7 @@ from engines.lint.view import views
 from engines.network import weighted_nodes
 from engines.onnx_graph import infer_shapes, name_nodes
 from engines.qdq import insert_qdq
+from engines.tensorrt import worker
 
 pytestmark = [pytest.mark.slow, pytest.mark.rtx]
 TARGET = "tensorrt-rtx"
@@ -74,8 +74,8 @@ def compile_rtx(model, folder):
     onnx.save(model, folder / "net.onnx")
     log = io.StringIO()
     try:
-        trt_rtx_worker._build(folder / "net.onnx", folder, ["sm86"], log.write)
-    except trt_rtx_worker.RefusedError:
+        worker._build(folder / "net.onnx", folder, ["sm86"], log.write)
+    except worker.RefusedError:
         return None
     return layer_precisions(parse_layers(log.getvalue()), weighted_nodes(model))
 

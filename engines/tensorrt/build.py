@@ -27,7 +27,7 @@ from engines.built import LAYERS, Built
 from engines.layer_map import UNKNOWN, layer_precisions, layers_json, parse_layers
 from engines.network import float_nodes, read_network, weighted_nodes
 from engines.session import one_line
-from engines.trt_rtx_worker import ENGINE, LOG, RESULT
+from engines.tensorrt.worker import ENGINE, LOG, RESULT
 
 _OUTPUT = "output.txt"  # what the child prints itself: a traceback, a message of the loader
 _ERROR_LINES = ("[ERROR]", "[INTERNAL_ERROR]")
@@ -38,7 +38,7 @@ _SHOWN_ERRORS = 3
 # Gives the child this process's import path, so that it finds this package however it is installed.
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from engines.trt_rtx_worker import main; main(sys.argv[2:])"
+    "from engines.tensorrt.worker import main; main(sys.argv[2:])"
 )
 _ADVICE = (
     ("no runners that implement it", "cut the graph before that operator, and run it outside the engine"),
