@@ -41,7 +41,7 @@ class Manifest(_Model):
 
     schema_version: Literal[1] = 1
     files: dict[str, FileEntry] = Field(default_factory=dict, description="by name, relative to the manifest's folder")
-    backend: Literal["ort", "openvino", "trt_rtx"]
+    backend: Literal["ort", "openvino", "trt_rtx", "trt"]
     versions: dict[str, str] = Field(description="of avcompress, onnx and the runtime")
     platform: str = Field(default_factory=platform.platform, description="where it was built")
     inputs: tuple[Tensor, ...]

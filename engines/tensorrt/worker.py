@@ -1,12 +1,14 @@
-"""Builds one TensorRT-RTX engine, in a process of its own: the compiler may crash, hang, or take all memory.
+"""Builds one engine with TensorRT or TensorRT-RTX, in a process of its own.
 
-Writes into its folder: model.engine, build.log (every message), result.json (how it ended; missing after a crash).
+Reads settings.json in its folder, and writes there: model.engine, build.log (every message), progress.tsv,
+inspector.json (where the engine can be loaded), result.json (how it ended; missing after a crash).
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import signal
@@ -15,25 +17,31 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-ENGINE, LOG, RESULT = "model.engine", "build.log", "result.json"
+from engines.tensorrt.configure import RefusedError, configure, create_network, describe
+from engines.tensorrt.progress import FILE, LogProgress, finish, start, step
+from engines.tensorrt.settings import BuildSettings
+
+ENGINE, LOG, RESULT, SETTINGS, INSPECTOR = "model.engine", "build.log", "result.json", "settings.json", "inspector.json"
 _PR_SET_PDEATHSIG = 1
-
-
-class RefusedError(Exception):
-    """The builder refused the network, at this stage, for these reasons."""
+Write = Callable[[str], object]
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Build once. Arguments: the ONNX file, the folder, the compute capabilities (sm86,sm89), the parent's id."""
-    onnx, folder, capabilities, parent = arguments
+    """Build once. Arguments: the ONNX file, the folder, the parent's process id."""
+    onnx, folder, parent = arguments
     _die_with(int(parent))
+    place = Path(folder)
+    settings = BuildSettings.model_validate_json((place / SETTINGS).read_bytes())
     result: dict[str, Any] = {"stage": "", "errors": []}
-    with (Path(folder) / LOG).open("w", encoding="utf-8", buffering=1) as log:
+    with (
+        (place / LOG).open("w", encoding="utf-8", buffering=1) as log,
+        (place / FILE).open("w", encoding="utf-8", buffering=1) as events,
+    ):
         try:
-            result["versions"] = _build(Path(onnx), Path(folder), capabilities.split(","), log.write)
+            result |= compile_network(Path(onnx), place, settings, log.write, events.write)
         except RefusedError as refusal:
-            result["stage"], result["errors"] = refusal.args
-    (Path(folder) / RESULT).write_text(json.dumps(result), encoding="utf-8")
+            result |= {"stage": refusal.stage, "errors": refusal.errors}
+    (place / RESULT).write_text(json.dumps(result), encoding="utf-8")
 
 
 def _die_with(parent: int) -> None:
@@ -44,34 +52,56 @@ def _die_with(parent: int) -> None:
         sys.exit(1)
 
 
-def _build(onnx: Path, folder: Path, capabilities: Sequence[str], log: Callable[[str], object]) -> dict[str, str]:
-    import tensorrt_rtx as trt
+def compile_network(onnx: Path, folder: Path, settings: BuildSettings, log: Write, events: Write) -> dict[str, Any]:
+    """Build model.engine in `folder`; returns the versions, notes for people, and the layers that left DLA.
 
-    logger = _logger(trt, log)
-    builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    Raises RefusedError; what the builder says goes to `log`, how far it is to `events`.
+    """
+    trt = importlib.import_module(settings.module)
+    monitor = _monitor(trt, events) if hasattr(trt, "IProgressMonitor") else None
+    logger = _logger(trt, log, None if monitor else LogProgress(events))
+    builder = _builder(trt, logger)
+    network = create_network(trt, builder, settings)
     parser = trt.OnnxParser(network, logger)
     # An empty or foreign file parses to an empty network, without an error.
     if not parser.parse_from_file(str(onnx)) or not network.num_layers or not network.num_outputs:
-        raise RefusedError("parse", [_facts(parser.get_error(i)) for i in range(parser.num_errors)])
-    config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    config.num_compute_capabilities = len(capabilities)
-    for index, name in enumerate(capabilities):
-        if not config.set_compute_capability(getattr(trt.ComputeCapability, name.upper()), index):
-            raise RefusedError("build", [{"message": f"compute capability {name} is not supported"}])
-    engine = builder.build_serialized_network(network, config)
+        raise RefusedError("parse", *(describe(parser.get_error(i)) for i in range(parser.num_errors)))
+    setup = configure(trt, builder, network, settings)
+    if monitor is not None:
+        setup.config.progress_monitor = monitor
+    engine = builder.build_serialized_network(network, setup.config)
+    setup.check_calibration()
     if engine is None:
-        raise RefusedError("build", [])
+        raise RefusedError("build")
     (folder / ENGINE).write_bytes(memoryview(engine))
-    return {"tensorrt_rtx": str(trt.__version__)}
+    setup.keep_timings()
+    if settings.module == "tensorrt":  # only there a GPU is known to be
+        (folder / INSPECTOR).write_text(_inspect(trt, logger, engine, settings), encoding="utf-8")
+    versions = {settings.module: str(trt.__version__)}
+    return {"versions": versions, "notes": setup.notes, "on_gpu": setup.on_gpu}
 
 
-def _facts(error: Any) -> dict[str, str]:
-    return {"message": error.desc(), "node": error.node_name(), "op": error.node_operator()}
+def _builder(trt: Any, logger: Any) -> Any:
+    try:
+        return trt.Builder(logger)
+    except TypeError as error:  # 'factory function returned nullptr'
+        raise RefusedError("start", {"message": str(error)}) from error
 
 
-def _logger(trt: Any, log: Callable[[str], object]) -> Any:
+def _inspect(trt: Any, logger: Any, engine: Any, settings: BuildSettings) -> str:
+    """The engine's own layers, as JSON: loading it also proves that it loads."""
+    runtime = trt.Runtime(logger)
+    if settings.version_compatible and hasattr(runtime, "engine_host_code_allowed"):
+        runtime.engine_host_code_allowed = True  # such an engine brings its own runtime; it was built just now, here
+    if settings.dla_core is not None:
+        runtime.DLA_core = settings.dla_core
+    loaded = runtime.deserialize_cuda_engine(engine)
+    if loaded is None:
+        raise RefusedError("load")
+    return str(loaded.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def _logger(trt: Any, log: Write, progress: LogProgress | None) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]
         """Keeps every message; the layer map is one of the verbose ones."""
 
@@ -80,5 +110,27 @@ def _logger(trt: Any, log: Callable[[str], object]) -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             log(f"[{severity.name}] {message}\n")
+            if progress is not None:
+                progress.message(message)
 
     return Logger()
+
+
+def _monitor(trt: Any, events: Write) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        """Reports phases and steps; the parent cancels by ending this process."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            events(start(phase_name, parent_phase, num_steps))
+
+        def step_complete(self, phase_name: str, number: int) -> bool:
+            events(step(phase_name, number))
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            events(finish(phase_name))
+
+    return Monitor()

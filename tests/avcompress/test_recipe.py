@@ -43,6 +43,7 @@ SECTIONS = {
     "OrtEngine": "target.engines, backend: ort",
     "OpenVinoEngine": "target.engines, backend: openvino",
     "RtxEngine": "target.engines, backend: trt_rtx",
+    "TrtEngine": "target.engines, backend: trt",
     "Contract": "contract",
     "AccuracyTerm": "contract.accuracy",
     "LatencyTerm": "contract.latency",

@@ -12,7 +12,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from avcompress.quant.placement import place
 from avcompress.quant.placement_onnx import graph_view
-from avcompress.recipe import KeepFloat
+from avcompress.recipe import KeepFloat, RtxEngine
 from avcompress.spec import QuantParams
 from engines.layer_map import layer_precisions, parse_layers
 from engines.lint import fix, lint
@@ -21,7 +21,9 @@ from engines.lint.view import views
 from engines.network import weighted_nodes
 from engines.onnx_graph import infer_shapes, name_nodes
 from engines.qdq import insert_qdq
-from engines.tensorrt import worker
+from engines.tensorrt.build import rtx_settings
+from engines.tensorrt.configure import RefusedError
+from engines.tensorrt.worker import compile_network
 
 pytestmark = [pytest.mark.slow, pytest.mark.rtx]
 TARGET = "tensorrt-rtx"
@@ -74,8 +76,9 @@ def compile_rtx(model, folder):
     onnx.save(model, folder / "net.onnx")
     log = io.StringIO()
     try:
-        worker._build(folder / "net.onnx", folder, ["sm86"], log.write)
-    except worker.RefusedError:
+        settings = rtx_settings(RtxEngine(backend="trt_rtx", compute_capabilities=("sm86",)))
+        compile_network(folder / "net.onnx", folder, settings, log.write, log.write)
+    except RefusedError:
         return None
     return layer_precisions(parse_layers(log.getvalue()), weighted_nodes(model))
 

@@ -20,7 +20,7 @@ from engines.network import weighted_nodes
 from engines.onnx_graph import infer_shapes
 from engines.precision import cast_network
 from engines.qdq import insert_dynamic_qdq, insert_qdq
-from engines.tensorrt import build as building
+from engines.tensorrt import child
 from engines.tensorrt.build import build_rtx
 from engines.tensorrt.worker import _die_with
 
@@ -260,9 +260,9 @@ def test_what_is_no_network_is_refused_before_the_compiler_accepts_it(tmp_path, 
 
 
 def use_child(monkeypatch, code):
-    """Let the child run `code` with its arguments in `a` and their fourth, the parent's id, in `parent`."""
-    boot = "import os, signal, sys, time; a = sys.argv[2:]; parent = int(a[3])\n" + textwrap.dedent(code)
-    monkeypatch.setattr(building, "_BOOT", boot)
+    """Let the child run `code` with its arguments in `a` and their third, the parent's id, in `parent`."""
+    boot = "import os, signal, sys, time; a = sys.argv[2:]; parent = int(a[2])\n" + textwrap.dedent(code)
+    monkeypatch.setattr(child, "_BOOT", boot)
 
 
 @pytest.mark.parametrize(
