@@ -366,6 +366,9 @@ class RtxEngine(Model):
         ("sm86", "sm89"), description="of the GPUs that the engine is compiled for"
     )
     timeout_s: PositiveFloat = Field(600.0, description="a build that takes longer fails")
+    memory_limit_mb: PositiveInt | None = Field(
+        None, description="a build whose process takes more memory fails; default: no limit"
+    )
 
 
 class TrtEngine(Model):

@@ -35,6 +35,7 @@ def rtx_settings(engine: RtxEngine) -> BuildSettings:
         compute_capabilities=engine.compute_capabilities,
         dialect="strong",
         timeout_s=engine.timeout_s,
+        memory_limit_mb=engine.memory_limit_mb,
     )
 
 

@@ -66,13 +66,13 @@ def _follow(child: subprocess.Popen[bytes], name: str, folder: Path, settings: B
         if time.monotonic() >= deadline:
             raise _limit(
                 f"{name}: expected an engine within {settings.timeout_s:g} s, got none",
-                "raise timeout_s, or look for what makes the graph so large",
+                "raise timeout_s (--timeout), or look for what makes the graph so large",
             )
         used = memory_mb(child.pid)
         if settings.memory_limit_mb is not None and used > settings.memory_limit_mb:
             raise _limit(
                 f"{name}: expected a compiler that takes {settings.memory_limit_mb} MB at most, got one at {used} MB",
-                "raise memory_limit_mb, or lower the optimization level",
+                "raise memory_limit_mb (--memory-limit), or lower the optimization level",
             )
         reached = progress.percent()
         yield from range(shown, reached)

@@ -19,6 +19,7 @@ _ERROR_LINES = ("[ERROR]", "[INTERNAL_ERROR]")
 _MISLEADING = "catchCudaError"
 _MISLEADING_TAIL = re.compile(r"\s*\[\S*catchCudaError.*", re.DOTALL)
 _SHOWN_ERRORS = 3
+_OF_SETTINGS = frozenset({"start", "configure", "profile", "calibrate"})
 _NODE = re.compile(r"(?:node|layer|Node|Layer)[ :]+[\"'{\[]?([^\s\"'}\]]+)")
 
 _ADVICE = (
@@ -91,7 +92,8 @@ def refused(name: str, module: str, stage: str, errors: Iterable[Mapping[str, st
     remedy = next((error["remedy"] for error in listed if error.get("remedy")), "")
     remedy = remedy or advice_for(text, _otherwise(module))
     node = next((error["node"] for error in listed if error.get("node")), "") or _node_in(text)
-    message = f"{name}: expected a network that {_title(module)} compiles, got: {text}; {remedy}"
+    wanted = "settings that {} takes" if stage in _OF_SETTINGS else "a network that {} compiles"
+    message = f"{name}: expected {wanted.format(_title(module))}, got: {text}; {remedy}"
     return EngineBuildError(stage, message, node=node, remedy=remedy)
 
 
