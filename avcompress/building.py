@@ -148,6 +148,8 @@ def _from_network(job: BuildJob) -> Prepared:
     """
     if job.out is None:
         raise RecipeError("--out: expected a folder for the engine, got nothing; give one")
+    if job.source.name in {SETTINGS, SCRIPT, ENGINE, CALIBRATION}:
+        raise RecipeError(f"{job.source}: expected a name that the build folder has not taken, got it; rename the file")
     model = name_nodes(read_model(job.source))
     engine = _engine(job, _is_quantized(model))
     file = BuildFile(

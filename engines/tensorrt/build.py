@@ -71,10 +71,11 @@ def build_tensorrt(onnx: Path, folder: Path, settings: BuildSettings, track: Tra
     result = run_child(onnx.resolve(), folder.resolve(), settings, track)
     log = read_text(folder / LOG)
     if result["stage"] or not (folder / ENGINE).is_file():
-        raise refused(onnx.name, settings.module, str(result["stage"] or "build"), result["errors"], log)
+        errors = [_with_node(network, error) for error in result["errors"]]
+        raise refused(onnx.name, settings.module, str(result["stage"] or "build"), errors, log)
     layers = parse_layers(log)
     told = layer_precisions(layers, weighted)
-    if settings.dialect == "strong":
+    if result["strong"]:
         # A fusion may lose a node's name. In a strongly typed network, what is float runs as its type says.
         floats = float_nodes(network)
         told = {name: floats.get(name, UNKNOWN) if got == UNKNOWN else got for name, got in told.items()}
@@ -102,6 +103,15 @@ def _note(settings: BuildSettings) -> str:
         targets = ", ".join(settings.compute_capabilities)
         return f"structure check, RTX GPUs only ({targets}): not run, not measured"
     return f"built on this machine, for {'DLA' if settings.dla_core is not None else 'its GPU'}: not measured"
+
+
+def _with_node(model: onnx_package.ModelProto, error: Mapping[str, str]) -> Mapping[str, str]:
+    """Name the node that an error gives the place of."""
+    index = int(error.get("index", -1))
+    if not 0 <= index < len(model.graph.node):
+        return error
+    node = model.graph.node[index]
+    return {**error, "node": node.name, "op": node.op_type}
 
 
 def _refuse_uint8(model: onnx_package.ModelProto) -> None:

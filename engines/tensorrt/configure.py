@@ -26,7 +26,7 @@ _SHOWN = 5
 
 
 class RefusedError(Exception):
-    """The build ended at this stage, for these reasons: message, and node, op and remedy where they are known."""
+    """The build ended at this stage, for these reasons: message; node, op, index and remedy where they are known."""
 
     def __init__(self, stage: str, *errors: Mapping[str, str]) -> None:
         super().__init__(stage)
@@ -35,10 +35,10 @@ class RefusedError(Exception):
 
 
 def describe(error: Any) -> dict[str, str]:
-    """A parser's error; TensorRT 8 does not name the node, but its number."""
+    """A parser's error; TensorRT 8 does not name the node, but its place in the graph."""
     if hasattr(error, "node_name"):
         return {"message": error.desc(), "node": error.node_name(), "op": error.node_operator()}
-    return {"message": f"node number {error.node()}: {error.desc()}"}
+    return {"message": error.desc(), "index": str(error.node())}
 
 
 @dataclass
@@ -47,12 +47,10 @@ class Setup:
 
     Attributes:
         notes: lines for people.
-        on_gpu: layers that DLA cannot run.
     """
 
     config: Any
     notes: list[str] = field(default_factory=list)
-    on_gpu: list[str] = field(default_factory=list)
     calibrator: Any = None
     timings: tuple[Path, Key] | None = None
 
@@ -91,8 +89,7 @@ def create_network(trt: Any, builder: Any, settings: BuildSettings) -> Any:
         raise RefusedError("configure", _lacks(trt, "strongly typed networks", "export for the weak dialect"))
     if settings.dialect in {"weak", "dla-implicit"} and not weak:
         raise RefusedError("configure", _lacks(trt, "weakly typed networks", "export for the strong dialect"))
-    typed = strong and settings.dialect in {"auto", "strong"}
-    flags = 1 << int(kinds.STRONGLY_TYPED) if typed else 0
+    flags = 1 << int(kinds.STRONGLY_TYPED) if is_strong(trt, settings) else 0
     if hasattr(
         kinds, "EXPLICIT_BATCH"
     ):  # TensorRT 8 parses no ONNX without it; 11 has no other kind, and no name for it
@@ -101,6 +98,12 @@ def create_network(trt: Any, builder: Any, settings: BuildSettings) -> Any:
     if network is None:
         raise RefusedError("configure")
     return network
+
+
+def is_strong(trt: Any, settings: BuildSettings) -> bool:
+    """Whether the network's types alone decide: as the dialect says, or else wherever TensorRT knows it."""
+    known = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+    return settings.dialect == "strong" or (settings.dialect == "auto" and known)
 
 
 def configure(trt: Any, builder: Any, network: Any, settings: BuildSettings) -> Setup:
@@ -183,7 +186,7 @@ def _set_types(trt: Any, network: Any, setup: Setup, settings: BuildSettings) ->
 
 def _flags(trt: Any, network: Any, settings: BuildSettings) -> tuple[BuilderFlag, ...]:
     """The settings' flags; those that a weakly typed network with Q/DQ needs where the dialect was left to us."""
-    if settings.dialect != "auto" or hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+    if settings.dialect != "auto" or is_strong(trt, settings):
         return settings.flags
     quantized = any(layer.type == trt.LayerType.QUANTIZE for layer in _layers(network))
     return ("fp16", "int8") if quantized else ("fp16",)
@@ -210,7 +213,7 @@ def _set_precisions(trt: Any, network: Any, settings: BuildSettings) -> None:
         raise RefusedError(
             "configure",
             {
-                "message": f"no layer is called {', '.join(sorted(left)[:_SHOWN])}, which the precisions name",
+                "message": f"no layer is called {_first(sorted(left))}, which the precisions name",
                 "node": min(left),
                 "remedy": "export the folder again: the precisions are of another network",
             },
@@ -281,21 +284,24 @@ def _use_dla(trt: Any, builder: Any, network: Any, setup: Setup, settings: Build
     config.DLA_core = settings.dla_core
     # Constants become part of the layers that read them.
     wanted = (layer for layer in _layers(network) if layer.type != trt.LayerType.CONSTANT)
-    setup.on_gpu = [layer.name for layer in wanted if not config.can_run_on_DLA(layer)]
-    if not setup.on_gpu:
+    left = [layer.name for layer in wanted if not config.can_run_on_DLA(layer)]
+    if not left:
         return
-    shown = ", ".join(setup.on_gpu[:_SHOWN]) + (" ..." if setup.on_gpu[_SHOWN:] else "")
     if settings.dla_fallback == "refuse":
         raise RefusedError(
             "configure",
             {
-                "message": f"{len(setup.on_gpu)} of {network.num_layers} layers cannot run on DLA: {shown}",
-                "node": setup.on_gpu[0],
+                "message": f"{len(left)} of {network.num_layers} layers cannot run on DLA: {_first(left)}",
+                "node": left[0],
                 "remedy": "change them, or let them run on the GPU: --dla-fallback list",
             },
         )
     config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
-    setup.notes.append(f"DLA: {len(setup.on_gpu)} of {network.num_layers} layers run on the GPU: {shown}")
+    setup.notes.append(f"DLA: {len(left)} of {network.num_layers} layers run on the GPU: {', '.join(left)}")
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" (and {len(names) - _SHOWN} more)" if names[_SHOWN:] else "")
 
 
 def _use_timings(trt: Any, setup: Setup, settings: BuildSettings) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from engines.tensorrt.configure import RefusedError, configure, create_network, describe
+from engines.tensorrt.configure import RefusedError, configure, create_network, describe, is_strong
 from engines.tensorrt.progress import FILE, LogProgress, finish, start, step
 from engines.tensorrt.settings import BuildSettings
 
@@ -53,7 +53,7 @@ def _die_with(parent: int) -> None:
 
 
 def compile_network(onnx: Path, folder: Path, settings: BuildSettings, log: Write, events: Write) -> dict[str, Any]:
-    """Build model.engine in `folder`; returns the versions, notes for people, and the layers that left DLA.
+    """Build model.engine in `folder`; returns the versions, notes for people, and whether it is strongly typed.
 
     Raises RefusedError; what the builder says goes to `log`, how far it is to `events`.
     """
@@ -78,7 +78,7 @@ def compile_network(onnx: Path, folder: Path, settings: BuildSettings, log: Writ
     if settings.module == "tensorrt":  # only there a GPU is known to be
         (folder / INSPECTOR).write_text(_inspect(trt, logger, engine, settings), encoding="utf-8")
     versions = {settings.module: str(trt.__version__)}
-    return {"versions": versions, "notes": setup.notes, "on_gpu": setup.on_gpu}
+    return {"versions": versions, "notes": setup.notes, "strong": is_strong(trt, settings)}
 
 
 def _builder(trt: Any, logger: Any) -> Any:

@@ -282,10 +282,13 @@ def test_every_refusal_is_one_error_with_stage_and_remedy(refusal, tensorrt, two
         assert part in str(error)
 
 
-def test_tensorrt_8_names_the_node_that_it_cannot_parse_by_its_number(refusal, tensorrt, two_convs):
+def test_the_node_that_tensorrt_8_gives_the_place_of_is_named(refusal, tensorrt, two_convs):
     tensorrt("8.6.1", unparsable="Add")
 
-    assert "node number 3: No importer registered for op" in str(refusal(two_convs))
+    error = refusal(two_convs)
+
+    assert error.node == "add"
+    assert "node 'add' (Add): No importer registered for op" in str(error)
 
 
 def test_the_node_that_a_message_names_is_told_apart(refusal, tensorrt, two_convs):
