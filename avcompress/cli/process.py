@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
 
+_WHOLE = frozenset({"build", "calibrate", "inspect", "lint", "merge", "schema"})
+"""Commands that write all or nothing, and know no --resume."""
+
+
 class Terminated(BaseException):
     """SIGTERM, raised so that what cleans up behind itself does; no Exception, so that nothing else catches it."""
 
@@ -127,6 +131,9 @@ def _usage_or_defect(error: Exception) -> int:
 
 
 def _interrupted(code: Exit, arguments: list[str]) -> int:
+    if arguments[:1] and arguments[0] in _WHOLE:
+        _complain(f"interrupted: nothing was written; start again with: {shlex.join(['avcompress', *arguments])}")
+        return code
     again = shlex.join(["avcompress", *arguments, *([] if "--resume" in arguments else ["--resume"])])
     _complain(f"interrupted: finished steps are kept; go on with: {again}")
     return code

@@ -1,4 +1,7 @@
-"""A CUDA device in host memory and a TensorRT whose engines are Python functions; both behave as the real ones do.
+"""A machine with a GPU and TensorRT of any version: fakes of both, for this process and for the child.
+
+For sessions: a CUDA device in host memory and a TensorRT whose engines are Python functions; both behave as the real
+ones do.
 
 Work that is submitted to a stream runs when somebody waits for it, and really moves the bytes. While a stream records,
 nothing runs. What the real ones forbid is an AssertionError here; what they report is the error that they report.
@@ -6,15 +9,22 @@ nothing runs. What the real ones forbid is an AssertionError here; what they rep
 
 import contextlib
 import enum
+import json
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
 import pytest
 
+from engines.tensorrt import build, configure, worker
 from engines.tensorrt.cuda import CudaError
 from engines.tensorrt.device import Device
+
+FAKE = Path(__file__).parent / "fake"
+ORIN = Device("Orin", "8.7", "CUDA 12.6")
 
 NUMPY = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8", "INT32": "int32", "INT64": "int64", "BOOL": "bool"}
 NUMPY |= {"UINT8": "uint8", "BF16": ml_dtypes.bfloat16, "FP8": ml_dtypes.float8_e4m3fn}
@@ -434,3 +444,32 @@ def tensor():
 def bad_dims():
     """The shape that TensorRT gives where it knows none."""
     return BadDims()
+
+
+@pytest.fixture
+def tensorrt(monkeypatch):
+    """Let `tensorrt` be the fake, of a version, with what goes wrong; there is a GPU, too."""
+    monkeypatch.syspath_prepend(str(FAKE))
+    monkeypatch.setattr(configure, "find_device", lambda: ORIN)
+    monkeypatch.setattr("engines.build.find_device", lambda: ORIN)
+
+    def use(version="10.3.0", **setup):
+        monkeypatch.setenv("FAKE_TENSORRT", json.dumps({"version": version, **setup}))
+        sys.modules.pop("tensorrt", None)
+
+    use()
+    yield use
+    sys.modules.pop("tensorrt", None)
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Run the worker in this process: a child of its own for every case would take half a second each."""
+
+    def run(onnx, folder, settings, track):
+        (folder / worker.SETTINGS).write_text(settings.model_dump_json())
+        worker.main([str(onnx), str(folder), "0"])
+        return json.loads((folder / worker.RESULT).read_text())
+
+    monkeypatch.setattr(worker, "_die_with", lambda _: None)
+    monkeypatch.setattr(build, "run_child", run)

@@ -171,7 +171,7 @@ def test_tied_skips_stay_int8_in_tensorrt_and_untied_ones_are_written_twice(plac
     import onnx
 
     from engines.layer_map import parse_layers
-    from engines.trt_rtx import build_rtx
+    from engines.tensorrt.build import build_rtx
 
     def written_twice(name, scale_of):
         """Kernels that write one result in INT8 and again in float."""
