@@ -102,8 +102,7 @@ def create_network(trt: Any, builder: Any, settings: BuildSettings) -> Any:
 
 def is_strong(trt: Any, settings: BuildSettings) -> bool:
     """Whether the network's types alone decide: as the dialect says, or else wherever TensorRT knows it."""
-    known = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
-    return settings.dialect == "strong" or (settings.dialect == "auto" and known)
+    return hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") and settings.dialect in {"auto", "strong"}
 
 
 def configure(trt: Any, builder: Any, network: Any, settings: BuildSettings) -> Setup:
@@ -175,7 +174,8 @@ def _set_types(trt: Any, network: Any, setup: Setup, settings: BuildSettings) ->
         if not hasattr(trt.BuilderFlag, name):
             raise RefusedError("configure", _lacks(trt, f"builder flag {name}", f"export without {flag}"))
         setup.config.set_flag(getattr(trt.BuilderFlag, name))
-    if settings.precisions:
+    # Precisions come with that flag: where there is none, it was refused just now.
+    if settings.precisions and hasattr(trt.BuilderFlag, "OBEY_PRECISION_CONSTRAINTS"):
         _set_precisions(trt, network, settings)
     if settings.calibration_cache:
         if not hasattr(trt, "IInt8EntropyCalibrator2"):

@@ -231,7 +231,7 @@ def test_dla_takes_no_dynamic_shapes(refusal, tensorrt, network):
             "export for the strong dialect",
         ),
         ("11.4.1", {"dialect": "dla-implicit"}, "no weakly typed networks", "export for the strong dialect"),
-        ("10.3.0", {"dialect": "weak", "flags": ("bf16",)}, "no builder flag BF16", "export without bf16"),
+        ("8.6.1", {"dialect": "weak", "flags": ("bf16",)}, "no builder flag BF16", "export without bf16"),
         ("8.5.2", {"optimization_level": 3}, "no optimization levels", "leave the optimization level out"),
         ("8.5.2", {"version_compatible": True}, "no version-compatible engines", "build for each version"),
         ("8.5.2", {"hardware_compatible": True}, "no hardware-compatible engines", "build for each GPU"),

@@ -33,6 +33,7 @@ NetworkDefinitionCreationFlag = enum.IntEnum("NetworkDefinitionCreationFlag", _k
 _flags = ["DEBUG", "GPU_FALLBACK", "REFIT", "TF32"]
 if TYPED_FLAGS:
     _flags += ["FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"]
+    _flags += ["BF16"] if NUMBER >= (9, 0) else []
 if NUMBER >= (8, 6):
     _flags += ["VERSION_COMPATIBLE"]
 BuilderFlag = enumeration("BuilderFlag", _flags)
