@@ -11,7 +11,16 @@ from avcompress.spec import EngineError
 from engines.session import one_line
 
 _KEPT_LINES = 8
+# Follows every error on a machine without a usable GPU, and is not the reason.
+_MISLEADING = "catchCudaError"
 _REMEDIES = (
+    ("blobSize", "it is truncated, or more was written behind it: copy it again"),
+    ("empty memory buffer", "it is empty: copy it again"),
+    (
+        "EXPECTED_MAGIC_TAG",
+        "it is no engine of this TensorRT: give the file that the builder wrote, or build it again here",
+    ),
+    ("driver version is insufficient", "this TensorRT needs a GPU, and a driver as new as itself: look at nvidia-smi"),
     ("incompatible device", "it was built on another GPU: build it again on this one"),
     ("compute capab", "it was built for other GPUs: build it again for this one"),
     ("not compatible with this version", "it was built by another TensorRT: build it again with this one, {version}"),
@@ -104,7 +113,8 @@ def logger_of(trt: Any) -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             """Called by TensorRT."""
-            if severity in {trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR}:
+            bad = severity in {trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR}
+            if bad and _MISLEADING not in message:
                 self._lines().append(one_line(message))
 
         def take(self) -> list[str]:

@@ -20,13 +20,18 @@ _MISLEADING = "catchCudaError"
 _MISLEADING_TAIL = re.compile(r"\s*\[\S*catchCudaError.*", re.DOTALL)
 _SHOWN_ERRORS = 3
 _OF_SETTINGS = frozenset({"start", "configure", "profile", "calibrate"})
-_NODE = re.compile(r"(?:node|layer|Node|Layer)[ :]+[\"'{\[]?([^\s\"'}\]]+)")
+_NODES = (
+    re.compile(r"(?:node|layer|Node|Layer)[ :]+[\"'{\[]?([^\s\"'}\]]+)"),
+    re.compile(r"(\S+)_\d+ has no runners"),
+)
 
 _ADVICE = (
     ("no runners that implement it", "cut the graph before that operator, and run it outside the engine"),  # [run] NMS
     ("Non-zero zero point", "quantize symmetrically, with zero point 0"),  # [run]
     ("UINT8", "quantize to int8 with zero point 0"),  # [run]
+    ("datatype (4)", "quantize to int8 with zero point 0"),  # [run] uint16
     ("datatype (5)", "quantize to int8 with zero point 0"),  # [run] int16
+    ("K exceeds the maximum", "lower k, or cut the graph before that operator"),  # [run]
     ("type Int32", "leave biases in float: no DequantizeLinear on int32"),  # [run]
     ("Plugin not found", "replace the plugin's operator by standard ones"),  # [run]
     ("Could not infer output types", "keep that node in FP32: cast.keep_float"),  # [run]
@@ -58,6 +63,7 @@ _ADVICE = (
     ),  # [issue]
     ("CUDA initialization failure", "look at nvidia-smi (or tegrastats): the GPU cannot be used"),  # [run]
     ("factory function returned nullptr", "look at nvidia-smi (or tegrastats): the GPU cannot be used"),  # [run]
+    ("driver version is insufficient", "name compute capabilities: the one of this machine needs its GPU"),  # [run]
     ("optimization profile", "mend --shapes"),  # [doc]
 )
 
@@ -87,7 +93,10 @@ def refused(name: str, module: str, stage: str, errors: Iterable[Mapping[str, st
         log: all that the builder said.
     """
     listed = list(errors)
-    said = [_described(error) for error in listed] or error_lines(log) or ["an empty network"]
+    said = [_described(error) for error in listed]
+    if not any(error.get("node") or error.get("remedy") for error in listed):
+        # What concerns no node, as a constant's type, only the log explains.
+        said = [*error_lines(log), *said] or ["an empty network"]
     text = one_line("; ".join(list(dict.fromkeys(said))[:_SHOWN_ERRORS]), limit=700)
     remedy = next((error["remedy"] for error in listed if error.get("remedy")), "")
     remedy = remedy or advice_for(text, _otherwise(module))
@@ -104,7 +113,7 @@ def _described(error: Mapping[str, str]) -> str:
 
 
 def _node_in(text: str) -> str:
-    found = _NODE.search(text)
+    found = next(filter(None, (pattern.search(text) for pattern in _NODES)), None)
     return found[1].rstrip(".,:;") if found else ""
 
 
