@@ -33,15 +33,40 @@ def main(arguments: Sequence[str]) -> None:
     place = Path(folder)
     settings = BuildSettings.model_validate_json((place / SETTINGS).read_bytes())
     result: dict[str, Any] = {"stage": "", "errors": []}
-    with (
-        (place / LOG).open("w", encoding="utf-8", buffering=1) as log,
-        (place / FILE).open("w", encoding="utf-8", buffering=1) as events,
-    ):
-        try:
-            result |= compile_network(Path(onnx), place, settings, log.write, events.write)
-        except RefusedError as refusal:
-            result |= {"stage": refusal.stage, "errors": refusal.errors}
+    failed: list[OSError] = []
+    try:
+        with (
+            (place / LOG).open("w", encoding="utf-8", buffering=1) as log,
+            (place / FILE).open("w", encoding="utf-8", buffering=1) as events,
+        ):
+            logs, reports = _kept(log.write, failed), _kept(events.write, failed)
+            result |= compile_network(Path(onnx), place, settings, logs, reports)
+    except RefusedError as refusal:
+        result |= {"stage": refusal.stage, "errors": refusal.errors}
+    except OSError as error:
+        failed.append(error)
+    if failed:
+        result |= {"stage": "build", "errors": [_unwritten(failed[0])]}
     (place / RESULT).write_text(json.dumps(result), encoding="utf-8")
+
+
+def _kept(write: Write, failed: list[OSError]) -> Write:
+    """Keep what fails: TensorRT would print an exception of ours, and then call the build cancelled by its user."""
+
+    def attempt(text: str) -> None:
+        try:
+            write(text)
+        except OSError as error:
+            failed.append(error)
+
+    return attempt
+
+
+def _unwritten(error: OSError) -> dict[str, str]:
+    return {
+        "message": f"a file of the build cannot be read or written: {error}",
+        "remedy": "free space there, or build in another folder",
+    }
 
 
 def _die_with(parent: int) -> None:

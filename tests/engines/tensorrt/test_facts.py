@@ -374,6 +374,19 @@ def test_the_monitor_hears_of_phases_and_steps(tmp_path):
     assert {event.split("\t")[0] for event in events} == {"start", "step", "finish"}
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+@pytest.mark.parametrize("name", ["build.log", "progress.tsv", "model.engine"])
+def test_an_exception_in_logger_or_monitor_is_not_called_a_build_that_its_user_cancelled(tmp_path, two_convs, name):
+    onnx.save(two_convs, tmp_path / "net.onnx")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).symlink_to("/dev/full")
+
+    with pytest.raises(EngineBuildError) as caught:
+        build_tensorrt(tmp_path / "net.onnx", tmp_path / "out", settings())
+
+    assert_refused(caught.value, "build", "No space left on device", "free space there, or build in another folder")
+
+
 # --- shapes
 
 
