@@ -158,6 +158,19 @@ def test_the_log_names_each_layer_and_no_error_grows(small_artifact, small_batch
     assert all("(-" in line or "(+0.0" in line for line in log[1:])
 
 
+def test_where_the_networks_outputs_get_worse_all_is_kept(small_artifact, small_batches, monkeypatch):
+    """What is better layer by layer may be worse in the end."""
+    assert adaround(small_artifact, FAST, small_batches).model != small_artifact.model
+    monkeypatch.setattr("avcompress.quant.output_error.output_errors", lambda *_: (0.1, 0.2))
+
+    after = adaround(small_artifact, FAST, small_batches)
+
+    assert after.model == small_artifact.model
+    assert after.log[len(small_artifact.log)].endswith(
+        "the network's outputs 0.1 -> 0.2 (+3.0 dB), so that all is kept as it was"
+    )
+
+
 def test_patterns_choose_the_layers(small_artifact, small_batches):
     chosen = FAST.model_copy(update={"layers": ("Conv_2", "wa")})
 
