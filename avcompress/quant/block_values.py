@@ -58,6 +58,14 @@ def choose_images(model: onnx.ModelProto, batches: Iterable[Batch], seed: int) -
     return kept
 
 
+class _Part(NamedTuple):
+    """A part of a network, and the tensors that it reads and gives; no session where nothing is left to compute."""
+
+    given: list[str]
+    missing: list[str]
+    session: InferenceSession | None
+
+
 class Passage:
     """One network on the sampled images, run from block to block: each tensor is computed from those already known.
 
@@ -68,29 +76,38 @@ class Passage:
         """Begin with the network's input."""
         self._known: list[dict[str, Array]] = [{source: image} for image in images]
         self._source, self._optimize = source, optimize
-        self._sessions: dict[tuple[str, ...], InferenceSession] = {}
+        self._parts: dict[tuple[str, ...], _Part] = {}
         self._model = onnx.ModelProto()
         self._tensors: tuple[str, ...] = ()
 
     def turn_to_(self, model: onnx.ModelProto, tensors: Sequence[str], later: Collection[str]) -> None:
         """Prepare to compute some tensors; forget what neither they nor later ones are computed from."""
         self._model, self._tensors = model, tuple(dict.fromkeys(tensors))
-        self._sessions = {}
+        self._parts = {}
+        needed: dict[tuple[str, ...], set[str]] = {}  # images that the same is known of need the same
         for known in self._known:
-            needed = {self._source, *starts(model, known, {*tensors, *later})}
-            for name in known.keys() - needed:
+            names = tuple(known)
+            if names not in needed:
+                needed[names] = {self._source, *starts(model, names, {*tensors, *later})}
+            for name in known.keys() - needed[names]:
                 del known[name]
 
     def run(self, number: int) -> dict[str, Array]:
         """The tensors on one image."""
         known = self._known[number]
-        missing = [name for name in self._tensors if name not in known]
-        given = tuple(starts(self._model, known, missing))
-        if missing and given not in self._sessions:
-            part = extract_between(self._model, given, missing)
-            self._sessions[given] = open_model(part, self._optimize)
-        found = self._sessions[given].run(missing, {name: known[name] for name in given}) if missing else []
+        names = tuple(known)
+        if names not in self._parts:
+            self._parts[names] = self._part(names)
+        given, missing, session = self._parts[names]
+        found = session.run(missing, {name: known[name] for name in given}) if session else []
         return {**known, **dict(zip(missing, found, strict=True))}
+
+    def _part(self, known: Collection[str]) -> _Part:
+        """What computes the tensors from known ones."""
+        missing = [name for name in self._tensors if name not in known]
+        given = starts(self._model, known, missing)
+        part = extract_between(self._model, given, missing) if missing else None
+        return _Part(given, missing, open_model(part, self._optimize) if part else None)
 
     def keep_(self, number: int, values: Mapping[str, Array]) -> None:
         """Know these tensors of an image from now on, if there is room."""
