@@ -325,8 +325,8 @@ class Reconstruct(Model):
     """Learn rounding and activation scales block by block, after `ptq`."""
 
     kind: Literal["reconstruct"]
-    steps: PositiveInt = Field(1000, description="of optimization, a block")
-    learning_rate: PositiveFloat = Field(1e-2, description="of the rounding variables")
+    steps: PositiveInt = Field(250, description="of optimization, a block")
+    learning_rate: PositiveFloat = Field(4e-2, description="of the rounding variables")
     drop: Fraction = Field(0.5, description="share of activations left float while learning, as QDrop has it; 0: BRECQ")
     seed: NonNegativeInt = Field(0, description="of the order of images, and of the drop")
 
