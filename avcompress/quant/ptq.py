@@ -37,7 +37,7 @@ def calibrate(artifact: Artifact, settings: Ptq, batches: Iterable[Batch]) -> St
 
 def calibration_settings(settings: Ptq) -> dict[str, Any]:
     """The settings that `calibrate` depends on; a change of others needs no image again."""
-    return settings.model_dump(include={"keep_float", "rules"})
+    return settings.model_dump(include={"format", "keep_float", "rules"})
 
 
 def quantize(
@@ -76,7 +76,7 @@ def quantize(
 
 def candidates(model: onnx.ModelProto) -> tuple[str, ...]:
     """The tensors of a prepared network that some `ptq` stage may want to quantize, whatever its settings."""
-    everything = KeepFloat(head=False, depthwise=False, squeeze_excite=False, small_channels=0)
+    everything = KeepFloat(head=False, depthwise=False, squeeze_excite=False, attention_split=False, small_channels=0)
     view = graph_view(model)
     rules = get_args(Ptq.model_fields["rules"].annotation)
     wanted = {site.tensor for each in rules for site in place(view, everything, each).activations}
@@ -90,7 +90,7 @@ def candidates(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def _placement(model: onnx.ModelProto, settings: Ptq) -> Placement:
-    return place(graph_view(model), settings.keep_float, settings.rules)
+    return place(graph_view(model), settings.keep_float, settings.rules, settings.format)
 
 
 def _tensors(placement: Placement) -> tuple[str, ...]:
