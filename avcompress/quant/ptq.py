@@ -32,12 +32,15 @@ def calibrate(artifact: Artifact, settings: Ptq, batches: Iterable[Batch]) -> St
     Raises RecipeError, DataError or ModelError.
     """
     model = prepare(artifact.model)
-    return observe(model, _tensors(_placement(model, settings)), batches)
+    # Those of both formats: which one it is may change without an image.
+    formats = (settings.model_copy(update={"format": name}) for name in ("int8", "fp8"))
+    tensors = (name for each in formats for name in _tensors(_placement(model, each)))
+    return observe(model, tuple(dict.fromkeys(tensors)), batches)
 
 
 def calibration_settings(settings: Ptq) -> dict[str, Any]:
     """The settings that `calibrate` depends on; a change of others needs no image again."""
-    return settings.model_dump(include={"format", "keep_float", "rules"})
+    return settings.model_dump(include={"keep_float", "rules"})
 
 
 def quantize(
