@@ -9,7 +9,7 @@ import pytest
 
 from avcompress.files import sha256_file
 from avcompress.float_network import float_network
-from avcompress.quant.ptq import quantize
+from avcompress.quant.stages.ptq import quantize
 from avcompress.recipe import Ptq, RtxEngine
 from avcompress.recipe_load import load_recipe
 from avcompress.spec import Artifact
