@@ -218,6 +218,9 @@ class KeepFloat(Model):
     head: bool = Field(True, description="layers with no other weighted layer between them and an output")
     depthwise: bool | None = Field(None, description="convolutions with one input channel a group")
     squeeze_excite: bool | None = Field(None, description="the two layers that compute a channel's gate")
+    attention_split: bool | None = Field(
+        None, description="matrix products whose output is split into query, key and value, or two of them"
+    )
     small_channels: NonNegativeInt | None = Field(
         None, description="convolutions with fewer input or output channels a group than this, the first layer apart"
     )

@@ -24,7 +24,7 @@ from avcompress.files import write_atomically
 from avcompress.recipe import RtxEngine
 from avcompress.spec import EngineBuildError
 from engines.built import LAYERS, Built
-from engines.layer_map import UNKNOWN, layer_precisions, layers_json, parse_layers
+from engines.layer_map import UNKNOWN, count_layers, layer_precisions, layers_json, parse_layers
 from engines.network import float_nodes, read_network, weighted_nodes
 from engines.session import one_line
 from engines.trt_rtx_worker import ENGINE, LOG, RESULT
@@ -74,7 +74,7 @@ def build_rtx(onnx: Path, folder: Path, settings: RtxEngine) -> Built:
     told, floats = layer_precisions(layers, weighted), float_nodes(network)
     # A fusion may lose a node's name. The network is strongly typed: what is float in it runs as its type says.
     precisions = {name: floats.get(name, UNKNOWN) if got == UNKNOWN else got for name, got in told.items()}
-    write_atomically(folder / LAYERS, layers_json(layers, precisions))
+    write_atomically(folder / LAYERS, layers_json(layers, precisions, count_layers(layers, weighted)))
     write_atomically(folder / f"{LOG}.gz", gzip.compress(log.encode(), mtime=0))
     for name in (LOG, RESULT, _OUTPUT):
         (folder / name).unlink()
