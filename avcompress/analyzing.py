@@ -14,7 +14,7 @@ from avcompress.compress import compress, count_stage_steps
 from avcompress.files import write_atomically
 from avcompress.measuring import accuracy
 from avcompress.outdir import enter
-from avcompress.quant.analysis import SWEEP_IMAGES, Budget, Subject, analyze
+from avcompress.quant.analysis.analyze import SWEEP_IMAGES, Budget, Subject, analyze
 from avcompress.recipe import Detection
 from avcompress.spec import Artifact
 from avcompress.watch import Watch

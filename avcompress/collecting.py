@@ -9,7 +9,7 @@ from avcompress.float_network import float_network
 from avcompress.quant.apply import apply
 from avcompress.quant.observe import observe
 from avcompress.quant.plan import prepare
-from avcompress.quant.ptq import candidates
+from avcompress.quant.stages.ptq import candidates
 from avcompress.recipe import Equalize, Ptq, Recipe, Smooth, Train
 from avcompress.spec import Artifact, RecipeError, Track, untracked
 from calibration.batches import Batches

@@ -24,7 +24,7 @@ from avcompress.checkpoint import (
 from avcompress.files import sha256_file, write_atomically
 from avcompress.float_network import with_output
 from avcompress.quant.apply import NetworkStage, apply, title
-from avcompress.quant.ptq import calibrate, calibration_settings, quantize
+from avcompress.quant.stages.ptq import calibrate, calibration_settings, quantize
 from avcompress.recipe import Cast, OnnxModel, Ptq, Recipe, TorchModel, Train
 from avcompress.rehearsing import rehearse
 from avcompress.spec import Artifact, Track

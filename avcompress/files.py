@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,10 +26,11 @@ _ADVICE = {
 }
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
+def write_atomically(path: Path, data: bytes | str, mode: int = 0o666) -> None:
     """Write a file so that a reader sees the old content or the new one, also after a crash; makes its folder.
 
-    Text is UTF-8. A symbolic link is followed; a device or a pipe (/dev/stdout) is written to directly.
+    Text is UTF-8. A symbolic link is followed; a device or a pipe (/dev/stdout) is written to directly. `mode`: who may
+    read and write it, from its first moment on, less the umask.
     Raises OutputError when the file cannot be written; nothing is left behind then.
     """
     content = data.encode() if isinstance(data, str) else data
@@ -39,7 +41,7 @@ def write_atomically(path: Path, data: bytes | str) -> None:
             path.write_bytes(content)
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
-            _replace_file(target, content)
+            _replace_file(target, content, mode)
 
 
 def make_folder(path: Path) -> None:
@@ -75,6 +77,21 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def private_folder(parent: Path | None = None) -> Iterator[Path]:
+    """Yield an empty folder that no other user may enter, removed when the block ends; default: in the system's own.
+
+    Raises OutputError when the folder cannot be made, or the disk is full; other exceptions of the block pass through.
+    """
+    with _as_output_error(parent or Path("temporary folder")):
+        temporary = Path(tempfile.mkdtemp(prefix="avcompress-", dir=parent))
+    try:
+        with _as_output_error(temporary, only=FULL):
+            yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def refuse_full(folder: Path, size_bytes: int) -> None:
     """Raise OutputError when `folder` has no room for so many bytes.
 
@@ -104,10 +121,10 @@ def _sibling(path: Path) -> Path:
     return path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex[:12]}.tmp")
 
 
-def _replace_file(target: Path, content: bytes) -> None:
+def _replace_file(target: Path, content: bytes, mode: int) -> None:
     temporary = _sibling(target)
     try:
-        with temporary.open("xb") as file:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from avcompress.float_network import float_network
-from avcompress.quant.inspection import Inspection, inspect_float, inspect_quantized, is_quantized
+from avcompress.quant.analysis.inspection import Inspection, inspect_float, inspect_quantized, is_quantized
 from avcompress.recipe import Dynamic, KeepFloat, Ptq, Recipe, WeightOnly
 from avcompress.recipe_load import load_recipe
 from avcompress.spec import ModelError, RecipeError

@@ -16,11 +16,13 @@ from avcompress import __version__
 from avcompress.bench import Bench
 from avcompress.compress import Compressed
 from avcompress.files import sha256_file, write_atomically
-from avcompress.recipe import Detection, Engine, OrtEngine
+from avcompress.provenance import calibration_facts
+from avcompress.recipe import Detection, Engine, OrtEngine, RtxEngine
 from avcompress.spec import EngineError, Track
 from avcompress.state import step_key
 from calibration.source import Sample
 from engines.build import Built, build_engine, open_engine
+from engines.machine import building_gpu
 from engines.manifest import Manifest, network_tensors, read_manifest, write_manifest
 from engines.ort import open_ort
 from engines.postprocess import Detections
@@ -81,7 +83,8 @@ def measure_engine(bench: Bench, compressed: Compressed, built: Built, engine: E
     The float network's latency is measured just before on the same engine, so that the two can be compared.
     """
     key = step_key(_settings(engine), {file: sha256_file(built.folder / file) for file in built.files})
-    timed = not isinstance(engine, OrtEngine) or engine.backend in [t.engine for t in bench.recipe.contract.latency]
+    reference = isinstance(engine, OrtEngine) and engine.is_reference
+    timed = not reference or engine.backend in [t.engine for t in bench.recipe.contract.latency]
 
     def time_float(folder: Path) -> Latency:
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
@@ -138,7 +141,10 @@ def _build(bench: Bench, compressed: Compressed, engine: Engine) -> Built:
 def _manifest(bench: Bench, compressed: Compressed, engine: Engine, versions: Mapping[str, str]) -> Manifest:
     inputs, outputs = network_tensors(compressed.network)
     return Manifest(
-        backend=engine.backend,
+        name=bench.recipe.name,
+        engine=engine.model_copy(update={"required": True}),  # not what decides an engine
+        dialect="strong" if isinstance(engine, RtxEngine) else None,
+        gpu=building_gpu(engine),
         versions={"avcompress": __version__, "onnx": onnx.__version__, **versions},
         inputs=inputs,
         outputs=outputs,
@@ -146,6 +152,7 @@ def _manifest(bench: Bench, compressed: Compressed, engine: Engine, versions: Ma
         task=bench.recipe.task,
         classes=bench.classes,
         contract=bench.recipe.contract,
+        calibration=calibration_facts(bench),
         onnx_sha256=sha256_file(compressed.network),
         recipe_sha256=sha256_file(bench.job.out / "recipe.yaml"),
     )

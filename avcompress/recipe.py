@@ -229,8 +229,10 @@ class Ptq(Model):
 
     kind: Literal["ptq"]
     format: Literal["int8", "fp8"] = Field("int8", description="int8, or fp8: E4M3, for GPUs from sm89 on")
-    activations: Literal["symmetric", "asymmetric"] = Field(
-        "symmetric", description="asymmetric: with a zero point, per tensor; CPUs take it, TensorRT does not"
+    activations: Literal["symmetric", "shifted", "asymmetric"] = Field(
+        "symmetric",
+        description="shifted: the middle of the range is subtracted before layers that pad nothing, and given back in "
+        "their biases, which all targets take; asymmetric: with a zero point, which TensorRT does not take",
     )
     weights: Literal["per_channel", "per_tensor"] = Field("per_channel", description="how many scales a weight has")
     ranges: Literal["mse", "minmax", "moving_average", "percentile", "entropy"] = Field(
@@ -323,8 +325,8 @@ class Reconstruct(Model):
     """Learn rounding and activation scales block by block, after `ptq`."""
 
     kind: Literal["reconstruct"]
-    steps: PositiveInt = Field(1000, description="of optimization, a block")
-    learning_rate: PositiveFloat = Field(1e-2, description="of the rounding variables")
+    steps: PositiveInt = Field(250, description="of optimization, a block")
+    learning_rate: PositiveFloat = Field(4e-2, description="of the rounding variables")
     drop: Fraction = Field(0.5, description="share of activations left float while learning, as QDrop has it; 0: BRECQ")
     seed: NonNegativeInt = Field(0, description="of the order of images, and of the drop")
 
@@ -341,11 +343,35 @@ Stage = Annotated[Train | Preparing | Quantizing | Repairing | Cast, Field(discr
 # --- engines
 
 
+class OrtProvider(Model):
+    """An execution provider of ONNX Runtime with its options."""
+
+    name: str = Field(description="as ONNX Runtime spells it: CUDAExecutionProvider")
+    options: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, description="of this provider, in ONNX Runtime's words"
+    )
+
+
 class OrtEngine(Model):
-    """ONNX Runtime on the CPU, graph optimizations off: the numeric reference of a quantized network."""
+    """ONNX Runtime; as it stands, the numeric reference of a quantized network: on the CPU, optimizations off."""
 
     backend: Literal["ort"]
     required: bool = Field(True, description="false: skip it, and say so, where the backend is not installed")
+    providers: tuple[str | OrtProvider, ...] = Field(
+        ("CPUExecutionProvider",),
+        min_length=1,
+        description="execution providers, the preferred one first: names, or name and options; the CPU takes what "
+        "the others leave",
+    )
+    optimize: bool = Field(
+        False, description="graph optimizations: faster, and no longer each operator as ONNX defines it"
+    )
+    threads: PositiveInt | None = Field(None, description="of the CPU; default: all cores")
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether every operator is computed on the CPU as ONNX defines it."""
+        return not self.optimize and self.providers == OrtEngine.model_fields["providers"].default
 
 
 class OpenVinoEngine(Model):

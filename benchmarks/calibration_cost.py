@@ -93,7 +93,7 @@ def plain(file: Path, batches: Any, work: str) -> float:
 
 def ptq(file: Path, batches: Any, work: str) -> float:
     """The whole of post-training quantization, from the file to the quantized network in memory."""
-    from avcompress.quant.ptq import quantize
+    from avcompress.quant.stages.ptq import quantize
     from avcompress.recipe import Ptq
     from avcompress.spec import Artifact
     from engines.onnx_load import load_onnx
@@ -110,7 +110,7 @@ def calibrate(file: Path, batches: Any, work: str) -> float:  # noqa: ARG001
     """The statistics of every tensor that any settings may want, as `avcompress calibrate` gathers them."""
     from avcompress.quant.observe import observe
     from avcompress.quant.plan import prepare
-    from avcompress.quant.ptq import candidates
+    from avcompress.quant.stages.ptq import candidates
     from engines.onnx_load import load_onnx
 
     model = prepare(load_onnx(file, (416, 416)))

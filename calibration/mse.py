@@ -69,7 +69,7 @@ def _error(values: Moments, levels: NDArray[np.float64]) -> NDArray[np.float64]:
 def expected_error(hist: Histogram, values: TensorRange, settings: Ptq) -> float:
     """The sum of (x - fake_quantize(x))**2 over all values of one tensor, quantized to a range as the settings say."""
     (low,), (high,) = values.low, values.high
-    if settings.format == "fp8" or settings.activations == "symmetric":
+    if settings.format == "fp8" or settings.activations != "asymmetric":
         levels = FP8_LEVELS if settings.format == "fp8" else INT8_LEVELS
         error = squared_error(hist, np.array([max(high, -low)]), levels)
     else:

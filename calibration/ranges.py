@@ -16,11 +16,11 @@ MOMENTUM = 0.99
 
 
 def range_from(found: TensorStatistics, settings: Ptq) -> TensorRange:
-    """The range of one tensor: by `settings.ranges`, around zero where `settings.activations` is symmetric.
+    """The range of one tensor: by `settings.ranges`, around zero unless `settings.activations` is asymmetric.
 
     A range of zeros alone is -1 .. 1: any scale represents them exactly.
     """
-    if settings.activations == "symmetric" or settings.format == "fp8":
+    if settings.activations != "asymmetric" or settings.format == "fp8":
         high = _symmetric(found, settings)
         low = -high
     else:

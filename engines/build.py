@@ -14,10 +14,11 @@ from avcompress.recipe import Engine, OpenVinoEngine, OrtEngine, RtxEngine, TrtE
 from avcompress.spec import EngineError, MissingError, Track, untracked
 from engines.built import MODEL, Built
 from engines.openvino import build_openvino, open_openvino
-from engines.ort import build_ort, open_ort
+from engines.ort import build_ort, open_ort, require_providers
 from engines.session import Session, one_line
 from engines.tensorrt.build import build_rtx, build_tensorrt, trt_settings
 from engines.tensorrt.device import find_device
+from engines.tensorrt.session import TrtSettings, open_trt
 from engines.tensorrt.settings import BuildSettings
 
 __all__ = ["Asked", "Built", "build_engine", "open_engine", "require"]
@@ -34,6 +35,7 @@ def require(engine: Asked) -> None:
     match engine:
         case OrtEngine():
             _require_package("ort", "onnxruntime", "InferenceSession", "pip install onnxruntime")
+            require_providers(engine.providers)
         case OpenVinoEngine():
             _require_package("openvino", "openvino", "Core", "pip install openvino")
         case RtxEngine() | BuildSettings(module="tensorrt_rtx"):
@@ -82,7 +84,7 @@ def build_engine(onnx: Path, folder: Path, engine: Asked, track: Track = untrack
 def _build(onnx: Path, folder: Path, engine: Asked, track: Track) -> Built:
     match engine:
         case OrtEngine():
-            return build_ort(onnx, folder)
+            return build_ort(onnx, folder, engine)
         case OpenVinoEngine():
             return build_openvino(onnx, folder, engine)
         case RtxEngine():
@@ -95,6 +97,16 @@ def _build(onnx: Path, folder: Path, engine: Asked, track: Track) -> Built:
             assert_never(engine)
 
 
+def _open_rtx(path: Path) -> Session:
+    try:
+        return open_trt(path, package="tensorrt_rtx")
+    except MissingError as error:
+        raise MissingError(
+            f"{path}: expected an RTX GPU, for which the engine is built ahead of time as a structure check, got: "
+            f"{error}; open the openvino or ort engine"
+        ) from error
+
+
 def open_engine(built_folder: Path, engine: Engine) -> Session:
     """Load what `build_engine` built.
 
@@ -103,18 +115,12 @@ def open_engine(built_folder: Path, engine: Engine) -> Session:
     require(engine)
     match engine:
         case OrtEngine():
-            return open_ort(built_folder / MODEL["ort"])
+            return open_ort(built_folder / MODEL["ort"], engine.optimize, engine.threads, engine.providers)
         case OpenVinoEngine():
             return open_openvino(built_folder, engine)
         case RtxEngine():
-            raise MissingError(
-                f"{built_folder}: expected an engine that runs on this machine, got one that is built ahead of time "
-                "for RTX GPUs, as a structure check; open the openvino or ort engine"
-            )
+            return _open_rtx(built_folder / MODEL["trt_rtx"])
         case TrtEngine():
-            raise MissingError(
-                f"{built_folder}: expected an engine that can be run from here, got one of TensorRT, which is built "
-                "and not run; open the openvino or ort engine"
-            )
+            return open_trt(built_folder / MODEL["trt"], TrtSettings(dla_core=engine.dla))
         case _:
             assert_never(engine)

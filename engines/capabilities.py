@@ -7,7 +7,7 @@ documentation of NVIDIA TensorRT: "Working with Quantized Types", the support ma
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from typing_extensions import assert_never
@@ -178,6 +178,20 @@ def capabilities(target: Target) -> Capabilities:
             assert_never(target)
 
 
+def on_machine(takes: Capabilities, machine: int) -> Capabilities:
+    """What a target takes on a GPU of one compute capability, as 87: a type that comes with newer ones is missing."""
+
+    def there(first: int | None) -> int | None:
+        return None if first is None or machine < first else 0
+
+    return replace(
+        takes,
+        title=f"{takes.title} on sm{machine}",
+        fp8_from=there(takes.fp8_from),
+        bf16_from=there(takes.bf16_from),
+    )
+
+
 @dataclass(frozen=True)
 class Asked:
     """What one setting of a recipe asks of a target; the defaults ask nothing.
@@ -245,10 +259,10 @@ def _too_old(
 def check_formats(recipe: Recipe) -> None:
     """Find a stage whose format an engine of the recipe cannot take; raises RecipeError with what to use instead."""
     for index, stage in enumerate(recipe.stages):
-        if isinstance(stage, Ptq) and stage.format == "fp8" and stage.activations == "asymmetric":
+        if isinstance(stage, Ptq) and stage.format == "fp8" and stage.activations != "symmetric":
             raise RecipeError(
-                f"stages[{index}].activations: expected symmetric for format: fp8, which has no zero point, got "
-                "asymmetric; leave activations out"
+                f"stages[{index}].activations: expected symmetric for format: fp8, which is even about zero, "
+                f"got {stage.activations}; leave activations out"
             )
         key, asked = _asked(stage)
         for engine in recipe.target.engines:

@@ -15,12 +15,15 @@ from engines.built import LAYERS, MODEL, Built
 from engines.layer_map import UNKNOWN, BuilderLayer, layers_json
 from engines.network import float_nodes, read_network, weighted_nodes
 from engines.openvino_dialect import in_fp32, with_fake_quantize
+from engines.openvino_int8 import int8_properties
 from engines.session import InputSpec, check_inputs, closed, one_line
 
 _PRECISIONS = {"i8": "int8", "u8": "int8", "f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 _PRODUCTS = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
 # What OpenVINO's own passes append to the name of a node that they rewrite.
 _SUFFIXES = ("/DequantizationMultiply", "/WithoutBiases", "_original")
+
+_SATURATES = "INT8 layers are computed in float: this CPU adds products of bytes in 16 bits, which saturate"
 
 
 def build_openvino(onnx: Path, folder: Path, settings: OpenVinoEngine) -> Built:
@@ -47,7 +50,9 @@ def build_openvino(onnx: Path, folder: Path, settings: OpenVinoEngine) -> Built:
     except EngineError as error:
         raise EngineBuildError("load", f"{onnx.name}: {str(error).removeprefix(f'{target}: ')}") from error
     produced = {value.name: outputs[value.name] for value in network.graph.output if value.name in outputs}
-    told, floats = openvino_precisions(layers, weighted, produced), float_nodes(network)
+    told = openvino_precisions(layers, weighted, produced)
+    in_float = bool(int8_properties())
+    floats = frozenset(weighted if in_float else float_nodes(network))
     # A node that OpenVINO folded into another, or made part of an attention kernel, has lost its name.
     plain = _PRECISIONS[settings.precision]
     precisions = {name: plain if got == UNKNOWN and name in floats else got for name, got in told.items()}
@@ -61,7 +66,8 @@ def build_openvino(onnx: Path, folder: Path, settings: OpenVinoEngine) -> Built:
         precisions=precisions,
         runs_here=True,
         versions={"openvino": openvino.get_version()},
-        note=f"layers that are not INT8 run in {settings.precision}; the layer map is this CPU's",
+        note=f"layers that are not INT8 run in {settings.precision}; the layer map is this CPU's"
+        + (f"; {_SATURATES}" if in_float else ""),
     )
 
 
@@ -90,7 +96,12 @@ def _compile(path: Path, settings: OpenVinoEngine) -> Any:
     if settings.threads is not None:
         properties["INFERENCE_NUM_THREADS"] = settings.threads
     try:
-        return core.compile_model(core.read_model(path), "CPU", properties)
+        model = core.read_model(path)
+        if any(op.get_type_name() == "FakeQuantize" for op in model.get_ops()):
+            properties |= int8_properties()
+        return core.compile_model(model, "CPU", properties)
+    except EngineError:
+        raise
     except Exception as error:  # OpenVINO's errors share no base but this
         raise EngineError(
             f"{path}: expected an engine that OpenVINO can load, got: {one_line(error)}; build it again"

@@ -80,10 +80,22 @@ def cast_network(
     target = _TYPES[kind]
     has_qdq = any(node.op_type in _QDQ for node in model.graph.node)
     model = infer_shapes(at_opset(model, target.qdq_opset if has_qdq else target.opset, kind))
-    facts = _facts(model, target)
+    facts = _facts(model, target, opset_of(model))
     reasons = _reasons(model, facts, keep)
     new = _rewritten(model, facts, frozenset(reasons))
     return _typed(new), {name: reason for name, reason in reasons.items() if name in facts.operands}
+
+
+def kept_fp32(model: onnx.ModelProto, kind: FloatFormat, keep: Mapping[str, str]) -> dict[str, str]:
+    """The nodes with float operands that `cast_network` would leave FP32, by name, and why; nothing is changed.
+
+    The model's opset may be older than what the format needs in a graph: a builder that chooses types needs no other.
+    """
+    target = _TYPES[kind]
+    model = infer_shapes(model)
+    facts = _facts(model, target, max(opset_of(model), target.qdq_opset))
+    reasons = _reasons(model, facts, keep)
+    return {name: reason for name, reason in reasons.items() if name in facts.operands}
 
 
 # --- what is known of the graph
@@ -110,9 +122,9 @@ class _Facts:
     constants: Mapping[str, onnx.TensorProto]
 
 
-def _facts(model: onnx.ModelProto, target: _Type) -> _Facts:
+def _facts(model: onnx.ModelProto, target: _Type, version: int) -> _Facts:
+    """What is known, by the operators' schemas at an opset."""
     types = _types(model)
-    version = opset_of(model)
     operands: dict[str, tuple[int, ...]] = {}
     results: dict[str, tuple[int, ...]] = {}
     unsupported = set()

@@ -33,6 +33,9 @@ def test_the_wheel_holds_the_files_that_the_packages_read(wheel: zipfile.ZipFile
     names = set(wheel.namelist())
     assert {"avcompress/demo/detector.yaml", "avcompress/demo/segmenter.yaml", "validation/report.html.j2"} <= names
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
+    profiles = {path.relative_to(ROOT).as_posix() for path in (ROOT / "engines" / "profiles").iterdir()}
+    assert "engines/profiles/orin-agx.yaml" in profiles
+    assert profiles <= names
 
 
 def test_no_source_file_is_longer_than_500_lines() -> None:

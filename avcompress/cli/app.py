@@ -37,6 +37,9 @@ Out = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an earlier run in this folder stopped.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result and nothing before it.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the facts to this file as JSON.")]
+Profiles = Annotated[
+    list[Path] | None, typer.Option("--profiles", help="A folder with target profiles of your own; may be repeated.")
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option("--data-root", envvar=DATA_ROOT_VARIABLE, help="Folder that the recipe's paths start from."),

@@ -17,7 +17,7 @@ from avcompress.cli.terminal import check_json, open_console, write_json
 from avcompress.symbols import spelled
 
 if TYPE_CHECKING:
-    from avcompress.quant.inspection import Inspection, Layer, Tensor
+    from avcompress.quant.analysis.inspection import Inspection, Layer, Tensor
 
 
 @app.command()

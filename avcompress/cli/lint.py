@@ -6,18 +6,19 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from avcompress.cli.app import Exit, app
+from avcompress.cli.app import Exit, Profiles, app
 from avcompress.cli.terminal import check_json, open_console, write_json
 from avcompress.spec import RecipeError
 
 if TYPE_CHECKING:
+    from engines.capabilities import Target
     from engines.lint import Finding, Fixed, Repair
 
 _STYLES = {"refused": "bold red", "changed": "red", "slower": "yellow", "note": "dim"}
@@ -29,18 +30,22 @@ _MEANINGS = {
 }
 
 
-# engines.capabilities.Target, which --help need not import
-TargetName = Literal["tensorrt-8", "tensorrt-10", "tensorrt-11", "tensorrt-rtx", "openvino", "onnxruntime"]
-
-
 @app.command()
 def lint(
     context: typer.Context,
     model: Annotated[Path, typer.Argument(help="An ONNX file, quantized by whatever tool.")],
-    target: Annotated[TargetName, typer.Option("--target", help="What it shall run on.")],
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target",
+            help="What it shall run on: tensorrt-8, tensorrt-10, tensorrt-11, tensorrt-rtx, openvino, onnxruntime; or "
+            "a machine that `avcompress targets` lists, or a YAML file, with @PLATFORM for another than its first.",
+        ),
+    ],
     fix_to: Annotated[
         Path | None, typer.Option("--fix", help="Write a repaired model here, and judge that one.")
     ] = None,
+    profiles: Profiles = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write every finding to this file.")] = None,
 ) -> None:
     """Say before any build what will be refused, silently changed, or slower than it looks.
@@ -48,6 +53,8 @@ def lint(
     Exit code 0: nothing is refused or changed; 1: something is; 2: the file cannot be read.
 
     Example: avcompress lint model.onnx --target tensorrt-10 --fix repaired.onnx
+
+    Example: avcompress lint model.onnx --target orin-agx@jetpack-6.2
     """
     from avcompress.files import write_atomically
     from engines.lint import fix, read_model, to_bytes
@@ -57,21 +64,34 @@ def lint(
     console = open_console()
     _check_output(fix_to, model)
     check_json(json_file, None, (model, *([fix_to] if fix_to else [])))
+    name, kind, machine = _target(target, profiles or [])
     network = read_model(model)
-    found = find(network, target, model.parent)
-    _show_findings(console, f"{model.name} for {target}", found)
-    fixed = fix(network, target, model.parent) if fix_to else None
+    found = find(network, kind, model.parent, machine)
+    _show_findings(console, f"{model.name} for {name}", found)
+    fixed = fix(network, kind, model.parent, machine) if fix_to else None
     if fixed and fix_to:
         write_atomically(fix_to, to_bytes(fixed.model, model, fix_to))
         _show_repairs(console, fixed.repairs)
-        _show_findings(console, f"{fix_to.name} for {target}", fixed.remaining)
+        _show_findings(console, f"{fix_to.name} for {name}", fixed.remaining)
         console.print(f"written: {fix_to}", soft_wrap=True, markup=False)
     else:
         _show_hint(console, found)
     if json_file:
-        write_json(json_file, _facts(model, target, found, fixed))
+        write_json(json_file, _facts(model, name, found, fixed))
     failed = any(each.severity in {"refused", "changed"} for each in (fixed.remaining if fixed else found))
     raise typer.Exit(Exit.NOT_MET if failed else Exit.MET)
+
+
+def _target(name: str, folders: Sequence[Path]) -> tuple[str, Target, int | None]:
+    """What to call the target, what it takes, and the compute capability of its GPU where a machine is named."""
+    from engines.capabilities import TARGETS
+    from engines.profile_load import load_profile
+
+    for target in TARGETS:
+        if name == target:
+            return name, target, None
+    chosen = load_profile(name, folders, others=TARGETS)
+    return chosen.name, chosen.capabilities, chosen.profile.machine
 
 
 def _check_output(path: Path | None, model: Path) -> None:

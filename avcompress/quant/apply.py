@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from typing_extensions import assert_never
 
-from avcompress.quant.ptq import quantize
+from avcompress.quant.stages.ptq import quantize
 from avcompress.recipe import (
     AdaRound,
     Cast,
@@ -32,35 +32,35 @@ def apply(stage: NetworkStage, artifact: Artifact, batches: Iterable[Batch]) -> 
         case Ptq():
             return quantize(artifact, stage, batches)
         case Dynamic():
-            from avcompress.quant.dynamic import quantize_dynamic
+            from avcompress.quant.stages.dynamic import quantize_dynamic
 
             return quantize_dynamic(artifact, stage)
         case WeightOnly():
-            from avcompress.quant.weight_only import quantize_weights
+            from avcompress.quant.stages.weight_only import quantize_weights
 
             return quantize_weights(artifact, stage)
         case Cast():
-            from avcompress.quant.cast import cast
+            from avcompress.quant.stages.cast import cast
 
             return cast(artifact, stage)
         case Equalize():
-            from avcompress.quant.equalize import equalize
+            from avcompress.quant.stages.equalize import equalize
 
             return equalize(artifact, stage)
         case Smooth():
-            from avcompress.quant.smooth import smooth
+            from avcompress.quant.stages.smooth import smooth
 
             return smooth(artifact, stage, batches)
         case CorrectBias():
-            from avcompress.quant.correct_bias import correct_bias
+            from avcompress.quant.stages.correct_bias import correct_bias
 
             return correct_bias(artifact, stage, batches)
         case AdaRound():
-            from avcompress.quant.adaround import adaround
+            from avcompress.quant.stages.adaround import adaround
 
             return adaround(artifact, stage, batches)
         case Reconstruct():
-            from avcompress.quant.reconstruct import reconstruct
+            from avcompress.quant.stages.reconstruct import reconstruct
 
             return reconstruct(artifact, stage, batches)
         case _:

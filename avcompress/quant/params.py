@@ -26,7 +26,7 @@ def activation_params(values: TensorRange, settings: Ptq) -> QuantParams:
     """The scale and zero point of an activation; per channel where the range is."""
     if settings.format == "fp8":
         return symmetric(values, "float8e4m3fn")
-    return symmetric(values) if settings.activations == "symmetric" else asymmetric(values)
+    return asymmetric(values) if settings.activations == "asymmetric" else symmetric(values)
 
 
 def weight_params(weight: Array, axis: int, settings: Ptq) -> QuantParams:

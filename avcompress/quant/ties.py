@@ -27,7 +27,7 @@ class Settled(NamedTuple):
     notes: tuple[str, ...]
 
 
-def settle_ties(ties: Sequence[tuple[str, ...]], statistics: Mapping[str, TensorStatistics], settings: Ptq) -> Settled:
+def settle_ties(ties: Sequence[Sequence[str]], statistics: Mapping[str, TensorStatistics], settings: Ptq) -> Settled:
     """Choose the range of every tensor, one for those tied together unless that costs one of them too much.
 
     Tied tensors get the range of all their values taken together. While one of them would lose more than LOSS_DB

@@ -23,15 +23,18 @@ def lint_file(path: Path, target: Target) -> tuple[Finding, ...]:
     return lint(read_model(path), target, path.parent)
 
 
-def lint(model: onnx.ModelProto, target: Target, folder: Path | None = None) -> tuple[Finding, ...]:
+def lint(
+    model: onnx.ModelProto, target: Target, folder: Path | None = None, machine: int | None = None
+) -> tuple[Finding, ...]:
     """What the target will make of a model, the worst first, then in graph order.
 
     Args:
         model: as a tool left it, its functions inlined; quantized or not.
         target: what it shall run on.
         folder: of the file that holds the model's weights, if they are not in it.
+        machine: the compute capability of the GPU, as 87, where there is but one.
     """
-    known = takes(target)
+    known = takes(target, machine)
     found: dict[Finding, None] = {}
     for index, view in enumerate(views(model, folder)):
         if index == 0:

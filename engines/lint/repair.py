@@ -44,16 +44,17 @@ class Fixed:
     remaining: tuple[Finding, ...]
 
 
-def fix(model: onnx.ModelProto, target: Target, folder: Path | None = None) -> Fixed:
+def fix(model: onnx.ModelProto, target: Target, folder: Path | None = None, machine: int | None = None) -> Fixed:
     """Repair a copy of a model for a target; what no finding of `lint` asks for stays as it is.
 
     Args:
         model: with its functions inlined.
         target: what it shall run on.
         folder: of the file that holds the model's weights, if they are not in it.
+        machine: the compute capability of the GPU, as 87, where there is but one.
     """
     repairs: list[Repair] = []
-    found = lint(model, target, folder)
+    found = lint(model, target, folder, machine)
     for _ in range(_MOST_ROUNDS):
         wanted = {finding.rule for finding in found if finding.fixable}
         done: list[Repair] = []
@@ -66,5 +67,5 @@ def fix(model: onnx.ModelProto, target: Target, folder: Path | None = None) -> F
         if not done:
             break
         repairs += done
-        found = lint(model, target, folder)
+        found = lint(model, target, folder, machine)
     return Fixed(model, tuple(repairs), found)

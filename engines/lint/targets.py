@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from typing_extensions import assert_never
 
-from engines.capabilities import Capabilities, Target, capabilities
+from engines.capabilities import Capabilities, Target, capabilities, on_machine
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ _RTX_LACKS = _TENSORRT_LACKS | frozenset({"BitCast", "CausalConvWithState", "Cum
 _NVIDIA = frozenset({"trt", "com.nvidia"})
 
 
-def takes(target: Target) -> Takes:
-    """What is known about a target."""
-    formats = capabilities(target)
+def takes(target: Target, machine: int | None = None) -> Takes:
+    """What is known about a target, on a GPU of one compute capability, as 87, where that is known."""
+    formats = capabilities(target) if machine is None else on_machine(capabilities(target), machine)
     match target:
         case "tensorrt-8":
             return Takes(formats, True, _TENSORRT_LACKS, _NVIDIA)

@@ -91,7 +91,7 @@ def build_tensorrt(onnx: Path, folder: Path, settings: BuildSettings, track: Tra
         seconds=time.monotonic() - begun,
         size_bytes=(folder / ENGINE).stat().st_size,
         precisions=told,
-        runs_here=False,
+        runs_here=not ahead,
         versions=result["versions"],
         note=_note(settings),
         notes=tuple(result["notes"]),

@@ -12,7 +12,7 @@ from PIL import Image
 
 from avcompress.collecting import WHOLE, Part, collect, parse_part
 from avcompress.float_network import float_network, with_output
-from avcompress.quant.ptq import quantize
+from avcompress.quant.stages.ptq import quantize
 from avcompress.recipe import Ptq, Recipe
 from avcompress.spec import Artifact, DataError, RecipeError
 from calibration.batches import Batches

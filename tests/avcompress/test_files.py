@@ -3,16 +3,16 @@
 import errno
 import hashlib
 import os
+import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from avcompress.files import atomic_folder, make_folder, refuse_full, sha256_file, write_atomically
+from avcompress.files import atomic_folder, make_folder, private_folder, refuse_full, sha256_file, write_atomically
 from avcompress.spec import OutputError
 
 
@@ -184,21 +184,6 @@ def test_the_hash_is_that_of_the_whole_file(tmp_path: Path) -> None:
     assert sha256_file(tmp_path / "a") == hashlib.sha256(content).hexdigest()
 
 
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(command, check=False, capture_output=True).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
-        pytest.skip("needs the right to mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True, capture_output=True)
-
-
 def test_a_really_full_disk_is_one_line_and_leaves_the_old_file(tiny_disk: Path) -> None:
     write_atomically(tiny_disk / "a", b"old")
     with pytest.raises(OutputError, match="No space left on device; free some space"):
@@ -242,3 +227,36 @@ def test_the_error_of_a_folder_in_the_making_names_the_folder_itself(
         write_atomically(folder / "net.onnx", b"1")
 
     assert str(caught.value).startswith(f"{tmp_path / 'step' / 'net.onnx'}: expected to write here, got No space left")
+
+
+def test_a_file_s_mode_holds_from_its_first_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes = []
+    real = os.fsync
+
+    def look(descriptor: int) -> None:
+        modes.append(stat.S_IMODE(os.fstat(descriptor).st_mode))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", look)
+    write_atomically(tmp_path / "key", b"1", 0o600)
+
+    assert modes == [0o600]
+    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
+
+
+def test_a_private_folder_is_gone_after_the_block_whatever_happens_in_it(tmp_path: Path) -> None:
+    def block() -> None:
+        with private_folder(tmp_path) as folder:
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+            (folder / "a").write_text("1")
+            raise ValueError("in the block")
+
+    with pytest.raises(ValueError, match="in the block"):
+        block()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_private_folder_that_cannot_be_made_is_an_output_error(tmp_path: Path) -> None:
+    message = "none: expected to write here, got No such file"
+    with pytest.raises(OutputError, match=message), private_folder(tmp_path / "none"):
+        pass

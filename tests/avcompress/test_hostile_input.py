@@ -12,8 +12,8 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from avcompress.quant.probe import probe
-from avcompress.quant.ptq import quantize
+from avcompress.quant.analysis.probe import probe
+from avcompress.quant.stages.ptq import quantize
 from avcompress.recipe import KeepFloat, Ptq
 from avcompress.spec import Artifact
 from engines.onnx_load import load_onnx

@@ -13,8 +13,8 @@ import yaml
 from onnx import numpy_helper, parser
 
 from avcompress.inspecting import inspect_file
-from avcompress.quant.placement import place
-from avcompress.quant.placement_onnx import graph_view
+from avcompress.quant.placement.onnx_view import graph_view
+from avcompress.quant.placement.policy import place
 from avcompress.recipe import KeepFloat
 from avcompress.spec import QuantParams, RecipeError
 from engines.onnx_graph import infer_shapes, name_nodes

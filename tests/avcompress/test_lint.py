@@ -4,14 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from typing import get_args
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from avcompress.cli.lint import TargetName
 from engines.lint import TARGETS, lint_file
 
 COMMAND = "import avcompress.cli.lint; from avcompress.cli import main; main()"
@@ -65,8 +63,29 @@ def assert_refused(done, *parts):
         assert part in done.stderr
 
 
-def test_the_targets_are_those_of_the_engines():
-    assert get_args(TargetName) == TARGETS
+def test_the_help_names_every_target_of_the_engines():
+    text = " ".join(run("--help", columns=1000).stdout.split())
+
+    assert all(target in text for target in TARGETS)
+
+
+def test_a_machine_is_a_target_with_its_platform_and_compute_capability(tmp_path):
+    onnx.save(network(1, np.int8(0)), tmp_path / "net.onnx")
+    model = onnx.load(tmp_path / "net.onnx")
+    for stored in model.graph.initializer:
+        if stored.name == "z":
+            stored.CopyFrom(helper.make_tensor("z", TensorProto.FLOAT8E4M3FN, [], [0.0]))
+    model.opset_import[0].version = 19
+    onnx.save(model, tmp_path / "fp8.onnx")
+
+    old = run(tmp_path / "fp8.onnx", "--target", "orin-agx@jetpack-6.2", "--json", tmp_path / "facts.json")
+    new = run(tmp_path / "fp8.onnx", "--target", "rtx-4090@tensorrt-10.3")
+
+    assert old.returncode == 1
+    assert "TensorRT 10 on sm87 has no FP8" in " ".join(old.stdout.split())
+    assert json.loads((tmp_path / "facts.json").read_text())["target"] == "orin-agx@jetpack-6.2"
+    assert "FP8" not in new.stdout
+    assert new.stdout.startswith("fp8.onnx for rtx-4090@tensorrt-10.3: 0 refused")
 
 
 @pytest.mark.parametrize("columns", [80, 120])
@@ -127,7 +146,8 @@ def test_what_cannot_be_read_or_written_exits_with_2(model, tmp_path):
 
     assert_refused(run(tmp_path / "text.onnx", "--target", "openvino"), "expected an ONNX file")
     assert_refused(run(tmp_path / "none.onnx", "--target", "openvino"), "nothing of that name")
-    assert_refused(run(model, "--target", "tensorrt-9"), "tensorrt-9")
+    assert_refused(run(model, "--target", "tensorrt-9"), "target: expected a name", "did you mean tensorrt-8?")
+    assert_refused(run(model, "--target", "orin-agz"), "did you mean orin-agx?")
     assert_refused(run(model, "--target", "tensorrt-10", "--fix", tmp_path), "--fix: expected a file, got a folder")
     assert_refused(run(model, "--target", "tensorrt-10", "--fix", model), "--fix: expected a file of its own")
     assert_refused(run(model, "--target", "tensorrt-10", "--json", model), "--json: expected a file of its own")

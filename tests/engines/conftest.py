@@ -1,11 +1,15 @@
 """Small networks with every kind of weighted layer, float and with Q/DQ."""
 
+import shutil
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from avcompress.files import sha256_file
 
 Model = onnx.ModelProto
 Quantize = Callable[[Model, Iterable[str]], Model]
@@ -156,3 +160,67 @@ def every_kind() -> Model:
     ]
     outputs = {"mask": (1, 8, 64, 64), "classes": (1, 10), "attended": (1, 64, 32)}
     return make_network(nodes, {"image": (1, 3, 32, 32), "tokens": (1, 64, 32)}, outputs, constants)
+
+
+@pytest.fixture(scope="session")
+def whole_bundle(tmp_path_factory, two_convs, quantize) -> Callable[[str], Path]:
+    """Unsigned bundles of the two quantized convolutions by backend; not to be changed."""
+    from avcompress.recipe import AccuracyTerm, Contract, OpenVinoEngine, OrtEngine, Preprocess, RtxEngine, Segmentation
+    from engines.build import build_engine
+    from engines.manifest import Manifest, network_tensors, write_manifest
+
+    root = tmp_path_factory.mktemp("bundles")
+    engines = {
+        "ort": OrtEngine(backend="ort"),
+        "openvino": OpenVinoEngine(backend="openvino", threads=1),
+        "trt_rtx": RtxEngine(backend="trt_rtx", compute_capabilities=("sm86",)),
+    }
+
+    def make(backend):
+        folder = root / backend
+        if folder.exists():
+            return folder
+        folder.mkdir()
+        onnx.save(quantize(two_convs, ["c1", "c2"]), folder / "model.onnx")
+        built = build_engine(folder / "model.onnx", folder / "engine", engines[backend])
+        inputs, outputs = network_tensors(folder / "model.onnx")
+        manifest = Manifest(
+            name="tiny",
+            revision=3,
+            engine=engines[backend],
+            versions={"avcompress": "0", **built.versions},
+            inputs=inputs,
+            outputs=outputs,
+            preprocess=Preprocess(size=(16, 16)),
+            task=Segmentation(kind="segmentation"),
+            classes=("road", "car"),
+            contract=Contract(accuracy=(AccuracyTerm(metric="mIoU", min=0.7),)),
+            onnx_sha256=sha256_file(folder / "model.onnx"),
+            recipe_sha256="0" * 64,
+        )
+        write_manifest(folder, manifest)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def key():
+    """A private Ed25519 key."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    return Ed25519PrivateKey.generate()
+
+
+@pytest.fixture
+def signed_bundle(tmp_path, whole_bundle, key) -> Callable[[str], Path]:
+    """Bundles by backend, signed by `key`: copies, so that a test may change them."""
+    from engines.bundle import sign_bundle
+
+    def make(backend):
+        folder = tmp_path / backend
+        shutil.copytree(whole_bundle(backend), folder)
+        sign_bundle(folder, key)
+        return folder
+
+    return make

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from avcompress.quant.ptq import quantize
+from avcompress.quant.stages.ptq import quantize
 from avcompress.recipe import KeepFloat, Ptq
 from avcompress.spec import Artifact, Batch
 from engines.in_memory import open_model

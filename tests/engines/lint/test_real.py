@@ -10,8 +10,8 @@ import pytest
 from onnx import version_converter
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from avcompress.quant.placement import place
-from avcompress.quant.placement_onnx import graph_view
+from avcompress.quant.placement.onnx_view import graph_view
+from avcompress.quant.placement.policy import place
 from avcompress.recipe import KeepFloat, RtxEngine
 from avcompress.spec import QuantParams
 from engines.layer_map import layer_precisions, parse_layers

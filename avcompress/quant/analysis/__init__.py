@@ -1,0 +1,1 @@
+"""What a quantized network is made of, and which layer costs what."""

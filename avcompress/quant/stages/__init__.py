@@ -1,0 +1,1 @@
+"""The stages of a recipe that work on an ONNX network, one a file."""
