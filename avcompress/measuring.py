@@ -125,8 +125,8 @@ def _build(bench: Bench, compressed: Compressed, engine: Engine) -> Built:
     key = step_key("build", sha256_file(compressed.network), _settings(engine), runtime_versions())
     name = f"build-{engine.backend}"
 
-    def compute(folder: Path, track: Track) -> None:  # noqa: ARG001
-        built = build_engine(compressed.network, final, engine)
+    def compute(folder: Path, track: Track) -> None:
+        built = build_engine(compressed.network, final, engine, track)
         write_atomically(folder / RESULT, json.dumps(asdict(built), default=str))
 
     if bench.state.seconds(name, key) is not None and not _is_whole(final):
@@ -135,7 +135,7 @@ def _build(bench: Bench, compressed: Compressed, engine: Engine) -> Built:
     facts = json.loads((folder / RESULT).read_text())
     # Outside the step: a changed contract alone builds nothing anew, and must travel with the engine all the same.
     write_manifest(final, _manifest(bench, compressed, engine, facts["versions"]))
-    return Built(**facts | {"folder": final, "files": tuple(facts["files"])})
+    return Built(**facts | {"folder": final, "files": tuple(facts["files"]), "notes": tuple(facts.get("notes", ()))})
 
 
 def _manifest(bench: Bench, compressed: Compressed, engine: Engine, versions: Mapping[str, str]) -> Manifest:

@@ -395,9 +395,33 @@ class RtxEngine(Model):
         ("sm86", "sm89"), description="of the GPUs that the engine is compiled for"
     )
     timeout_s: PositiveFloat = Field(600.0, description="a build that takes longer fails")
+    memory_limit_mb: PositiveInt | None = Field(
+        None, description="a build whose process takes more memory fails; default: no limit"
+    )
 
 
-Engine = Annotated[OrtEngine | OpenVinoEngine | RtxEngine, Field(discriminator="backend")]
+class TrtEngine(Model):
+    """TensorRT, built on the machine that it runs on: Jetson, DRIVE, or a data-centre GPU."""
+
+    backend: Literal["trt"]
+    required: bool = Field(True, description="false: skip it, and say so, where there is no CUDA device or no TensorRT")
+    workspace_mb: PositiveInt | None = Field(
+        None, description="GPU memory that a layer may use while it works; default: all there is"
+    )
+    optimization_level: Annotated[int, Field(ge=0, le=5)] | None = Field(
+        None, description="0 builds fastest, 5 searches longest; default: TensorRT's own"
+    )
+    dla: NonNegativeInt | None = Field(None, description="the DLA core to build for; default: the GPU")
+    dla_fallback: Literal["refuse", "list"] = Field(
+        "refuse", description="layers that DLA cannot run: refuse the build, or run them on the GPU and list them"
+    )
+    timeout_s: PositiveFloat = Field(3600.0, description="a build that takes longer fails")
+    memory_limit_mb: PositiveInt | None = Field(
+        None, description="a build whose process takes more memory fails; default: no limit"
+    )
+
+
+Engine = Annotated[OrtEngine | OpenVinoEngine | RtxEngine | TrtEngine, Field(discriminator="backend")]
 
 
 class Target(Model):

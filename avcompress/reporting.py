@@ -50,7 +50,7 @@ def _mismatches(
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
     # OpenVINO's plugin may fuse or widen a layer as it likes; the plan is a plan for TensorRT.
     for result in results:
-        if layers and result.built.backend == "trt_rtx" and result.built.precisions is not None:
+        if layers and result.built.backend in {"trt", "trt_rtx"} and result.built.precisions is not None:
             found = compare(layers, result.built.precisions)
             yield result.built.backend, tuple(mismatch.message for mismatch in found)
 
@@ -128,7 +128,7 @@ def _engine(result: EngineResult) -> EngineFacts:
         size_bytes=built.size_bytes,
         seconds=built.seconds,
         runs_here=built.runs_here,
-        note=built.note,
+        note="; ".join((built.note, *built.notes)),
         layer_counts=_layer_counts(built),
     )
 

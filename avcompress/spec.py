@@ -60,11 +60,19 @@ class EngineError(AvcompressError):
 
 
 class EngineBuildError(EngineError):
-    """A backend could not build an engine; `stage` is parse, build or load."""
+    """A backend could not build an engine.
 
-    def __init__(self, stage: str, message: str) -> None:
+    Attributes:
+        stage: parse, profile, configure, calibrate, build or load.
+        node: of the network, where the backend names one.
+        remedy: what to do, as the message ends.
+    """
+
+    def __init__(self, stage: str, message: str, node: str = "", remedy: str = "") -> None:
         super().__init__(f"{stage}: {message}")
         self.stage = stage
+        self.node = node
+        self.remedy = remedy or message.rpartition("; ")[2]
 
 
 class MissingError(AvcompressError):

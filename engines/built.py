@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-MODEL = {"ort": "model.onnx", "openvino": "model.xml", "trt_rtx": "model.engine"}
+MODEL = {"ort": "model.onnx", "openvino": "model.xml", "trt_rtx": "model.engine", "trt": "model.engine"}
 """The file that holds the engine, by backend."""
 LAYERS = "layers.json"
 """The file that holds the layer map, where the backend gives one."""
@@ -24,6 +24,7 @@ class Built:
         runs_here: whether `open_engine` can run it on this machine.
         versions: of the packages that built it.
         note: one line for people: what the build proves, and what it does not.
+        notes: more lines for people: what was done otherwise than asked, or left out.
     """
 
     backend: str
@@ -35,3 +36,4 @@ class Built:
     runs_here: bool
     versions: Mapping[str, str]
     note: str
+    notes: tuple[str, ...] = ()

@@ -22,6 +22,7 @@ from avcompress.recipe import (
     Recipe,
     RtxEngine,
     Stage,
+    TrtEngine,
     WeightOnly,
 )
 from avcompress.spec import RecipeError
@@ -296,5 +297,7 @@ def _target(engine: Engine) -> tuple[Target, tuple[int, ...]]:
             return "openvino", ()
         case RtxEngine():
             return "tensorrt-rtx", tuple(int(name.removeprefix("sm")) for name in engine.compute_capabilities)
+        case TrtEngine():
+            return "tensorrt-10", ()  # which one it is, only the machine that builds it knows
         case _:
             assert_never(engine)

@@ -16,8 +16,12 @@ from avcompress.spec import EngineBuildError
 from engines.onnx_graph import is_weighted
 
 
-def read_network(path: Path) -> onnx.ModelProto:
+def read_network(path: Path, dynamic: bool = False) -> onnx.ModelProto:
     """Parse an ONNX file, without weights that are stored beside it.
+
+    Args:
+        path: an .onnx file.
+        dynamic: whether inputs may have dimensions that vary.
 
     Raises EngineBuildError for what is no ONNX file, has no nodes or outputs, or has inputs of unknown shape.
     """
@@ -35,7 +39,7 @@ def read_network(path: Path) -> onnx.ModelProto:
             f"{len(graph.output)} outputs; export it again",
         )
     for name, shape in network_inputs(model).items():
-        if not shape or min(shape) < 1:
+        if not dynamic and (not shape or min(shape) < 1):
             raise EngineBuildError(
                 "parse", f"{path.name}, input {name!r}: expected a static shape, got {shape}; fix its dimensions"
             )

@@ -17,10 +17,11 @@ LIBRARIES = (
     "opencv-python-headless",
     "openvino",
     "pillow",
+    "tensorrt",
     "tensorrt-rtx",
     "torch",
 )
-RUNTIMES = ("onnx", "onnxruntime", "openvino", "tensorrt-rtx")
+RUNTIMES = ("onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
 
 
 def describe_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Machine:

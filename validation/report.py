@@ -135,7 +135,7 @@ class EngineFacts(Model):
     """One engine that was built, or skipped."""
 
     name: str = Field(description="the name it has in `accuracy`, `latency` and `layers`")
-    backend: str = Field(description="ort, openvino or trt_rtx")
+    backend: str = Field(description="ort, openvino, trt_rtx or trt")
     file: str | None = Field(None, description="file in the output folder; null when it was skipped")
     size_bytes: int | None = Field(None, description="size of the file")
     seconds: float | None = Field(None, description="wall time of the build")

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _AGAIN_S = 5.0
 """How long an interrupt may go unheeded; what cleans up behind itself takes less."""
+_WHOLE = frozenset({"build", "calibrate", "inspect", "lint", "merge", "schema"})
+"""Commands that write all or nothing, and know no --resume."""
 
 
 class Terminated(BaseException):
@@ -140,6 +142,9 @@ def _usage_or_defect(error: Exception) -> int:
 
 
 def _interrupted(code: Exit, arguments: list[str]) -> int:
+    if arguments[:1] and arguments[0] in _WHOLE:
+        _complain(f"interrupted: nothing was written; start again with: {shlex.join(['avcompress', *arguments])}")
+        return code
     again = shlex.join(["avcompress", *arguments, *([] if "--resume" in arguments else ["--resume"])])
     _complain(f"interrupted: finished steps are kept; go on with: {again}")
     return code

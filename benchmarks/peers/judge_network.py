@@ -5,8 +5,6 @@ some Q/DQ pairs are fused otherwise.
 """
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,15 +23,16 @@ from engines.layer_map import layer_precisions, parse_layers
 from engines.network import read_network, weighted_nodes
 from engines.onnx_graph import is_weighted, name_nodes
 from engines.ort import open_ort
-from engines.session import one_line
-from engines.trt_rtx_worker import ENGINE, LOG, RESULT
+from engines.tensorrt.build import rtx_settings
+from engines.tensorrt.child import run_child
+from engines.tensorrt.refusals import refused
+from engines.tensorrt.worker import ENGINE, LOG
 from validation.detection import evaluate_detection
 from validation.predict import predict
 from validation.segmentation import evaluate_segmentation
 
 SILENT = "takes for int8"  # what TensorRT-RTX computes otherwise, without an error
 PASSING = frozenset({"Concat", "Identity", "MaxPool", "Pad", "Reshape", "Resize", "Slice", "Split", "Transpose"})
-BUILD = "import sys; from engines.trt_rtx_worker import main; main(sys.argv[1:])"
 
 
 def main(recipe_path: Path, data_root: Path, folder: Path, network: Path, out: Path) -> None:
@@ -111,22 +110,15 @@ def as_it_is(path: Path, engine: RtxEngine, layers: Mapping[str, int]) -> dict[s
     """What TensorRT-RTX does with a network that `build_engine` stops: it may take it, and compute something else."""
     folder = path.parent / "as_it_is"
     folder.mkdir()
-    arguments = [str(path), str(folder), ",".join(engine.compute_capabilities), str(os.getpid())]
-    subprocess.run([sys.executable, "-c", BUILD, *arguments], timeout=engine.timeout_s, check=False)
+    try:
+        result = run_child(path, folder, rtx_settings(engine))
+    except EngineBuildError as error:
+        return {"rtx_reason": str(error)}
     log = (folder / LOG).read_text(encoding="utf-8")
     if not (folder / ENGINE).is_file():
-        return {"rtx_reason": one_line(refusal(folder / RESULT, log))}
+        return {"rtx_reason": str(refused(path.name, "tensorrt_rtx", result["stage"], result["errors"], log))}
     precisions = layer_precisions(parse_layers(log), weighted_nodes(read_network(path)))
     return {"rtx": "not as measured"} | in_its_log(precisions, layers)
-
-
-def refusal(result: Path, log: str) -> str:
-    """The parser's first error, else the builder's last one but that which every machine without a GPU gets."""
-    errors = json.loads(result.read_text())["errors"] if result.is_file() else []
-    if errors:
-        return str(errors[0]["message"])
-    lines = [line for line in log.split("\n") if line.startswith("[ERROR]") and "catchCudaError" not in line]
-    return lines[-1].removeprefix("[ERROR] ") if lines else "no engine"
 
 
 def in_its_log(precisions: Mapping[str, str], layers: Mapping[str, int]) -> dict[str, Any]:

@@ -491,6 +491,24 @@ def test_a_backend_that_is_not_required_is_skipped_with_a_note(tmp_path: Path, j
     assert "trt_rtx" in result.stdout
 
 
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="here is a CUDA device")
+@pytest.mark.parametrize("required", [True, False])
+def test_an_engine_for_a_gpu_that_is_not_here_is_missed_or_skipped_with_what_to_do(
+    tmp_path: Path, job: dict[str, Any], required: bool
+) -> None:
+    job["target"]["engines"].append({"backend": "trt", "required": required})
+
+    result = run(tmp_path, job)
+
+    if required:
+        assert_refused(result, "trt: expected a CUDA device", "build on the device", code=3)
+        return
+    assert result[0] == 0, result[2]
+    assert "trt skipped (required: false): trt: expected a CUDA device" in result[1]
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [engine["backend"] for engine in report["engines"]] == ["ort", "trt"]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists() or os.geteuid() != 0, reason="mounting a tiny disk needs root")
 def test_a_full_disk_is_one_line_and_leaves_no_partial_file(tmp_path: Path, job: dict[str, Any]) -> None:
     disk = tmp_path / "out"

@@ -44,6 +44,7 @@ SECTIONS = {
     "OrtProvider": "target.engines, providers",
     "OpenVinoEngine": "target.engines, backend: openvino",
     "RtxEngine": "target.engines, backend: trt_rtx",
+    "TrtEngine": "target.engines, backend: trt",
     "Contract": "contract",
     "AccuracyTerm": "contract.accuracy",
     "LatencyTerm": "contract.latency",

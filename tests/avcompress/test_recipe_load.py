@@ -88,7 +88,7 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
 
 def test_an_unknown_backend_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     found = message(write(tmp_path, changed("target", "engines", 0, "backend", value="tensort")))
-    assert "target.engines[0]: expected one of 'ort', 'openvino', 'trt_rtx', got 'tensort'" in found
+    assert "target.engines[0]: expected one of 'ort', 'openvino', 'trt_rtx', 'trt', got 'tensort'" in found
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,7 @@ def recipe(stages, engines):
 
 
 ORT, OPENVINO, RTX = {"backend": "ort"}, {"backend": "openvino"}, {"backend": "trt_rtx"}
+TRT = {"backend": "trt"}
 STAGES = [
     {"kind": "ptq"},
     {"kind": "ptq", "activations": "asymmetric"},
@@ -116,6 +117,8 @@ def test_tensorrt_rtx_takes_these_formats(stage):
         ([STAGES[1]], RTX, r"stages\[0\].activations: expected symmetric .*, or leave trt_rtx out of target.engines"),
         ([STAGES[2]], RTX, r"stages\[0\].format: expected GPUs from sm89 on, sm86 has no FP8; .*\[sm89\]"),
         ([STAGES[3]], RTX, r"stages\[0\].kind: expected static quantization, TensorRT-RTX"),
+        ([STAGES[1]], TRT, r"stages\[0\].activations: expected symmetric .*, or leave trt out of target.engines"),
+        ([STAGES[3]], TRT, r"stages\[0\].kind: expected static quantization, TensorRT 10"),
         ([STAGES[0], STAGES[7]], {**RTX, "compute_capabilities": ["sm75"]}, r"stages\[1\].format: expected GPUs from"),
     ],
 )

@@ -75,7 +75,7 @@ def test_what_is_no_layer_map_is_one_line(tmp_path, content):
 @pytest.mark.rtx
 def test_a_real_engine_is_counted(every_kind, quantize, tmp_path):
     pytest.importorskip("tensorrt_rtx")
-    from engines.trt_rtx import build_rtx
+    from engines.tensorrt.build import build_rtx
 
     names = weighted_nodes(every_kind)
     onnx.save(quantize(every_kind, set(names) - {"transposed"}), tmp_path / "net.onnx")

@@ -14,7 +14,7 @@ from avcompress.recipe import Ptq, RtxEngine
 from avcompress.recipe_load import load_recipe
 from avcompress.spec import Artifact
 from engines.layer_map import compare, read_counts
-from engines.trt_rtx import build_rtx
+from engines.tensorrt.build import build_rtx
 
 pytestmark = [pytest.mark.slow, pytest.mark.rtx]
 RECIPES = Path(__file__).resolve().parents[3] / "recipes"

@@ -11,12 +11,14 @@ from onnx import TensorProto, helper
 
 from avcompress.recipe import RtxEngine
 from avcompress.spec import EngineBuildError
-from engines import trt_rtx_worker
 from engines.layer_map import layer_precisions, parse_layers
 from engines.lint import RULES, lint
 from engines.network import weighted_nodes
 from engines.onnx_graph import name_nodes
-from engines.trt_rtx import _run_worker
+from engines.tensorrt.build import rtx_settings
+from engines.tensorrt.child import run_child
+from engines.tensorrt.configure import RefusedError
+from engines.tensorrt.worker import compile_network
 
 REFUSED = "refused"
 ZERO = np.int8(0)
@@ -535,6 +537,10 @@ def test_onnxruntime_and_openvino_refuse_what_lint_says_they_do(net, target, cas
     assert opens == all(severity != "refused" for _, severity in said(model, target))
 
 
+def rtx(capability="sm86"):
+    return rtx_settings(RtxEngine(backend="trt_rtx", compute_capabilities=(capability,)))
+
+
 def saved(model, folder):
     onnx.save(model, folder / "net.onnx")
     return folder / "net.onnx"
@@ -544,8 +550,8 @@ def compile_rtx(model, folder, capability="sm86"):
     """What TensorRT-RTX itself makes of a model, without our own checks before it: a refusal, or each layer's type."""
     log = io.StringIO()
     try:
-        trt_rtx_worker._build(saved(model, folder), folder, [capability], log.write)
-    except trt_rtx_worker.RefusedError:
+        compile_network(saved(model, folder), folder, rtx(capability), log.write, log.write)
+    except RefusedError:
         return REFUSED
     return layer_precisions(parse_layers(log.getvalue()), weighted_nodes(name_nodes(model)))
 
@@ -558,7 +564,7 @@ def test_tensorrt_rtx_does_what_lint_says(net, case, tmp_path):
 
     if case == "scale at run time":  # the compiler crashes: in a process of its own
         with pytest.raises(EngineBuildError, match="SIGSEGV"):
-            _run_worker(saved(make(net), tmp_path), tmp_path, RtxEngine(backend="trt_rtx"))
+            run_child(saved(make(net), tmp_path), tmp_path, rtx())
         return
     built = compile_rtx(make(net), tmp_path)
 

@@ -12,9 +12,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from avcompress.quant.placement.onnx_view import graph_view
 from avcompress.quant.placement.policy import place
-from avcompress.recipe import KeepFloat
+from avcompress.recipe import KeepFloat, RtxEngine
 from avcompress.spec import QuantParams
-from engines import trt_rtx_worker
 from engines.layer_map import layer_precisions, parse_layers
 from engines.lint import fix, lint
 from engines.lint.layers import layers
@@ -22,6 +21,9 @@ from engines.lint.view import views
 from engines.network import weighted_nodes
 from engines.onnx_graph import infer_shapes, name_nodes
 from engines.qdq import insert_qdq
+from engines.tensorrt.build import rtx_settings
+from engines.tensorrt.configure import RefusedError
+from engines.tensorrt.worker import compile_network
 
 pytestmark = [pytest.mark.slow, pytest.mark.rtx]
 TARGET = "tensorrt-rtx"
@@ -74,8 +76,9 @@ def compile_rtx(model, folder):
     onnx.save(model, folder / "net.onnx")
     log = io.StringIO()
     try:
-        trt_rtx_worker._build(folder / "net.onnx", folder, ["sm86"], log.write)
-    except trt_rtx_worker.RefusedError:
+        settings = rtx_settings(RtxEngine(backend="trt_rtx", compute_capabilities=("sm86",)))
+        compile_network(folder / "net.onnx", folder, settings, log.write, log.write)
+    except RefusedError:
         return None
     return layer_precisions(parse_layers(log.getvalue()), weighted_nodes(model))
 

@@ -6,13 +6,17 @@ nothing runs. What the real ones forbid is an AssertionError here; what they rep
 
 import contextlib
 import enum
+import json
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
 import pytest
 
+from engines.tensorrt import build, configure, worker
 from engines.tensorrt.cuda import CudaError
 from engines.tensorrt.device import Device
 
@@ -434,3 +438,38 @@ def tensor():
 def bad_dims():
     """The shape that TensorRT gives where it knows none."""
     return BadDims()
+
+
+# --- the builder: the module `tensorrt` itself, in fake/, for this process and for the child
+
+FAKE = Path(__file__).parent / "fake"
+ORIN = Device("Orin", "8.7", "CUDA 12.6")
+
+
+@pytest.fixture
+def tensorrt(monkeypatch):
+    """Let `tensorrt` be the fake, of a version, with what goes wrong; there is a GPU, too."""
+    monkeypatch.syspath_prepend(str(FAKE))
+    monkeypatch.setattr(configure, "find_device", lambda: ORIN)
+    monkeypatch.setattr("engines.build.find_device", lambda: ORIN)
+
+    def use(version="10.3.0", **setup):
+        monkeypatch.setenv("FAKE_TENSORRT", json.dumps({"version": version, **setup}))
+        sys.modules.pop("tensorrt", None)
+
+    use()
+    yield use
+    sys.modules.pop("tensorrt", None)
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Run the worker in this process: a child of its own for every case would take half a second each."""
+
+    def run(onnx, folder, settings, track):
+        (folder / worker.SETTINGS).write_text(settings.model_dump_json())
+        worker.main([str(onnx), str(folder), "0"])
+        return json.loads((folder / worker.RESULT).read_text())
+
+    monkeypatch.setattr(worker, "_die_with", lambda _: None)
+    monkeypatch.setattr(build, "run_child", run)

@@ -172,7 +172,7 @@ def with_scales(model, placement, scale_of=lambda tensor: 0.02):  # noqa: ARG005
 def test_tensorrt_runs_every_layer_of_each_architecture_as_planned(architecture, onnx_network, number_format, tmp_path):
     pytest.importorskip("tensorrt_rtx")
     from engines.layer_map import compare
-    from engines.trt_rtx import build_rtx
+    from engines.tensorrt.build import build_rtx
 
     # In FP8 the gate of a channel is computed in a kernel that does not tell.
     keep = KeepFloat(head=False, depthwise=False, squeeze_excite=False if number_format == "int8" else None)
@@ -194,7 +194,7 @@ def test_tensorrt_runs_every_layer_of_each_architecture_as_planned(architecture,
 def test_tensorrt_computes_query_key_and_value_in_one_in_float_when_asked_to_quantize_it(onnx_network, tmp_path):
     pytest.importorskip("tensorrt_rtx")
     from engines.layer_map import compare
-    from engines.trt_rtx import build_rtx
+    from engines.tensorrt.build import build_rtx
 
     image = {"images": np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)}
     for number_format in ("int8", "fp8"):
@@ -218,7 +218,7 @@ def test_tied_skips_stay_int8_in_tensorrt_and_untied_ones_are_written_twice(plac
     import gzip
 
     from engines.layer_map import parse_layers
-    from engines.trt_rtx import build_rtx
+    from engines.tensorrt.build import build_rtx
 
     def written_twice(name, scale_of):
         """Kernels that write one result in INT8 and again in float."""

@@ -21,7 +21,7 @@ from engines.onnx_graph import infer_shapes, name_nodes
 from engines.openvino import build_openvino, open_openvino
 from engines.ort import build_ort, open_ort
 from engines.qdq import dequantize_array, qdq_edges, quantize_array
-from engines.trt_rtx import build_rtx
+from engines.tensorrt.build import build_rtx
 
 ALL = KeepFloat(head=False)
 DYNAMIC = Dynamic(kind="dynamic", keep_float=ALL)

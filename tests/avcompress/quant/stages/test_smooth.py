@@ -14,7 +14,7 @@ from avcompress.spec import Artifact, DataError, RecipeError
 from engines.in_memory import open_model
 from engines.onnx_graph import initializers, with_outputs
 from engines.onnx_load import load_onnx
-from engines.trt_rtx import build_rtx
+from engines.tensorrt.build import build_rtx
 
 SMOOTH = Smooth(kind="smooth")
 HEAD = '<ir_version: 8, opset_import: ["" : 17]> net (float[1,6,8,8] x) => (float[1,4,N,M] y)'

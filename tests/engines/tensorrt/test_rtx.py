@@ -16,13 +16,13 @@ from onnx import TensorProto, helper, numpy_helper, version_converter
 from avcompress.files import sha256_file
 from avcompress.recipe import RtxEngine
 from avcompress.spec import EngineBuildError, QuantParams
-from engines import trt_rtx
 from engines.network import weighted_nodes
 from engines.onnx_graph import infer_shapes
 from engines.precision import cast_network
 from engines.qdq import insert_dynamic_qdq, insert_qdq
-from engines.trt_rtx import build_rtx
-from engines.trt_rtx_worker import _die_with
+from engines.tensorrt import child
+from engines.tensorrt.build import build_rtx
+from engines.tensorrt.worker import _die_with
 
 SETTINGS = RtxEngine(backend="trt_rtx", compute_capabilities=("sm86",))
 
@@ -260,9 +260,9 @@ def test_what_is_no_network_is_refused_before_the_compiler_accepts_it(tmp_path, 
 
 
 def use_child(monkeypatch, code):
-    """Let the child run `code` with its arguments in `a` and their fourth, the parent's id, in `parent`."""
-    boot = "import os, signal, sys, time; a = sys.argv[2:]; parent = int(a[3])\n" + textwrap.dedent(code)
-    monkeypatch.setattr(trt_rtx, "_BOOT", boot)
+    """Let the child run `code` with its arguments in `a` and their third, the parent's id, in `parent`."""
+    boot = "import os, signal, sys, time; a = sys.argv[2:]; parent = int(a[2])\n" + textwrap.dedent(code)
+    monkeypatch.setattr(child, "_BOOT", boot)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ def test_ctrl_c_ends_the_child_too(build, two_convs, monkeypatch, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
 def test_the_child_dies_with_a_parent_that_is_killed(tmp_path):
-    child = "import os, sys, time; from engines.trt_rtx_worker import _die_with; _die_with(int(sys.argv[1])); "
+    child = "import os, sys, time; from engines.tensorrt.worker import _die_with; _die_with(int(sys.argv[1])); "
     child += "print(os.getpid(), flush=True); time.sleep(60)"
     parent = "import os, subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1], str(os.getpid())])"
     with subprocess.Popen(
@@ -337,7 +337,7 @@ def test_the_child_dies_with_a_parent_that_is_killed(tmp_path):
 
 
 def test_a_child_whose_parent_is_gone_already_does_not_start():
-    code = "from engines.trt_rtx_worker import _die_with; _die_with(1)"
+    code = "from engines.tensorrt.worker import _die_with; _die_with(1)"
 
     assert _die_with.__doc__
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 1
