@@ -38,8 +38,9 @@ def inspect_file(path: Path, data_root: Path, rules: RuleSet | None, size: tuple
             return inspect_float(load_onnx(path, size), KeepFloat(), rules or "tensorrt")
         case ".yaml" | ".yml":
             recipe = load_recipe(path)
-            keep, own = _placement(recipe)
-            return inspect_float(float_network(recipe, path.resolve().parent, data_root), keep, rules or own)
+            keep, own, number_format = _placement(recipe)
+            model = float_network(recipe, path.resolve().parent, data_root)
+            return inspect_float(model, keep, rules or own, number_format)
         case _:
             raise RecipeError(f"{path}: expected an .onnx file or a .yaml recipe, got {path.suffix or 'no ending'!r}")
 
@@ -51,12 +52,12 @@ def _found(model: onnx.ModelProto, path: Path) -> Inspection:
         raise ModelError(f"{path}: {error}") from error
 
 
-def _placement(recipe: Recipe) -> tuple[KeepFloat, RuleSet]:
+def _placement(recipe: Recipe) -> tuple[KeepFloat, RuleSet, Literal["int8", "fp8"]]:
     """What the quantizing stage of a recipe says about its layers."""
     for stage in recipe.stages:
         match stage:
             case Ptq():
-                return stage.keep_float, stage.rules
+                return stage.keep_float, stage.rules, stage.format
             case Dynamic() | WeightOnly():
-                return stage.keep_float, "cpu"
-    return KeepFloat(), "tensorrt"
+                return stage.keep_float, "cpu", "int8"
+    return KeepFloat(), "tensorrt", "int8"

@@ -218,6 +218,9 @@ class KeepFloat(Model):
     head: bool = Field(True, description="layers with no other weighted layer between them and an output")
     depthwise: bool | None = Field(None, description="convolutions with one input channel a group")
     squeeze_excite: bool | None = Field(None, description="the two layers that compute a channel's gate")
+    attention_split: bool | None = Field(
+        None, description="matrix products whose output is split into query, key and value, or two of them"
+    )
     small_channels: NonNegativeInt | None = Field(
         None, description="convolutions with fewer input or output channels a group than this, the first layer apart"
     )
@@ -325,8 +328,8 @@ class Reconstruct(Model):
     """Learn rounding and activation scales block by block, after `ptq`."""
 
     kind: Literal["reconstruct"]
-    steps: PositiveInt = Field(1000, description="of optimization, a block")
-    learning_rate: PositiveFloat = Field(1e-2, description="of the rounding variables")
+    steps: PositiveInt = Field(250, description="of optimization, a block")
+    learning_rate: PositiveFloat = Field(4e-2, description="of the rounding variables")
     drop: Fraction = Field(0.5, description="share of activations left float while learning, as QDrop has it; 0: BRECQ")
     seed: NonNegativeInt = Field(0, description="of the order of images, and of the drop")
 

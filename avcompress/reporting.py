@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import datetime, timezone
 
 from avcompress import __version__
@@ -12,8 +13,8 @@ from avcompress.measuring import EngineResult, Measured
 from avcompress.recipe import DataSource
 from avcompress.spec import LayerPlan, Verdict
 from calibration.source import Source
-from engines.built import MODEL
-from engines.layer_map import compare
+from engines.built import LAYERS, MODEL, Built
+from engines.layer_map import compare, read_counts
 from validation.gates import Evidence, explain, judge
 from validation.latency import TOTAL
 from validation.machine import describe_machine, library_versions
@@ -21,6 +22,7 @@ from validation.report import (
     Accuracy,
     EngineFacts,
     LatencyFacts,
+    LayerCounts,
     Report,
     SourceFacts,
     StageFacts,
@@ -127,7 +129,13 @@ def _engine(result: EngineResult) -> EngineFacts:
         seconds=built.seconds,
         runs_here=built.runs_here,
         note="; ".join((built.note, *built.notes)),
+        layer_counts=_layer_counts(built),
     )
+
+
+def _layer_counts(built: Built) -> LayerCounts | None:
+    counts = read_counts(built.folder / LAYERS) if LAYERS in built.files else None
+    return None if counts is None else LayerCounts(**asdict(counts))
 
 
 def _sources(bench: Bench, reference: Measured, compressed: Compressed) -> Iterator[tuple[str, SourceFacts]]:

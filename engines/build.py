@@ -18,7 +18,7 @@ from engines.ort import build_ort, open_ort, require_providers
 from engines.session import Session, one_line
 from engines.tensorrt.build import build_rtx, build_tensorrt, trt_settings
 from engines.tensorrt.device import find_device
-from engines.tensorrt.session import open_trt
+from engines.tensorrt.session import TrtSettings, open_trt
 from engines.tensorrt.settings import BuildSettings
 
 __all__ = ["Asked", "Built", "build_engine", "open_engine", "require"]
@@ -121,6 +121,6 @@ def open_engine(built_folder: Path, engine: Engine) -> Session:
         case RtxEngine():
             return _open_rtx(built_folder / MODEL["trt_rtx"])
         case TrtEngine():
-            return open_trt(built_folder / MODEL["trt"])
+            return open_trt(built_folder / MODEL["trt"], TrtSettings(dla_core=engine.dla))
         case _:
             assert_never(engine)

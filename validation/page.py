@@ -16,7 +16,7 @@ from avcompress.files import write_atomically
 from validation.gates import accuracy_check, drop_check
 from validation.pictures import Picture
 from validation.plots import latency_histogram
-from validation.report import ContractLine, LatencyFacts, LayerFacts, Report, report_json
+from validation.report import ContractLine, LatencyFacts, LayerCounts, LayerFacts, Report, report_json
 
 MISSING = "n/a"
 SHOWN_CLASSES = 12
@@ -59,7 +59,7 @@ def page_template(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (metric, change, ms, share, count, size, duration, decibels, data_uri)
+    filters = (metric, change, ms, share, count, size, duration, decibels, data_uri, layer_line)
     environment.filters.update({function.__name__: function for function in filters})
     return environment.get_template(name)
 
@@ -309,6 +309,23 @@ def duration(seconds: float | None) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s"
+
+
+def layer_line(counts: LayerCounts) -> str:
+    """An engine's layers in one line: what multiplies in which precision, what only converts."""
+    products = ", ".join(f"{number} {precision}" for precision, number in counts.precisions.items()) or "none"
+    parts = [
+        f"layers that multiply: {products}",
+        f"only quantize: {_with_size(counts.loose_qdq, counts.loose_qdq_bytes)}",
+        f"only convert or copy: {_with_size(counts.conversions, counts.conversion_bytes)}",
+        *([f"stand for several nodes: {counts.horizontal}"] if counts.horizontal else []),
+        *([f"name no node: {counts.nameless}"] if counts.nameless else []),
+    ]
+    return "; ".join(parts)
+
+
+def _with_size(layers: int, moved_bytes: int | None) -> str:
+    return f"{layers} ({size(moved_bytes)} a run)" if layers and moved_bytes is not None else str(layers)
 
 
 def data_uri(data: bytes, kind: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
@@ -110,6 +111,26 @@ class LatencyFacts(Model):
     samples_ms: tuple[float, ...] = Field(description="the total of every run, in order")
 
 
+class LayerCounts(Model):
+    """The layers of one engine, counted; bytes are what they read and write in one run."""
+
+    products: dict[str, dict[str, int]] = Field(description="kind -> precision -> layers that multiply by weights")
+    conversions: int = Field(description="layers that only change a type or a layout, or copy")
+    conversion_bytes: int | None = Field(description="null where the engine does not tell shapes")
+    loose_qdq: int = Field(description="layers that do nothing but quantize or dequantize: Q/DQ that did not fuse")
+    loose_qdq_bytes: int | None = Field(description="null where the engine does not tell shapes")
+    horizontal: int = Field(description="products that stand for several weighted ONNX nodes")
+    nameless: int = Field(description="products that name no weighted ONNX node")
+
+    @property
+    def precisions(self) -> dict[str, int]:
+        """The products of all kinds by precision, most first."""
+        total = Counter[str]()
+        for found in self.products.values():
+            total.update(found)
+        return dict(total.most_common())
+
+
 class EngineFacts(Model):
     """One engine that was built, or skipped."""
 
@@ -120,6 +141,7 @@ class EngineFacts(Model):
     seconds: float | None = Field(None, description="wall time of the build")
     runs_here: bool = Field(description="whether it ran on this machine")
     note: str = Field("", description="what is special about it, or why it was skipped")
+    layer_counts: LayerCounts | None = Field(None, description="its layers, for the engines that tell them")
 
 
 class ContractLine(Model):

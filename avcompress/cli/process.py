@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
 
+_AGAIN_S = 5.0
+"""How long an interrupt may go unheeded; what cleans up behind itself takes less."""
 _WHOLE = frozenset({"build", "calibrate", "inspect", "lint", "merge", "schema"})
 """Commands that write all or nothing, and know no --resume."""
 
@@ -70,7 +72,14 @@ class _Signals:
             _complain("interrupted twice: left at once; --resume clears what was half done")
             os._exit(self.code)
         self.code = Exit(128 + number)
+        # Whoever swallows the exception meets it again: a library's callback, say, that ignores whatever is raised.
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S, _AGAIN_S)
         self._raise(number, frame)
+
+    def leave(self) -> None:
+        """Raise nothing more: what was interrupted has been left."""
+        if self.code is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _raise(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         raise KeyboardInterrupt if self.code == Exit.INTERRUPTED else Terminated
@@ -78,7 +87,7 @@ class _Signals:
     def _lost(self, lost: UnraisableHookArgs) -> None:
         """Raise again, soon, what came while Python ran a destructor or the like, which ignores exceptions."""
         if issubclass(lost.exc_type, KeyboardInterrupt | Terminated):
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            signal.setitimer(signal.ITIMER_REAL, 0.05, _AGAIN_S)
         else:
             sys.__unraisablehook__(lost)
 
@@ -96,6 +105,8 @@ def _exit_code(arguments: list[str]) -> int:
     except Exception as error:
         # An interrupt inside a library may come back as an error of the library's own.
         return _interrupted(signals.code, arguments) if signals.code else _failed(error)
+    finally:
+        signals.leave()
 
 
 def _failed(error: Exception) -> int:

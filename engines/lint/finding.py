@@ -32,6 +32,8 @@ Rule = Literal[
     "activation_only",
     "not_int8_through",
     "conv_transpose",
+    "attention_split",
+    "fp8_kernel",
     "depthwise",
     "few_channels",
     "float_between_int8",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -9,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from engines.lint.attention import splits_attention
 from engines.lint.finding import Finding
 from engines.lint.flow import FLOAT, Feed, feed
 from engines.lint.fusion import Pair, scale_of, tie_advice, tied_pairs
@@ -18,6 +20,8 @@ from engines.lint.view import Quant, View
 from engines.onnx_graph import attribute, is_weighted
 
 _CHEAP_CHANNELS = 16  # fewer are padded to so many
+LARGEST_FP8_KERNEL = 32
+"""Values of a kernel; TensorRT-RTX 1.7.1 runs 4 x 8 in FP8, 3 x 11 in float."""
 _FOUR = frozenset({TensorProto.INT4, TensorProto.UINT4})
 
 
@@ -77,7 +81,14 @@ def _obstacle(view: View, layer: Layer) -> str:
         return "int4"
     if layer.weight.quant.block_size:
         return "weight_only"
-    return "weight_axis" if layer.node.op_type == "Conv" and _wrong_axis(view, layer) else ""
+    if layer.node.op_type == "Conv":
+        return "fp8_kernel" if _large_fp8(view, layer) else "weight_axis" if _wrong_axis(view, layer) else ""
+    return "attention_split" if layer.has_weight and splits_attention(view, layer.node) else ""
+
+
+def _large_fp8(view: View, layer: Layer) -> bool:
+    kernel = view.shapes.get(layer.weight.quant.tensor, ())[2:]
+    return layer.weight.quant.dtype == TensorProto.FLOAT8E4M3FN and math.prod(kernel) > LARGEST_FP8_KERNEL
 
 
 def _several(quant: Quant) -> bool:
@@ -204,6 +215,8 @@ def _of_quantized(view: View, layer: Layer, target: Takes) -> Iterator[Finding]:
                 f"{target.name} has no INT8 kernel for it: it runs in float, with weights dequantized at run time",
                 "leave it float",
             )
+        case "attention_split" | "fp8_kernel":
+            yield _float_by_shape(layer, target)
         case "per_channel_activation":
             yield from _listed_scale(view, layer, target)
         case "weight_only":
@@ -238,6 +251,28 @@ def _of_quantized(view: View, layer: Layer, target: Takes) -> Iterator[Finding]:
                     f"quantize the weights along axis {_output_axis(view, layer)}",
                 )
             yield from _costs(view, layer)
+
+
+def _float_by_shape(layer: Layer, target: Takes) -> Finding:
+    if layer.obstacle == "fp8_kernel":
+        return Finding(
+            "fp8_kernel",
+            "changed",
+            layer.label,
+            f"an FP8 convolution with a kernel of more than {LARGEST_FP8_KERNEL} values",
+            f"{target.name} silently runs it in float, its weights dequantized at run time",
+            "leave it float, or quantize it to int8",
+        )
+    seen = target.name == "TensorRT-RTX"
+    return Finding(
+        "attention_split",
+        "changed" if seen else "note",
+        layer.label,
+        "one product for several operands of attention, as query, key and value",
+        "TensorRT-RTX takes it apart, and silently computes it in float"
+        + ("" if seen else f"; see in the layer map what {target.name} does"),
+        "make it a product each for query, key and value, or leave it float",
+    )
 
 
 def _listed_scale(view: View, layer: Layer, target: Takes) -> Iterator[Finding]:

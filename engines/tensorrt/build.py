@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import onnx as onnx_package
@@ -18,7 +18,15 @@ from avcompress.files import write_atomically
 from avcompress.recipe import RtxEngine, TrtEngine
 from avcompress.spec import EngineBuildError, Track, untracked
 from engines.built import LAYERS, Built
-from engines.layer_map import UNKNOWN, layer_precisions, layers_json, parse_layers
+from engines.layer_map import (
+    UNKNOWN,
+    BuilderLayer,
+    count_layers,
+    layer_precisions,
+    layers_json,
+    parse_inspector,
+    parse_layers,
+)
 from engines.network import float_nodes, read_network, weighted_nodes
 from engines.tensorrt.child import OUTPUT, run_child
 from engines.tensorrt.optimization import check_profiles, graph_shapes
@@ -73,13 +81,13 @@ def build_tensorrt(onnx: Path, folder: Path, settings: BuildSettings, track: Tra
     if result["stage"] or not (folder / ENGINE).is_file():
         errors = [_with_node(network, error) for error in result["errors"]]
         raise refused(onnx.name, settings.module, str(result["stage"] or "build"), errors, log)
-    layers = parse_layers(log)
+    layers = _layers(folder / INSPECTOR, log, weighted)
     told = layer_precisions(layers, weighted)
     if result["strong"]:
         # A fusion may lose a node's name. In a strongly typed network, what is float runs as its type says.
         floats = float_nodes(network)
         told = {name: floats.get(name, UNKNOWN) if got == UNKNOWN else got for name, got in told.items()}
-    write_atomically(folder / LAYERS, layers_json(layers, told))
+    write_atomically(folder / LAYERS, layers_json(layers, told, count_layers(layers, weighted)))
     write_atomically(folder / f"{LOG}.gz", gzip.compress(log.encode(), mtime=0))
     for name in (LOG, RESULT, SETTINGS, PROGRESS, OUTPUT):
         (folder / name).unlink(missing_ok=True)
@@ -91,11 +99,18 @@ def build_tensorrt(onnx: Path, folder: Path, settings: BuildSettings, track: Tra
         seconds=time.monotonic() - begun,
         size_bytes=(folder / ENGINE).stat().st_size,
         precisions=told,
-        runs_here=False,
+        runs_here=not ahead,
         versions=result["versions"],
         note=_note(settings),
         notes=tuple(result["notes"]),
     )
+
+
+def _layers(inspector: Path, log: str, weighted: Collection[str]) -> tuple[BuilderLayer, ...]:
+    """What the engine inspector says, where the engine could be loaded; the builder's log otherwise."""
+    if inspector.is_file():
+        return parse_inspector(inspector.read_text(encoding="utf-8"), weighted)
+    return parse_layers(log)
 
 
 def _note(settings: BuildSettings) -> str:

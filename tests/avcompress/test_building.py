@@ -17,8 +17,8 @@ from avcompress import building
 from avcompress.build_script import build_script
 from avcompress.building import BuildFile, BuildJob, outcome_facts, run_build
 from avcompress.files import sha256_file
-from avcompress.quant.placement import place
-from avcompress.quant.placement_onnx import graph_view
+from avcompress.quant.placement.onnx_view import graph_view
+from avcompress.quant.placement.policy import place
 from avcompress.recipe import KeepFloat
 from avcompress.spec import EngineBuildError, MissingError, ModelError, QuantParams, RecipeError
 from engines.onnx_graph import infer_shapes, name_nodes

@@ -16,6 +16,7 @@ from validation.pictures import Picture, picture_boxes, picture_masks
 from validation.report import (
     Accuracy,
     EngineFacts,
+    LayerCounts,
     Machine,
     Report,
     SourceFacts,
@@ -120,6 +121,15 @@ def make_report() -> Callable[..., Report]:
                     seconds=95.4,
                     runs_here=False,
                     note="built for sm86 and sm89; runs on an RTX GPU",
+                    layer_counts=LayerCounts(
+                        products={"correlation": {"fp32": 8, "int8": 25}, "gemm": {"int8": 1}},
+                        conversions=5,
+                        conversion_bytes=2_586_376,
+                        loose_qdq=1,
+                        loose_qdq_bytes=None,
+                        horizontal=2,
+                        nameless=0,
+                    ),
                 ),
             ),
             "stages": (StageFacts(name="ptq", seconds=21.7, log=("128 images observed", "72 of 81 layers in INT8")),),

@@ -11,6 +11,7 @@ from validation.page import (
     duration,
     headline,
     key_figures,
+    layer_line,
     metric,
     metric_rows,
     ms,
@@ -20,7 +21,7 @@ from validation.page import (
     size,
     write_report,
 )
-from validation.report import Accuracy, EngineFacts, LayerFacts
+from validation.report import Accuracy, EngineFacts, LayerCounts, LayerFacts
 
 NAN = float("nan")
 VOID_TAGS = {"meta", "link", "image", "use", "rect", "path", "circle", "br", "img"}
@@ -162,3 +163,27 @@ def test_both_files_are_written(make_report, pictures, tmp_path):
 def test_an_engine_that_was_skipped_shows_why(make_report):
     skipped = EngineFacts(name="trt_rtx", backend="trt_rtx", runs_here=False, note="tensorrt-rtx is not installed")
     assert "tensorrt-rtx is not installed" in Page(render_html(make_report(engines=(skipped,)))).text
+
+
+def test_an_engine_s_layers_are_one_short_line(make_report):
+    line = (
+        "layers that multiply: 26 int8, 8 fp32; only quantize: 1; only convert or copy: 5 (2.5 MiB a run); "
+        "stand for several nodes: 2"
+    )
+    empty = LayerCounts(
+        products={},
+        conversions=0,
+        conversion_bytes=0,
+        loose_qdq=0,
+        loose_qdq_bytes=0,
+        horizontal=0,
+        nameless=3,
+    )
+
+    report = make_report()
+
+    assert [layer_line(engine.layer_counts) for engine in report.engines if engine.layer_counts] == [line]
+    assert line in render_html(report)
+    assert layer_line(empty) == (
+        "layers that multiply: none; only quantize: 0; only convert or copy: 0; name no node: 3"
+    )

@@ -91,14 +91,17 @@ def is_quantized(model: onnx.ModelProto) -> bool:
 
 
 def inspect_float(
-    model: onnx.ModelProto, keep: KeepFloat, rules: Literal["tensorrt", "cpu"] = "tensorrt"
+    model: onnx.ModelProto,
+    keep: KeepFloat,
+    rules: Literal["tensorrt", "cpu"] = "tensorrt",
+    number_format: Literal["int8", "fp8"] = "int8",
 ) -> Inspection:
     """What `ptq` would do to a float network, as `load_onnx` returns it.
 
     Raises RecipeError for a pattern of `keep.layers` that matches nothing.
     """
     view = graph_view(prepare(model))
-    placement = place(view, keep, rules)
+    placement = place(view, keep, rules, number_format)
     ops = {op.name: op for op in view.ops}
     reads = {name: site.tensor for site in placement.activations for name, _ in site.edges}
     return Inspection(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from avcompress.quant.learning import rounding
 from avcompress.quant.learning.block_module import BlockModule, Weight
-from avcompress.quant.learning.block_values import Values
+from avcompress.quant.learning.block_values import HELD_OUT, Values
 from avcompress.recipe import Reconstruct
 from avcompress.spec import Array
 
@@ -28,7 +28,6 @@ _SCALE_RATE = 0.1
 _STEP_ELEMENTS = 1 << 18
 """Of a block's input or output in one step: it says how many images a step takes, up to 8."""
 _LARGEST_STEP = 8
-_HELD_OUT = 4  # every fourth image
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +71,7 @@ def learn_block(part: Part, values: Values, settings: Reconstruct) -> Learned:
     before = BlockModule(part.model, {}, ())
     after = BlockModule(part.model, part.weights, tuple(part.scales))
     images = torch.arange(len(values.given))
-    held = images % _HELD_OUT == 1 if len(images) > 1 else images == 0
+    held = images % HELD_OUT == 1 if len(images) > 1 else images == 0
     data = _Data(*(torch.from_numpy(np.ascontiguousarray(each)) for each in values))
     train = images[~held] if len(images) > 1 else images
     _learn_(after, data, train, settings, _error(before, data, train))

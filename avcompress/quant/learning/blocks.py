@@ -9,10 +9,11 @@ Reconstruction, arXiv:2102.05426.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import onnx
+from onnx import helper
 
 from engines.onnx_graph import copy, infer_shapes, initializers, is_weighted, node_inputs, set_nodes_, use_counts
 
@@ -116,29 +117,44 @@ def _block(source: str, output: str, inside: list[onnx.NodeProto], layers: list[
 
 
 def extract(model: onnx.ModelProto, source: str, output: str) -> onnx.ModelProto:
-    """The part of a network, float or quantized, that computes one tensor from another.
+    """The part of a network, float or quantized, that computes one tensor from another."""
+    return extract_between(model, (source,), (output,))
 
-    Raises KeyError when the model states no shape for one of them.
-    """
+
+def extract_between(model: onnx.ModelProto, sources: Collection[str], outputs: Sequence[str]) -> onnx.ModelProto:
+    """The part of a network that computes some tensors from others; its inputs are those of them that it reads."""
     new = copy(infer_shapes(model))
     values = {value.name: value for value in (*new.graph.input, *new.graph.output, *new.graph.value_info)}
-    needed = {output}
-    kept = []
-    for node in reversed(new.graph.node):
-        if any(tensor in needed and tensor != source for tensor in node.output):
-            needed.update(node_inputs(node))
-            kept.append(node)
-    ends = [onnx.ValueInfoProto(), onnx.ValueInfoProto()]
-    for end, name in zip(ends, (source, output), strict=True):
-        end.CopyFrom(values[name])
+    kept, needed = _leading_to(new, sources, outputs)
+    unknown = {name: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in (*sources, *outputs)}
+    ends = [values.get(name, unknown[name]) for name in unknown]
     constants = [tensor for tensor in new.graph.initializer if tensor.name in needed]
-    set_nodes_(new, list(reversed(kept)))
+    set_nodes_(new, kept)
     for field, kept_values in (
-        (new.graph.input, ends[:1]),
-        (new.graph.output, ends[1:]),
+        (new.graph.input, [end for end in ends[: len(sources)] if end.name in needed]),
+        (new.graph.output, ends[len(sources) :]),
         (new.graph.initializer, constants),
     ):
         saved = [type(value).FromString(value.SerializeToString()) for value in kept_values]
         del field[:]
         field.extend(saved)
     return new
+
+
+def starts(model: onnx.ModelProto, known: Collection[str], outputs: Collection[str]) -> list[str]:
+    """Which of the known tensors some others are computed from, with nothing known in between."""
+    _, needed = _leading_to(model, known, outputs)
+    return [name for name in known if name in needed]
+
+
+def _leading_to(
+    model: onnx.ModelProto, sources: Collection[str], outputs: Collection[str]
+) -> tuple[list[onnx.NodeProto], set[str]]:
+    """The nodes between some tensors and others, in order, and all that is read by them or is one of the others."""
+    given, needed = set(sources), set(outputs)
+    kept = []
+    for node in reversed(model.graph.node):
+        if any(tensor in needed and tensor not in given for tensor in node.output):
+            needed.update(node_inputs(node))
+            kept.append(node)
+    return kept[::-1], needed

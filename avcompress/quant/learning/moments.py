@@ -1,8 +1,9 @@
 """Second moments of layers' inputs, and of what their outputs lack: all that a least-squares fit of weights needs.
 
-Weights W + D on the quantized inputs x of a layer shall give what the float layer makes of its float inputs. With e the
-output that is missing at D = 0, the mean squared error of a channel is D H D' - 2 D c + p, where H = E[x x'],
-c = E[e x], p = E[e e]. The moments are sums, so that their size does not grow with the number of images.
+Weights W + D on the quantized inputs x of a layer, and its bias as it is by now, shall give what the float layer makes
+of its float inputs. With e the output that is missing at D = 0, the mean squared error of a channel is D H D' - 2 D c +
+p, where H = E[x x'], c = E[e x], p = E[e e]. The moments are sums, so that their size does not grow with the number of
+images.
 
 The inputs are the float network's, on the layer's own grid; the errors of the layers before are left out on purpose.
 Least squares on inputs with errors shrinks the weights, and layer after layer shrinks what it gets. Measured on
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
@@ -24,7 +26,7 @@ from avcompress.quant.int8_layers import Int8Layer
 from avcompress.quant.learning.patches import Geometry, geometry
 from avcompress.quant.observe import shots
 from avcompress.spec import Array, Artifact, Batch, DataError
-from engines.onnx_graph import initializers, shapes
+from engines.onnx_graph import attribute, initializers, shapes
 
 ROWS = 128
 """Output positions of a layer that are taken from an image; more from the first few, so that few images do, too."""
@@ -67,6 +69,8 @@ class Fit:
         source: the tensor that it reads in the float network.
         geometry: how its rows are read.
         weight: (G, M, K), float32, of the float network.
+        shift: (G, 1, M), float32, what the float network's bias has more than the quantized one's, which may be
+            corrected by now; in the unit of the matrix product.
     """
 
     layer: Int8Layer
@@ -74,6 +78,7 @@ class Fit:
     source: str
     geometry: Geometry
     weight: NDArray[np.float32]
+    shift: NDArray[np.float32]
 
     @property
     def size_bytes(self) -> int:
@@ -92,7 +97,29 @@ def fit(artifact: Artifact, layer: Int8Layer, number: int) -> Fit | str:
     matrix = np.ascontiguousarray(found.matrix(weight), np.float32)
     if matrix.shape[2] > WIDEST:
         return f"{matrix.shape[2]} weights a channel are more than {WIDEST}"
-    return Fit(layer, number, original.input[0], found, matrix)
+    groups, channels = matrix.shape[:2]
+    shift = np.broadcast_to(_shift(artifact, layer.node, original), groups * channels)
+    return Fit(layer, number, original.input[0], found, matrix, shift.reshape(groups, 1, channels).astype(np.float32))
+
+
+def _shift(artifact: Artifact, node: onnx.NodeProto, original: onnx.NodeProto) -> NDArray[np.float64]:
+    """What the float layer's bias has more than the quantized one's, in the unit of the matrix product: (M,) or ()."""
+    biases = [_bias(artifact.reference, original), _bias(artifact.model, node)]
+    if biases[0] is None or biases[1] is None:
+        return np.zeros(())
+    return np.asarray((biases[0] - biases[1]) / (float(str(attribute(node, "alpha", 1.0))) or 1.0))
+
+
+def _bias(model: onnx.ModelProto, node: onnx.NodeProto) -> NDArray[np.float64] | None:
+    """What a layer adds to its output channels: (M,), or () where it is the same for all; None if it is no constant."""
+    if len(node.input) < 3 or not node.input[2]:
+        return np.zeros(())
+    constant = initializers(model).get(node.input[2])
+    if constant is None:
+        return None
+    values = numpy_helper.to_array(constant).astype(np.float64) * float(str(attribute(node, "beta", 1.0)))
+    # Where a Gemm has one bias a row, repairs added the same to all of them.
+    return np.asarray(values.reshape(-1, values.shape[-1]).mean(0) if values.ndim else values)
 
 
 def parts(fits: Sequence[Fit]) -> Iterator[tuple[Fit, ...]]:
@@ -168,7 +195,7 @@ def _rows(one: Fit, values: Array, random: np.random.Generator, image: int) -> t
     data = one.geometry.rows(values, positions)
     grid = one.layer.data
     if grid is None:
-        return data, np.zeros((*data.shape[:2], one.weight.shape[1]), np.float32)
+        return data, np.broadcast_to(one.shift, (*data.shape[:2], one.weight.shape[1]))
     steps = np.clip(np.rint(data / grid.scale) + grid.zero_point, grid.qmin, grid.qmax) - grid.zero_point
     quantized = steps * grid.scale
-    return quantized, (data - quantized) @ one.weight.transpose(0, 2, 1)
+    return quantized, (data - quantized) @ one.weight.transpose(0, 2, 1) + one.shift

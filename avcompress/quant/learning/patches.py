@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from avcompress.spec import Array
 from engines.onnx_graph import attribute
 
+_SAME = (b"SAME_UPPER", b"SAME_LOWER")
+
 
 @dataclass(frozen=True)
 class Conv:
@@ -100,11 +102,14 @@ Geometry = Conv | Product
 def geometry(node: onnx.NodeProto, data: tuple[int, ...], weight: tuple[int, ...]) -> Geometry | None:
     """How a weighted operator becomes a matrix product, given its operands' shapes; None for ConvTranspose.
 
+    None, too, for a Conv whose padding depends on its input's size (SAME) where that is unknown: an empty shape.
+
     Source: ONNX Conv, Gemm and MatMul.
     """
     match node.op_type:
         case "Conv":
-            return _conv(node, data, weight)
+            known = data or attribute(node, "auto_pad", b"NOTSET") not in _SAME
+            return _conv(node, data, weight) if known else None
         case "Gemm":
             return Product(
                 bool(attribute(node, "transA", 0)),
@@ -123,7 +128,7 @@ def _conv(node: onnx.NodeProto, data: tuple[int, ...], weight: tuple[int, ...]) 
     pads = _ints(node, "pads", (0,) * 2 * rank)
     before, after = pads[:rank], pads[rank:]
     mode = attribute(node, "auto_pad", b"NOTSET")
-    if mode in (b"SAME_UPPER", b"SAME_LOWER"):
+    if mode in _SAME:
         total = [
             max((-(-size // stride) - 1) * stride + dilation * (k - 1) + 1 - size, 0)
             for size, stride, dilation, k in zip(data[2:], strides, dilations, kernel, strict=True)

@@ -35,6 +35,7 @@ _MOVES_FIRST_INPUT = frozenset(
     }
     | {"Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
 )
+_PARTS = frozenset({"Gather", "Slice", "Split"})
 _MOVES_IF_EXACT = frozenset({"Pad", "Resize", "Upsample"})
 
 
@@ -224,6 +225,29 @@ def _made_from(tensor: str, sources: set[str], links: Links) -> bool:
 def _in_a_gate(op: Op, links: Links) -> bool:
     weighted = op.kind in WEIGHTED and op.weight is not None
     return weighted or op.kind in _GLOBAL_POOLS | _ACTIVATIONS | _ARITHMETIC or bool(moved(op, links))
+
+
+def splits_attention(op: Op, links: Links) -> bool:
+    """Whether a matrix product's output is split into the operands of attention: query, key and value in one.
+
+    Two parts of it at least come to a product of two activations, moved and scaled at most.
+    """
+    if op.kind not in {"Gemm", "MatMul"} or op.weight is None:
+        return False
+    operands: set[str] = set()
+    seen: set[tuple[str, str]] = set()
+    stack = [(op.outputs[0], "")]
+    while stack:
+        tensor, part = stack.pop()
+        for user in links.users.get(tensor, ()) if (tensor, part) not in seen else ():
+            if user.kind in WEIGHTED and user.weight is None:
+                operands.add(part)
+            elif user.kind in _PARTS:
+                stack += [(output, part or output) for output in user.outputs]
+            elif tensor in moved(user, links) or (user.kind in _ARITHMETIC and only_input(user, links) == tensor):
+                stack += [(output, part) for output in user.outputs]
+        seen.add((tensor, part))
+    return len(operands - {""}) > 1
 
 
 def is_first(op: Op, links: Links) -> bool:

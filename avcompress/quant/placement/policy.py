@@ -12,13 +12,23 @@ Source: NVIDIA TensorRT documentation, "Working with Quantized Types"; NVIDIA Mo
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from avcompress.quant.placement.patterns import Links, decodes, fused_input, gates, heads, is_first, link
-from avcompress.quant.placement.rules import Rules, rules_for
+from avcompress.quant.placement.patterns import (
+    Links,
+    decodes,
+    fused_input,
+    gates,
+    heads,
+    is_first,
+    link,
+    splits_attention,
+)
+from avcompress.quant.placement.rules import LARGEST_FP8_KERNEL, Rules, rules_for
 from avcompress.quant.placement.ties import ties
 from avcompress.quant.placement.view import Edge, GraphView, Op, Placement, Site, Weight
 from avcompress.recipe import KeepFloat
@@ -29,14 +39,19 @@ __all__ = ["QUANTIZED", "WEIGHTED", "Edge", "GraphView", "Op", "Placement", "Sit
 QUANTIZED = "input and weight are quantized"
 
 
-def place(view: GraphView, keep: KeepFloat, rules: Literal["tensorrt", "cpu"] = "tensorrt") -> Placement:
-    """Decide which tensors get Q/DQ, and the precision of every weighted operator.
+def place(
+    view: GraphView,
+    keep: KeepFloat,
+    rules: Literal["tensorrt", "cpu"] = "tensorrt",
+    number_format: Literal["int8", "fp8"] = "int8",
+) -> Placement:
+    """Decide which tensors get Q/DQ, and which weighted operators: these are planned as int8, whatever the format.
 
     Raises RecipeError when a pattern of `keep.layers` matches no weighted operator.
     """
     links = link(view)
     weighted = [op for op in view.ops if op.kind in WEIGHTED]
-    reasons = _reasons_to_stay_float(weighted, links, keep, rules_for(rules))
+    reasons = _reasons_to_stay_float(weighted, links, keep, rules_for(rules, number_format))
     int8 = [op for op in weighted if op.name not in reasons]
     edges = [(op.inputs[0], (op.name, 0)) for op in int8]
     edges += _residual_edges(links, frozenset(op.name for op in int8))
@@ -129,6 +144,8 @@ def _obstacle(op: Op, case: _Case) -> str:
         return "no constant weight: a product of two activations, as in attention"
     if op.inputs[0] in case.links.view.constants:
         return "its input is constant"
+    if case.rules.large_fp8 and op.kind == "Conv" and math.prod(op.kernel) > LARGEST_FP8_KERNEL:
+        return f"kernel of more than {LARGEST_FP8_KERNEL} values in FP8: {case.rules.large_fp8}"
     return "box decoding: the mean of a softmax" if decodes(op, case.links) else ""
 
 
@@ -138,6 +155,10 @@ def _role(op: Op, case: _Case) -> str:
     if op.name in case.gates:
         return _unless_asked(
             "squeeze-and-excite", case.keep.squeeze_excite, "squeeze_excite", case.rules.squeeze_excite
+        )
+    if splits_attention(op, case.links):
+        return _unless_asked(
+            "query, key and value in one", case.keep.attention_split, "attention_split", case.rules.attention_split
         )
     return ""
 

@@ -25,6 +25,7 @@ from onnx import numpy_helper
 
 from avcompress.quant.int8_layers import int8_layers, replace_constants
 from avcompress.quant.learning.moments import Fit, Moments, fit, measure, parts
+from avcompress.quant.learning.output_error import better, held_out
 from avcompress.recipe import AdaRound
 from avcompress.spec import Artifact, Batch, MissingError
 from engines.onnx_graph import initializers
@@ -48,8 +49,9 @@ def adaround(artifact: Artifact, settings: AdaRound, batches: Iterable[Batch]) -
     """Replace the integers of INT8 weights by those that reproduce the float layers' outputs best.
 
     `batches` are calibration images, gone through once for every part of the network whose moments fit into memory. An
-    output channel for which learning does not pay on images it has not seen keeps its weights. So do layers that are no
-    matrix product (transposed convolutions), that share their weight, or have more than 4096 weights a channel.
+    output channel for which learning does not pay on images it has not seen keeps its weights, and so do all where it
+    does not pay for the outputs of the network. So do layers that are no matrix product (transposed convolutions), that
+    share their weight, or have more than 4096 weights a channel.
     Raises MissingError without torch, RecipeError when a pattern names no layer, DataError without images or for values
     that are not finite; equal inputs give equal bytes.
     """
@@ -73,13 +75,11 @@ def learn(artifact: Artifact, settings: AdaRound, batches: Iterable[Batch], limi
     for part in parts([one for one in found if isinstance(one, Fit)]):
         moments = measure(artifact, part, batches, settings.seed)
         done += [_rounded(artifact, one, pair, settings, limits) for one, pair in zip(part, moments, strict=True)]
+    changed = replace_constants(artifact.model, {each.tensor: each.integers for each in done})
+    kept, verdict = better(artifact, replace(artifact, model=changed), held_out(artifact.reference, batches))
     left = [f"{layer.name} is left: {why}" for layer, why in zip(layers, found, strict=True) if isinstance(why, str)]
-    log = (_summary(done), *(_line(each) for each in done), *left)
-    return replace(
-        artifact,
-        model=replace_constants(artifact.model, {each.tensor: each.integers for each in done}),
-        log=(*artifact.log, *(f"adaround: {line}" for line in log)),
-    )
+    log = (f"{_summary(done)}; {verdict}", *(_line(each) for each in done), *left)
+    return replace(kept, log=(*artifact.log, *(f"adaround: {line}" for line in log)))
 
 
 def _rounded(

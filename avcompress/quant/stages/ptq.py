@@ -33,7 +33,10 @@ def calibrate(artifact: Artifact, settings: Ptq, batches: Iterable[Batch]) -> St
     Raises RecipeError, DataError or ModelError.
     """
     model = prepare(artifact.model)
-    return observe(model, _tensors(_placement(model, settings)), batches)
+    # Those of both formats: which one it is may change without an image.
+    formats = (settings.model_copy(update={"format": name}) for name in ("int8", "fp8"))
+    tensors = (name for each in formats for name in _tensors(_placement(model, each)))
+    return observe(model, tuple(dict.fromkeys(tensors)), batches)
 
 
 def calibration_settings(settings: Ptq) -> dict[str, Any]:
@@ -98,7 +101,7 @@ def _with_ranges(
 
 def candidates(model: onnx.ModelProto) -> tuple[str, ...]:
     """The tensors of a prepared network that some `ptq` stage may want to quantize, whatever its settings."""
-    everything = KeepFloat(head=False, depthwise=False, squeeze_excite=False, small_channels=0)
+    everything = KeepFloat(head=False, depthwise=False, squeeze_excite=False, attention_split=False, small_channels=0)
     view = graph_view(model)
     rules = get_args(Ptq.model_fields["rules"].annotation)
     wanted = {site.tensor for each in rules for site in place(view, everything, each).activations}
@@ -112,7 +115,7 @@ def candidates(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def _placement(model: onnx.ModelProto, settings: Ptq) -> Placement:
-    return place(graph_view(model), settings.keep_float, settings.rules)
+    return place(graph_view(model), settings.keep_float, settings.rules, settings.format)
 
 
 def _tensors(placement: Placement) -> tuple[str, ...]:

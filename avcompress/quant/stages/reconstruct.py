@@ -26,8 +26,9 @@ import onnx
 from onnx import numpy_helper
 
 from avcompress.quant.int8_layers import Int8Layer, int8_layers, replace_constants
-from avcompress.quant.learning.block_values import choose_images, collect
+from avcompress.quant.learning.block_values import HELD_OUT, begin, choose_images, collect
 from avcompress.quant.learning.blocks import Block, cut, extract
+from avcompress.quant.learning.output_error import better
 from avcompress.quant.stages.adaround import Limits, require_torch
 from avcompress.recipe import Reconstruct
 from avcompress.spec import Artifact, Batch
@@ -41,8 +42,10 @@ def reconstruct(artifact: Artifact, settings: Reconstruct, batches: Iterable[Bat
     """Replace the integers of INT8 weights, and scales of activations, by those that reproduce the float blocks best.
 
     `batches` are calibration images; at most 32 of them are used, held in at most 128 MB, and a block's values of them
-    in at most 192 MB, so that a large input leaves fewer. A block for which learning does not pay on images it has not
-    seen stays as it is. Scales stay where tensors share one, or where a tensor is also read outside of the block.
+    in at most 192 MB, so that a large input leaves fewer; up to 192 MB more save running the networks from the start
+    for every block. A block for which learning does not pay on images it has not seen stays as it is, and all do where
+    it does not pay for the outputs of the network. Scales stay where tensors share one, or where a tensor is also read
+    outside of the block.
     Raises MissingError without torch, ModelError for an operator that cannot be run in torch, DataError without images
     or for values that are not finite; equal inputs give equal bytes.
     """
@@ -57,19 +60,21 @@ def learn(
     from avcompress.quant.learning.block_learning import learn_block
 
     layers = {layer.name: layer for layer in int8_layers(artifact)}
-    blocks = cut(artifact.reference, layers)
+    before, blocks = artifact, cut(artifact.reference, layers)
     images = choose_images(artifact.reference, batches, settings.seed)
+    passages = begin(artifact.reference, images)
     log: list[str] = []
-    for block in blocks:
+    for number, block in enumerate(blocks):
         scales = learnable_scales(artifact, block)
         part = _part(artifact, block, [_limited(layers[name], limits) for name in block.layers], tuple(scales))
-        learned = learn_block(part, collect(artifact, block, images), settings)
+        learned = learn_block(part, collect(artifact, blocks[number:], passages), settings)
         artifact = _applied(artifact, learned, scales)
         log.append(_line(block, learned))
     left = [name for name in layers if not any(name in block.layers for block in blocks)]
     log += [f"{', '.join(left)}: left, in no block of one input and one output"] * bool(left)
-    summary = f"{len(layers) - len(left)} layers in {len(blocks)} blocks, on {len(images)} images"
-    return replace(artifact, log=(*artifact.log, *(f"reconstruct: {line}" for line in (summary, *log))))
+    kept, verdict = better(before, artifact, images[1::HELD_OUT] or images)
+    summary = f"{len(layers) - len(left)} layers in {len(blocks)} blocks, on {len(images)} images; {verdict}"
+    return replace(kept, log=(*before.log, *(f"reconstruct: {line}" for line in (summary, *log))))
 
 
 def _limited(layer: Int8Layer, limits: Limits | None) -> Int8Layer:

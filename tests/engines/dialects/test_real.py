@@ -10,7 +10,7 @@ from onnx import version_converter
 
 from avcompress.quant.placement.onnx_view import graph_view
 from avcompress.quant.placement.policy import place
-from avcompress.recipe import KeepFloat
+from avcompress.recipe import KeepFloat, RtxEngine
 from avcompress.spec import QuantParams, TensorRange
 from engines.dialects import DialectSettings, express
 from engines.dialects.calibration_cache import read_cache
@@ -20,7 +20,7 @@ from engines.layer_map import layer_precisions, parse_layers
 from engines.network import weighted_nodes
 from engines.onnx_graph import infer_shapes, initializers, name_nodes, with_outputs
 from engines.qdq import insert_qdq
-from engines.tensorrt.settings import BuildSettings
+from engines.tensorrt.build import rtx_settings
 from engines.tensorrt.worker import compile_network
 
 pytestmark = pytest.mark.slow
@@ -71,8 +71,8 @@ def test_tensorrt_rtx_builds_the_strong_dialect_layer_by_layer_as_planned(quanti
     onnx.save(found.model, tmp_path / "net.onnx")
     log = io.StringIO()
 
-    rtx = BuildSettings(module="tensorrt_rtx", compute_capabilities=("sm86", "sm89"), dialect="strong")
-    compile_network(tmp_path / "net.onnx", tmp_path, rtx, log.write, io.StringIO().write)
+    asked = rtx_settings(RtxEngine(backend="trt_rtx"))
+    compile_network(tmp_path / "net.onnx", tmp_path, asked, log.write, log.write)
 
     built = layer_precisions(parse_layers(log.getvalue()), weighted_nodes(found.model))
     assert built == found.precisions

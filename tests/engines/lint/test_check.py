@@ -150,6 +150,37 @@ def fp8(net):
     return n.model(n.conv("", data=data, weight=n.op("DequantizeLinear", n.constant(stored), *grid)))
 
 
+def large_fp8(*kernel):
+    def make(net):
+        n = net(x=(1, 16, 40, 40), opset=19)
+        kind = TensorProto.FLOAT8E4M3FN
+        grid = [n.constant(np.float32(0.05)), n.constant(helper.make_tensor("z", kind, [], [0.0]))]
+        stored = helper.make_tensor("w", kind, [32, 16, *kernel], np.linspace(-9, 9, 512 * int(np.prod(kernel))))
+        data = n.op("DequantizeLinear", n.op("QuantizeLinear", "x", *grid), *grid)
+        return n.model(n.op("Conv", data, n.op("DequantizeLinear", n.constant(stored), *grid), name="c1"))
+
+    return make
+
+
+def attention(parts):
+    """One product for query, key and value, or one each; heads of 16."""
+
+    def make(net):
+        n = net(x=(1, 64, 32))
+        data = n.qdq("x")
+        heads = n.constant(np.int64([1, 64, 2, 16]))
+        if parts == 1:
+            made = n.op("MatMul", data, n.weight(32, 96, axis=1), name="c1")
+            split = n.op("Split", made, n.constant(np.int64([32, 32, 32])), outputs=3, axis=2)
+        else:
+            split = [n.op("MatMul", data, n.weight(32, 32, axis=1), name=f"c{i}") for i in (1, 2, 3)]
+        query, key, value = (n.op("Transpose", n.op("Reshape", t, heads), perm=[0, 2, 1, 3]) for t in split)
+        scores = n.op("MatMul", query, n.op("Transpose", key, perm=[0, 1, 3, 2]), name="qk")
+        return n.model(n.op("MatMul", n.op("Softmax", scores, axis=-1), value, name="av"))
+
+    return make
+
+
 def pair_of_two_scales(net):
     n = net()
     zero = n.constant(np.int8(0))
@@ -341,6 +372,8 @@ CASES = {
     "behind SiLU": ("not_int8_through", "changed",
                     lambda net: (n := net()).model(n.conv("", data=n.silu(n.qdq("x")))), FLOAT),
     "transposed": ("conv_transpose", "slower", transposed, FLOAT),
+    "query, key and value in one": ("attention_split", "changed", attention(1), FLOAT),
+    "fp8, kernel of 49": ("fp8_kernel", "changed", large_fp8(7, 7), REFUSED),  # for sm86
     "depthwise": ("depthwise", "slower", depthwise, INT8),
     "few channels": ("few_channels", "slower",
                      lambda net: (n := net(x=(1, 3, 16, 16))).model(n.conv("x", size=3)), INT8),
@@ -391,6 +424,8 @@ ELSEWHERE = [
     ("tensorrt-8", "scale_float16", "refused", half(19)),
     ("tensorrt-8", "integer_type", "refused", int4(False)),
     ("tensorrt-10", "integer_type", "refused", int4(False)),
+    ("tensorrt-10", "attention_split", "note", attention(1)),
+    ("tensorrt-10", "fp8_kernel", "changed", large_fp8(3, 11)),
     ("tensorrt-11", "uint8", "changed", activation(np.uint8(0))),
     ("onnxruntime", "scale_float16", "refused", half(17)),
     ("onnxruntime", "scale_length", "refused", scales_too_few),
@@ -502,7 +537,8 @@ def test_onnxruntime_and_openvino_refuse_what_lint_says_they_do(net, target, cas
     assert opens == all(severity != "refused" for _, severity in said(model, target))
 
 
-SETTINGS = rtx_settings(RtxEngine(backend="trt_rtx", compute_capabilities=("sm86",)))
+def rtx(capability="sm86"):
+    return rtx_settings(RtxEngine(backend="trt_rtx", compute_capabilities=(capability,)))
 
 
 def saved(model, folder):
@@ -510,11 +546,11 @@ def saved(model, folder):
     return folder / "net.onnx"
 
 
-def compile_rtx(model, folder):
+def compile_rtx(model, folder, capability="sm86"):
     """What TensorRT-RTX itself makes of a model, without our own checks before it: a refusal, or each layer's type."""
     log = io.StringIO()
     try:
-        compile_network(saved(model, folder), folder, SETTINGS, log.write, log.write)
+        compile_network(saved(model, folder), folder, rtx(capability), log.write, log.write)
     except RefusedError:
         return REFUSED
     return layer_precisions(parse_layers(log.getvalue()), weighted_nodes(name_nodes(model)))
@@ -528,7 +564,7 @@ def test_tensorrt_rtx_does_what_lint_says(net, case, tmp_path):
 
     if case == "scale at run time":  # the compiler crashes: in a process of its own
         with pytest.raises(EngineBuildError, match="SIGSEGV"):
-            run_child(saved(make(net), tmp_path), tmp_path, SETTINGS)
+            run_child(saved(make(net), tmp_path), tmp_path, rtx())
         return
     built = compile_rtx(make(net), tmp_path)
 
@@ -543,3 +579,27 @@ def test_tensorrt_rtx_takes_what_lint_finds_right(net, case, tmp_path):
     built = compile_rtx(CLEAN[case](net), tmp_path)
 
     assert set(built.values()) == {"int8"}
+
+
+@pytest.mark.rtx
+@pytest.mark.parametrize("kernel", [(3, 3), (4, 8), (2, 16), (3, 11), (7, 7)])
+def test_tensorrt_rtx_runs_large_kernels_in_float_that_lint_names_and_others_in_fp8(net, kernel, tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    model = large_fp8(*kernel)(net)
+
+    built = compile_rtx(model, tmp_path, "sm89")
+
+    found = "fp8_kernel" in {rule for rule, _ in said(model)}
+    assert built == {"c1": "fp32" if found else "fp8"}
+    assert found == (np.prod(kernel) > 32)
+
+
+@pytest.mark.rtx
+def test_tensorrt_rtx_keeps_products_of_their_own_for_query_key_and_value_in_int8(net, tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    model = attention(3)(net)
+
+    built = compile_rtx(model, tmp_path)
+
+    assert "attention_split" not in {rule for rule, _ in said(model)}
+    assert {built[name] for name in ("c1", "c2", "c3")} == {"int8"}

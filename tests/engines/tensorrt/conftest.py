@@ -1,7 +1,4 @@
-"""A machine with a GPU and TensorRT of any version: fakes of both, for this process and for the child.
-
-For sessions: a CUDA device in host memory and a TensorRT whose engines are Python functions; both behave as the real
-ones do.
+"""A CUDA device in host memory and a TensorRT whose engines are Python functions; both behave as the real ones do.
 
 Work that is submitted to a stream runs when somebody waits for it, and really moves the bytes. While a stream records,
 nothing runs. What the real ones forbid is an AssertionError here; what they report is the error that they report.
@@ -22,9 +19,6 @@ import pytest
 from engines.tensorrt import build, configure, worker
 from engines.tensorrt.cuda import CudaError
 from engines.tensorrt.device import Device
-
-FAKE = Path(__file__).parent / "fake"
-ORIN = Device("Orin", "8.7", "CUDA 12.6")
 
 NUMPY = {"FLOAT": "float32", "HALF": "float16", "INT8": "int8", "INT32": "int32", "INT64": "int64", "BOOL": "bool"}
 NUMPY |= {"UINT8": "uint8", "BF16": ml_dtypes.bfloat16, "FP8": ml_dtypes.float8_e4m3fn}
@@ -444,6 +438,12 @@ def tensor():
 def bad_dims():
     """The shape that TensorRT gives where it knows none."""
     return BadDims()
+
+
+# --- the builder: the module `tensorrt` itself, in fake/, for this process and for the child
+
+FAKE = Path(__file__).parent / "fake"
+ORIN = Device("Orin", "8.7", "CUDA 12.6")
 
 
 @pytest.fixture

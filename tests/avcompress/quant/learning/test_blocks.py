@@ -5,7 +5,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 from avcompress.quant.int8_layers import int8_layers
-from avcompress.quant.learning.blocks import cut, extract
+from avcompress.quant.learning.blocks import cut, extract, extract_between, starts
 from engines.in_memory import open_model
 from engines.onnx_graph import infer_shapes, name_nodes, with_outputs
 from engines.onnx_load import load_onnx
@@ -102,6 +102,20 @@ def test_a_part_of_a_quantized_network_computes_what_it_did(small_artifact, smal
     assert [value.name for value in part.graph.input] == ["r"]
     assert len(part.graph.node) < len(small_artifact.model.graph.node)
     assert np.array_equal(open_model(part).run(None, {"r": given})[0], expected)
+
+
+def test_a_part_begins_at_the_known_tensors_that_it_reads_and_at_no_others(small_artifact, small_batches):
+    """s = b + r: known are r, and a before it, which is not read."""
+    assert starts(small_artifact.model, ["x", "a", "r"], ["s"]) == ["r"]
+    assert starts(small_artifact.model, ["x", "b"], ["s"]) == ["x", "b"]
+
+    part = extract_between(small_artifact.model, ["b", "r"], ["s", "y"])
+
+    whole = open_model(with_outputs(small_artifact.model, ["b", "r", "s", "y"]))
+    b, r, *expected = whole.run(["b", "r", "s", "y"], small_batches[0])
+    assert [value.name for value in part.graph.input] == ["b", "r"]
+    for value, right in zip(open_model(part).run(None, {"b": b, "r": r}), expected, strict=True):
+        assert np.array_equal(value, right)
 
 
 @pytest.mark.slow

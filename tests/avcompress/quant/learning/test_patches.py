@@ -96,3 +96,10 @@ def test_a_weight_goes_to_a_matrix_and_back(node, shape):
 
 def test_a_transposed_convolution_is_no_matrix_product():
     assert geometry(helper.make_node("ConvTranspose", ["x", "w"], ["y"]), (1, 4, 8, 8), (4, 4, 2, 2)) is None
+
+
+def test_padding_that_depends_on_an_unknown_size_is_not_guessed():
+    same = helper.make_node("Conv", ["x", "w"], ["y"], auto_pad="SAME_UPPER")
+
+    assert geometry(same, (), (4, 4, 3, 3)) is None
+    assert geometry(helper.make_node("Conv", ["x", "w"], ["y"]), (), (4, 4, 3, 3)) is not None

@@ -21,7 +21,7 @@ from engines.onnx_load import load_onnx
 IMAGE = torch.zeros(1, 3, 64, 64)
 CHOICES = [
     (KeepFloat(), "tensorrt"),
-    (KeepFloat(head=False, depthwise=False, squeeze_excite=False), "tensorrt"),
+    (KeepFloat(head=False, depthwise=False, squeeze_excite=False, attention_split=False), "tensorrt"),
     (KeepFloat(depthwise=True, small_channels=9), "cpu"),
     (KeepFloat(head=False), "cpu"),
 ]

@@ -145,6 +145,66 @@ def test_a_matrix_product_takes_no_residual_addition():
     assert sites(graph) == {"n": ["fc:0"], "sum": ["out:0"]}
 
 
+# --- attention
+
+SPLIT = "query, key and value in one: TensorRT-RTX computes it in float"
+SOFTMAX = ("Mul scaled: qk k", "Softmax s: scaled", "MatMul av: s v", "MatMul out: av")
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        ("Reshape r: bias k", "Transpose t: r", "Gather q: t k", "Gather key: t k", "Gather v: t k"),
+        ("Slice q: bias k k", "Slice key: bias k k", "Slice v: bias k k"),
+        ("Split q: bias k", "Split key: bias k", "Reshape v: key k"),
+    ],
+    ids=["gather", "slice", "split"],
+)
+def test_a_product_that_is_split_into_the_operands_of_attention_stays_float_on_tensorrt(split):
+    graph = net(*("MatMul qkv: x", "Add bias: qkv k", *split, "Transpose kt: key", "MatMul qk: q kt"), *SOFTMAX)
+
+    assert floats(graph) == {"qkv": SPLIT, "qk": PRODUCT, "av": PRODUCT}
+    assert floats(graph, rules="cpu") == {"qk": PRODUCT, "av": PRODUCT}
+    assert "qkv" not in floats(graph, KeepFloat(head=False, attention_split=False))
+    assert floats(graph, KeepFloat(head=False, attention_split=True), "cpu")["qkv"] == (
+        "query, key and value in one (keep_float.attention_split)"
+    )
+
+
+def test_products_of_their_own_for_query_key_and_value_are_quantized():
+    graph = net("MatMul q: x", "MatMul key: x", "MatMul v: x", "Transpose kt: key", "MatMul qk: q kt", *SOFTMAX)
+
+    assert floats(graph) == {"qk": PRODUCT, "av": PRODUCT}
+
+
+def test_parts_that_are_computed_with_first_or_that_no_product_reads_do_not_count():
+    gated = net("MatMul m: x", "Slice a: m k k", "Slice b: m k k", "Sigmoid g: b", "Mul y: a g", "MatMul out: y")
+    active = net("MatMul m: x", "Gelu a: m", "Slice q: a k", "Slice key: a k", "MatMul qk: q key", "MatMul out: qk")
+    one = net("MatMul m: x", "Slice q: m k", "MatMul qk: q x", "MatMul out: qk")
+    whole = net("MatMul m: x", "Transpose t: m", "MatMul qk: m t", "MatMul out: qk")
+
+    for graph in (gated, active, one, whole):
+        assert not {"m", "out"} & floats(graph).keys()
+
+
+# --- FP8
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kept"), [((3, 3), False), ((4, 8), False), ((2, 16), False), ((3, 11), True), ((7, 7), True)]
+)
+def test_large_kernels_stay_float_in_fp8_on_tensorrt(kernel, kept):
+    graph = net("Relu r: x", op("Conv c: r", kernel=kernel), "Conv out: c")
+
+    def reason(rules, number_format):
+        return {layer.name: layer.reason for layer in place(graph, ALL_INT8, rules, number_format).layers}["c"]
+
+    fp8 = "kernel of more than 32 values in FP8: TensorRT computes it in float"
+    assert reason("tensorrt", "fp8") == (fp8 if kept else INT8)
+    assert reason("tensorrt", "int8") == INT8
+    assert reason("cpu", "fp8") == INT8
+
+
 # --- squeeze-and-excite
 
 

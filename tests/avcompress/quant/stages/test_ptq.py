@@ -402,3 +402,19 @@ def test_a_tie_that_is_cut_is_in_the_log(monkeypatch):
     artifact = quantize(Artifact(upsampling_net()), Ptq(kind="ptq", keep_float=KeepFloat(head=False)), batches())
 
     assert any(line.startswith("ptq: ") and "keeps a scale of its own" in line for line in artifact.log)
+
+
+def test_statistics_serve_both_formats_where_they_quantize_other_layers(parsed):
+    text = """<ir_version: 8, opset_import: ["" : 17]> n (float[1,3,12,12] x) => (float[1,4,6,6] y) {
+        a = Conv(x, wa) r = Relu(a) y = Conv(r, wy) }"""
+    model = parsed(text, {"wa": (8, 3, 7, 7), "wy": (4, 8, 1, 1)})
+    images = [{"x": np.random.default_rng(0).standard_normal((1, 3, 12, 12)).astype(np.float32)}]
+    int8, fp8 = (Ptq(kind="ptq", format=name, keep_float=KeepFloat(head=False)) for name in ("int8", "fp8"))
+
+    for asked in (int8, fp8):
+        statistics = calibrate(Artifact(model), asked, images)
+        planned = {
+            stage.format: [layer.precision for layer in quantize(Artifact(model), stage, (), statistics).layers]
+            for stage in (int8, fp8)
+        }
+        assert planned == {"int8": ["int8", "int8"], "fp8": ["float", "fp8"]}

@@ -12,14 +12,14 @@ from onnx import numpy_helper
 from avcompress.quant.int8_layers import int8_layers, read_grid, replace_constants
 from avcompress.quant.learning.block_learning import learn_block
 from avcompress.quant.learning.block_module import BlockModule
-from avcompress.quant.learning.block_values import choose_images, collect
+from avcompress.quant.learning.block_values import begin, choose_images, collect
 from avcompress.quant.learning.blocks import cut, extract
 from avcompress.quant.stages import reconstruct as module
 from avcompress.quant.stages.reconstruct import learn, learnable_scales, reconstruct
 from avcompress.recipe import Reconstruct
 from avcompress.spec import DataError, MissingError
 from engines.in_memory import open_model
-from engines.onnx_graph import initializers
+from engines.onnx_graph import initializers, with_outputs
 
 FAST = Reconstruct(kind="reconstruct", steps=200, learning_rate=3e-2)
 
@@ -55,6 +55,10 @@ def coarse(small_artifact):
 @pytest.fixture(scope="module")
 def learned(coarse, images):
     return learn(coarse, FAST, images, (-7, 7))
+
+
+def collected(artifact, block, chosen):
+    return collect(artifact, [block], begin(artifact.reference, chosen))
 
 
 def noise(artifact, seed=77):
@@ -117,7 +121,7 @@ def test_a_scale_that_is_read_outside_of_the_block_is_left(small_artifact):
 def test_a_block_in_torch_computes_what_onnx_runtime_does(small_artifact, small_batches):
     (block,) = cut(small_artifact.reference, [layer.name for layer in int8_layers(small_artifact)])
     part = extract(small_artifact.model, block.source, block.output)
-    values = collect(small_artifact, block, [batch["x"] for batch in small_batches])
+    values = collected(small_artifact, block, [batch["x"] for batch in small_batches])
 
     ours = BlockModule(part, {}, ()).run(torch.from_numpy(values.given)).numpy()
     theirs = np.concatenate([open_model(part).run(None, {"x": x[None]})[0] for x in values.given])
@@ -130,7 +134,7 @@ def test_a_block_in_torch_computes_what_onnx_runtime_does(small_artifact, small_
 def test_what_torch_predicts_of_the_learned_block_is_what_onnx_runtime_gives(coarse, learned, images):
     chosen = choose_images(coarse.reference, images, FAST.seed)
     (block,) = cut(coarse.reference, [layer.name for layer in int8_layers(coarse)])
-    values = collect(coarse, block, chosen)
+    values = collected(coarse, block, chosen)
     session = open_model(learned.model)
     errors = [
         np.square(session.run(None, {"x": x[None]})[0] - y).mean()
@@ -176,7 +180,7 @@ def test_a_scale_learns_by_the_papers_gradient():
 
 def test_a_block_that_learning_makes_worse_keeps_what_it_has(small_artifact, images):
     (block,) = cut(small_artifact.reference, [layer.name for layer in int8_layers(small_artifact)])
-    values = collect(small_artifact, block, choose_images(small_artifact.reference, images, 0))
+    values = collected(small_artifact, block, choose_images(small_artifact.reference, images, 0))
     wild = FAST.model_copy(update={"steps": 1, "learning_rate": 100.0})
     layers = int8_layers(small_artifact)
 
@@ -186,6 +190,16 @@ def test_a_block_that_learning_makes_worse_keeps_what_it_has(small_artifact, ima
     assert found.after == found.before
     assert not found.integers
     assert not found.scales
+
+
+def test_where_the_networks_outputs_get_worse_all_is_kept(small_artifact, images, monkeypatch):
+    """What is better block by block may be worse in the end."""
+    monkeypatch.setattr("avcompress.quant.learning.output_error.output_errors", lambda *_: (0.1, 0.2))
+
+    after = reconstruct(small_artifact, FAST.model_copy(update={"steps": 40}), images)
+
+    assert (after.model, after.qparams) == (small_artifact.model, small_artifact.qparams)
+    assert after.log[len(small_artifact.log)].endswith("(+3.0 dB), so that all is kept as it was")
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_others(small_artifact, images):
@@ -216,7 +230,50 @@ def test_a_block_takes_no_more_images_than_fit(small_artifact, images, monkeypat
     chosen = choose_images(small_artifact.reference, images, 0)
     monkeypatch.setattr("avcompress.quant.learning.block_values.BLOCK_BYTES", 5 * (2 * 3 + 4) * 144 * 4)
 
-    assert len(collect(small_artifact, block, chosen).given) == 5
+    assert len(collected(small_artifact, block, chosen).given) == 5
+
+
+@pytest.mark.parametrize("kept", [1 << 20, 0], ids=["kept", "computed again"])
+def test_blocks_read_what_the_networks_compute_as_they_are_by_then(small_artifact, images, monkeypatch, kept):
+    """The second block's input: of the network whose first block has changed in between."""
+    monkeypatch.setattr("avcompress.quant.learning.block_values.KEPT_BYTES", kept)
+    monkeypatch.setattr("avcompress.quant.learning.blocks.TOGETHER", 1)
+    blocks = cut(small_artifact.reference, [layer.name for layer in int8_layers(small_artifact)])
+    assert [(block.source, block.output) for block in blocks] == [("x", "r"), ("r", "s"), ("s", "y")]
+    passages = begin(small_artifact.reference, [image["x"] for image in images])
+    collect(small_artifact, blocks, passages)
+    weight = int8_layers(small_artifact)[0].weight.tensor
+    halved = numpy_helper.to_array(initializers(small_artifact.model)[weight]) // 2
+    changed = replace(small_artifact, model=replace_constants(small_artifact.model, {weight: halved}))
+
+    values = collect(changed, blocks[1:], passages)
+
+    for i, image in enumerate(images):
+        (given,) = open_model(with_outputs(changed.model, ["r"])).run(["r"], image)
+        wanted, output = open_model(with_outputs(changed.reference, ["r", "s"])).run(["r", "s"], image)
+        assert np.array_equal(values.given[i], given[0])
+        assert np.allclose(values.wanted[i], wanted[0], atol=1e-5)
+        assert np.allclose(values.output[i], output[0], atol=1e-5)
+
+
+def test_nothing_before_a_block_is_run_again(small_artifact, images, monkeypatch):
+    monkeypatch.setattr("avcompress.quant.learning.blocks.TOGETHER", 1)
+    blocks = cut(small_artifact.reference, [layer.name for layer in int8_layers(small_artifact)])
+    passages = begin(small_artifact.reference, [image["x"] for image in images])
+    for number in range(2):
+        collect(small_artifact, blocks[number:], passages)
+    opened = []
+    monkeypatch.setattr(
+        "avcompress.quant.learning.block_values.open_model", lambda model, _: opened.append(model) or open_model(model)
+    )
+
+    collect(small_artifact, blocks[2:], passages)
+
+    # The quantized network from r to s, the float one from s to y.
+    assert [[node.name for node in model.graph.node if "Conv" in node.name] for model in opened] == [
+        ["Conv_4"],
+        ["Conv_2"],
+    ]
 
 
 def test_one_image_is_enough(small_artifact, small_batches):
