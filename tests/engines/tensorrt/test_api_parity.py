@@ -120,6 +120,27 @@ def test_names_that_are_chosen_at_run_time_exist_where_they_are_used():
     assert {f"ComputeCapability.{name.upper()}" for name in targets} <= set(members["rtx"])
 
 
+@pytest.mark.rtx
+@pytest.mark.parametrize(
+    ("file", "ours", "wrong", "problem"),
+    [
+        ("configure.py", "layer.num_outputs", "layer.outputs", "ILayer.outputs does not exist"),
+        ("worker.py", "loaded.create_engine_inspector()", "loaded.inspect()", "ICudaEngine.inspect does not exist"),
+        ("session.py", ".execute_async_v3(self._stream)", ".enqueue_v3(self._stream)", "enqueue_v3 does not exist"),
+        ("configure.py", "set_timing_cache(cache, False)", "set_timing_cache(cache)", "takes (cache, ignore_mismatch)"),
+    ],
+)
+def test_a_wrong_attribute_in_our_code_would_be_found(file, ours, wrong, problem):
+    pytest.importorskip("tensorrt_rtx")
+    api = genuine.rtx_api() | {"BuilderFlag.OBEY_PRECISION_CONSTRAINTS": {"kind": "value", "returns": "BuilderFlag"}}
+    text = code()[file]
+    assert ours in text
+
+    problems = Reader(code() | {file: text.replace(ours, wrong)}, api).read().problems
+
+    assert any(line.startswith(file) and problem in line for line in problems)
+
+
 FAKES = {"IBuilderConfig": "Config", "ICudaEngine": "Engine", "INetworkDefinition": "Network", "ILayer": "Layer"}
 
 
