@@ -17,12 +17,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import assert_never
 
 from avcompress.build_script import build_script
+from avcompress.expressing import Backend, FloatType, Wanted, choose, expressed, gpus, in_words, typing_of
 from avcompress.files import atomic_folder, make_folder, write_atomically
 from avcompress.recipe import OpenVinoEngine, OrtEngine
-from avcompress.spec import EngineBuildError, LayerPlan, RecipeError, Track, untracked
+from avcompress.spec import EngineBuildError, LayerPlan, ModelError, RecipeError, TensorRange, Track, untracked
 from engines.build import Built, build_engine, require
 from engines.built import LAYERS, MODEL
 from engines.capabilities import Target
+from engines.dialects import Expressed
+from engines.dialects.dialect import CACHE, LAYER_OUTPUT_TYPES, LAYER_PRECISIONS, PRECISIONS
 from engines.layer_map import Mismatch, compare
 from engines.lint import lint, read_model, to_bytes
 from engines.onnx_graph import name_nodes
@@ -30,10 +33,10 @@ from engines.planned import planned_layers, with_precisions
 from engines.tensorrt.optimization import check_profiles, graph_shapes
 from engines.tensorrt.settings import BuildSettings
 
-Backend = Literal["trt", "trt_rtx", "openvino", "ort"]
 Buildable = BuildSettings | OpenVinoEngine | OrtEngine
-SETTINGS, SCRIPT, ENGINE, FACTS, CALIBRATION = "build.json", "build.sh", "engine", "built.json", "calibration.cache"
-RTX_TARGETS = ("sm86", "sm89")
+SETTINGS, SCRIPT, ENGINE, FACTS = "build.json", "build.sh", "engine", "built.json"
+BESIDE = (CACHE, PRECISIONS, LAYER_PRECISIONS, LAYER_OUTPUT_TYPES)
+TAKEN = frozenset({SETTINGS, SCRIPT, ENGINE, *BESIDE})
 _REFORMATS = frozenset({"reformat", "reorder"})
 T = TypeVar("T", bound=BaseModel)
 
@@ -46,6 +49,7 @@ class BuildFile(BaseModel):
         network: its file, beside this one.
         lint: the target that the network is checked for before it is built.
         as_is: whether it is built although that check finds something.
+        notes: what was changed in the network for its target, for people.
         engine: its backend's settings; a calibration cache lies beside this file.
     """
 
@@ -56,6 +60,7 @@ class BuildFile(BaseModel):
     network: str
     lint: Target
     as_is: bool = False
+    notes: tuple[str, ...] = ()
     engine: Buildable
 
 
@@ -66,17 +71,25 @@ class BuildJob:
     Attributes:
         source: an ONNX file, or a build folder.
         out: the build folder; None for a source that is one.
+        target: a machine, with its platform or without.
+        profiles: folders with users' own machines.
         options: BuildSettings by name.
-        calibration: a calibration cache, for the dialect dla-implicit.
+        float_type: of what is not quantized; None: as the network has it.
+        ranges: a JSON file of [least, largest] by tensor: what calibration saw.
+        calibration: a calibration cache, for a network that is in the dialect dla-implicit already.
         precisions: a JSON file of precisions by node.
-        as_is: build although lint finds what is refused or silently changed.
+        as_is: take the network as it is: not in its target's dialect, and although lint finds what will go wrong.
         export_only: stop before the engine.
     """
 
     source: Path
     out: Path | None = None
     backend: Backend | None = None
+    target: str | None = None
+    profiles: tuple[Path, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    float_type: FloatType | None = None
+    ranges: Path | None = None
     calibration: Path | None = None
     precisions: Path | None = None
     as_is: bool = False
@@ -142,25 +155,62 @@ def run_build(job: BuildJob, track: Track = untracked) -> Outcome:
 
 
 def _from_network(job: BuildJob) -> Prepared:
-    """An ONNX file of any tool, quantized or not.
-
-    What a target's dialect asks of the network is its maker's work; here it is only held against the target.
-    """
+    """An ONNX file of any tool, quantized or not, in the dialect of its target."""
     if job.out is None:
         raise RecipeError("--out: expected a folder for the engine, got nothing; give one")
-    if job.source.name in {SETTINGS, SCRIPT, ENGINE, CALIBRATION}:
+    if job.source.name in TAKEN:
         raise RecipeError(f"{job.source}: expected a name that the build folder has not taken, got it; rename the file")
     model = name_nodes(read_model(job.source))
-    engine = _engine(job, _is_quantized(model))
+    wanted = choose(job.backend, job.target, job.profiles, job.options)
+    typing = _typing(job)
+    found = None if typing or job.as_is else _expressed(job, model, wanted)
     file = BuildFile(
-        target=_target_words(engine),
+        target=wanted.words,
         network=job.source.name,
-        lint=_lint_target(engine),
+        lint=wanted.lint,
         as_is=job.as_is,
-        engine=engine,
+        notes=found.notes if found else (),
+        engine=_engine(job, wanted, typing_of(found) if found else typing),
     )
-    files = {CALIBRATION: _read(job.calibration)} if job.calibration else {}
-    return Prepared(file, to_bytes(model, job.source, job.out / job.source.name), files)
+    files = dict(found.files) if found else {CACHE: _read(job.calibration)} if job.calibration else {}
+    network = found.model if found else model
+    return Prepared(file, to_bytes(network, job.source, job.out / job.source.name), files)
+
+
+def _expressed(job: BuildJob, model: onnx.ModelProto, wanted: Wanted) -> Expressed | None:
+    try:
+        return expressed(model, wanted, job.float_type, _ranges(job), job.options.get("dla_fallback", "refuse"))
+    except ModelError as error:
+        raise in_words(job.source, error) from error
+
+
+def _ranges(job: BuildJob) -> dict[str, TensorRange]:
+    """What calibration saw of tensors, from a JSON object of [least, largest] by tensor."""
+    content = _read_json(job.ranges) if job.ranges else {}
+    try:
+        return {name: TensorRange((float(low),), (float(high),)) for name, (low, high) in content.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise RecipeError(
+            f"{job.ranges}: expected an object of [least, largest] by tensor, got something else ({error}); mend it"
+        ) from error
+
+
+def _engine(job: BuildJob, wanted: Wanted, typing: Mapping[str, Any]) -> Buildable:
+    """The settings of the build: what the command line says, what the network's dialect needs."""
+    match wanted.backend:
+        case "openvino" | "ort":
+            if job.options or job.calibration or job.precisions:
+                named = ", ".join(job.options) or "a calibration cache or precisions"
+                raise RecipeError(f"{wanted.backend}: expected no options of TensorRT, got {named}; leave them out")
+            return OpenVinoEngine(backend="openvino") if wanted.backend == "openvino" else OrtEngine(backend="ort")
+        case "trt_rtx":
+            own = {"module": "tensorrt_rtx", "compute_capabilities": gpus(wanted)}
+            return _validated(BuildSettings, own | dict(job.options) | dict(typing))
+        case "trt":
+            cache = {"calibration_cache": CACHE} if typing.get("dialect") == "dla-implicit" else {}
+            return _validated(BuildSettings, {"module": "tensorrt", **job.options, **typing, **cache})
+        case _:
+            assert_never(wanted.backend)
 
 
 def _from_folder(job: BuildJob) -> Prepared:
@@ -171,10 +221,10 @@ def _from_folder(job: BuildJob) -> Prepared:
             f"{job.source}: expected an ONNX file or a build folder, got a folder without {SETTINGS}; name the file, "
             "or make the folder with --export-only"
         )
-    if job.backend or job.calibration or job.precisions:
+    if any((job.backend, job.target, job.float_type, job.ranges, job.calibration, job.precisions)):
         raise RecipeError(
-            f"{job.source}: expected no --backend, --calibration-cache or --precisions, the folder says all, got one; "
-            "leave it out"
+            f"{job.source}: expected no --target, --backend, --float, --ranges, --calibration-cache or --precisions, "
+            "the folder says all, got one; leave it out"
         )
     if job.export_only and job.out is None:
         raise RecipeError("--out: expected a folder for the export, got nothing; give one")
@@ -191,48 +241,27 @@ def _from_folder(job: BuildJob) -> Prepared:
     if network.parent != job.source:
         raise RecipeError(f"{path}: network: expected a file beside it, got {file.network!r}; mend it")
     cache = file.engine.calibration_cache if isinstance(file.engine, BuildSettings) else ""
-    if cache not in {"", CALIBRATION}:
-        raise RecipeError(f"{path}: calibration_cache: expected {CALIBRATION} beside it, got {cache!r}; mend it")
-    return Prepared(file, _read(network), {cache: _read(job.source / cache)} if cache else {})
+    if cache not in {"", CACHE}:
+        raise RecipeError(f"{path}: calibration_cache: expected {CACHE} beside it, got {cache!r}; mend it")
+    beside = {name for name in BESIDE if (job.source / name).is_file()} | ({cache} - {""})
+    return Prepared(file, _read(network), {name: _read(job.source / name) for name in sorted(beside)})
 
 
-def _engine(job: BuildJob, quantized: bool) -> Buildable:
-    match job.backend:
-        case None:
-            raise RecipeError("--backend: expected trt, trt_rtx, openvino or ort for an ONNX file, got none; give it")
-        case "openvino" | "ort":
-            if job.options or job.calibration or job.precisions:
-                named = ", ".join(job.options) or "a calibration cache or precisions"
-                raise RecipeError(
-                    f"--backend {job.backend}: expected no options of TensorRT, got {named}; leave it out"
-                )
-            return OpenVinoEngine(backend="openvino") if job.backend == "openvino" else OrtEngine(backend="ort")
-        case "trt_rtx":
-            own: dict[str, Any] = {"module": "tensorrt_rtx", "compute_capabilities": RTX_TARGETS, "dialect": "strong"}
-            return _validated(BuildSettings, own | dict(job.options))
-        case "trt":
-            return _validated(BuildSettings, {"module": "tensorrt", **_typing(job, quantized), **job.options})
-        case _:
-            assert_never(job.backend)
-
-
-def _typing(job: BuildJob, quantized: bool) -> dict[str, Any]:
-    """What a weakly typed network needs beside it: flags, a calibration cache, precisions."""
-    dialect = job.options.get("dialect", "auto")
-    asked: dict[str, Any] = {}
-    if job.calibration:
-        asked["calibration_cache"] = CALIBRATION
-    if job.precisions:
-        asked["precisions"] = _precisions(job.precisions)
-    if dialect == "dla-implicit" and not job.calibration:
+def _typing(job: BuildJob) -> dict[str, Any]:
+    """What the command line itself tells of a network that is in the dialect dla-implicit already."""
+    if not (job.calibration or job.precisions):
+        return {}
+    if job.calibration is None or job.options.get("dialect") != "dla-implicit":
         raise RecipeError(
-            "--dialect: expected a calibration cache with dla-implicit, which holds the INT8 scales, got none; give "
-            "--calibration-cache"
+            "--calibration-cache: expected it with --dialect dla-implicit, and --precisions with it, got one without "
+            "the other; give them together"
         )
-    if dialect in {"weak", "dla-implicit"}:
-        chosen = (("fp16", True), ("int8", quantized or bool(job.calibration)), ("obey", bool(job.precisions)))
-        asked["flags"] = tuple(flag for flag, on in chosen if on)
-    return asked
+    flags = ("fp16", "int8", "obey") if job.precisions else ("fp16", "int8")
+    return {
+        "dialect": "dla-implicit",
+        "flags": flags,
+        "precisions": _precisions(job.precisions) if job.precisions else {},
+    }
 
 
 def _precisions(path: Path) -> Any:
@@ -276,30 +305,6 @@ def _read_json(path: Path) -> Any:
         raise RecipeError(f"{path}: expected JSON, got: {error}; export it again") from error
 
 
-def _lint_target(engine: Buildable) -> Target:
-    match engine:
-        case OrtEngine():
-            return "onnxruntime"
-        case OpenVinoEngine():
-            return "openvino"
-        case BuildSettings(module="tensorrt_rtx"):
-            return "tensorrt-rtx"
-        case BuildSettings(dialect="weak" | "dla-implicit"):
-            return "tensorrt-8"
-        case _:
-            return "tensorrt-10"
-
-
-def _target_words(engine: Buildable) -> str:
-    match engine:
-        case BuildSettings(module="tensorrt_rtx"):
-            return f"TensorRT for RTX, {', '.join(engine.compute_capabilities)}"
-        case BuildSettings():
-            return f"TensorRT, {'DLA' if engine.dla_core is not None else 'GPU'} of the machine that builds it"
-        case _:
-            return engine.backend
-
-
 # --- checks before the work
 
 
@@ -333,7 +338,7 @@ def _refuse_foreign(out: Path) -> None:
     names = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if not names:
         return
-    ours = {SETTINGS, SCRIPT, ENGINE, CALIBRATION}
+    ours = set(TAKEN)
     if SETTINGS in names:
         ours.add(_validated(BuildFile, _read_json(out / SETTINGS), str(out / SETTINGS)).network)
     foreign = sorted(names - ours) or sorted(names - {SETTINGS} if SETTINGS not in names else ())
@@ -364,7 +369,7 @@ def _build(prepared: Prepared, folder: Path, shown: Path, plan: tuple[LayerPlan,
     """Build `folder`/engine from what lies in `folder`, which people will see as `shown`."""
     engine = prepared.file.engine
     if isinstance(engine, BuildSettings) and engine.calibration_cache:
-        engine = engine.model_copy(update={"calibration_cache": str((folder / CALIBRATION).resolve())})
+        engine = engine.model_copy(update={"calibration_cache": str((folder / CACHE).resolve())})
     built = build_engine(folder / prepared.file.network, folder / ENGINE, engine, track)
     facts = outcome_facts(_outcome(shown, prepared.file, built, plan))
     write_atomically(folder / ENGINE / FACTS, json.dumps(facts, indent=1) + "\n")
@@ -396,6 +401,7 @@ def outcome_facts(outcome: Outcome) -> dict[str, Any]:
         "target": file.target,
         "folder": str(outcome.folder),
         "network": file.network,
+        "notes": list(file.notes),
         "settings": file.engine.model_dump(mode="json"),
         "engine": None,
     }

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from avcompress.cli.app import Exit, JsonFile, Quiet, app
+from avcompress.cli.app import Exit, JsonFile, Profiles, Quiet, app
 from avcompress.cli.terminal import check_json, open_console, open_watch, write_json
 
 if TYPE_CHECKING:
@@ -26,8 +26,18 @@ def build(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
     out: Annotated[
         Path | None, typer.Option("--out", help="Build folder to make; a folder of --export-only needs none.")
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            help="The machine that it is for, as `avcompress targets` lists them, or a YAML file; with @PLATFORM for "
+            "another than its first.",
+        ),
+    ] = None,
+    profiles: Profiles = None,
     backend: Annotated[
-        Literal["trt", "trt_rtx", "openvino", "ort"] | None, typer.Option("--backend", help="What builds the engine.")
+        Literal["trt", "trt_rtx", "openvino", "ort"] | None,
+        typer.Option("--backend", help="What builds the engine, where no machine is named."),
     ] = None,
     compute_capability: Annotated[
         str | None, typer.Option("--compute-capability", help="trt_rtx: GPUs to compile for, as sm86,sm89.")
@@ -42,13 +52,22 @@ def build(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
     ] = None,
     dialect: Annotated[
         Literal["auto", "strong", "weak", "dla-implicit"] | None,
-        typer.Option("--dialect", help="trt: how the network says its precisions; default: auto."),
+        typer.Option("--dialect", help="trt: how the network says its precisions; default: the target's."),
+    ] = None,
+    float_type: Annotated[
+        Literal["fp32", "fp16", "bf16"] | None,
+        typer.Option("--float", help="Of what is not quantized; default: as the network has it, fp16 on DLA."),
+    ] = None,
+    ranges: Annotated[
+        Path | None,
+        typer.Option("--ranges", help="JSON of [least, largest] by tensor, from calibration: DLA's INT8 needs them."),
     ] = None,
     calibration_cache: Annotated[
-        Path | None, typer.Option("--calibration-cache", help="trt, dla-implicit: INT8 scales in TensorRT's format.")
+        Path | None,
+        typer.Option("--calibration-cache", help="trt, dla-implicit: INT8 scales of a network without Q/DQ."),
     ] = None,
     precisions: Annotated[
-        Path | None, typer.Option("--precisions", help="trt, weak or dla-implicit: JSON of int8, fp16, fp32 by node.")
+        Path | None, typer.Option("--precisions", help="With --calibration-cache: JSON of int8, fp16, fp32 by node.")
     ] = None,
     workspace: Annotated[
         int | None, typer.Option("--workspace", min=1, help="MB of GPU memory that a layer may use while it works.")
@@ -77,7 +96,10 @@ def build(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
         int | None, typer.Option("--memory-limit", min=1, help="MB of memory for the build's process, at most.")
     ] = None,
     as_is: Annotated[
-        bool, typer.Option("--as-is", help="Build although lint finds what is refused or silently changed.")
+        bool,
+        typer.Option(
+            "--as-is", help="Take the network as it is: no dialect, and although lint finds what will go wrong."
+        ),
     ] = False,
     export_only: Annotated[
         bool, typer.Option("--export-only", help="Only make the folder, for `avcompress build FOLDER` on a device.")
@@ -89,13 +111,15 @@ def build(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
 
     Exit code 0: every layer runs as the network says; 1: one does not, or does not tell; 2: refused.
 
-    Example: avcompress build out/yolox/model.onnx --backend trt_rtx --compute-capability sm86,sm89 --out out/engine
+    Example: avcompress build out/yolox/model.onnx --target rtx-4090 --out out/engine
+
+    Example: avcompress build out/yolox/model.onnx --target orin-agx@jetpack-6.2 --export-only --out yolox_orin
     """
     from avcompress.building import BuildJob, outcome_facts, run_build
 
     context.obj.install()
     console = open_console()
-    inputs = [path for path in (source, calibration_cache, precisions) if path is not None]
+    inputs = [path for path in (source, ranges, calibration_cache, precisions) if path is not None]
     check_json(json_file, out or source, tuple(inputs))
     options = {
         "compute_capabilities": tuple(compute_capability.split(",")) if compute_capability else None,
@@ -115,6 +139,10 @@ def build(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
         source=source,
         out=out,
         backend=backend,
+        target=target,
+        profiles=tuple(profiles or ()),
+        float_type=float_type,
+        ranges=ranges,
         options={name: value for name, value in options.items() if value is not None},
         calibration=calibration_cache,
         precisions=precisions,
@@ -139,6 +167,8 @@ def _profiles(texts: list[str] | None) -> tuple[Any, ...] | None:
 
 
 def _show(console: Console, outcome: Outcome) -> None:
+    for note in outcome.file.notes:
+        _say(console, f"note: {note}")
     if outcome.built is None:
         _say(console, f"exported for {outcome.file.target}: {outcome.folder}")
         _say(console, f"on the device: avcompress build {outcome.folder.name}, or sh build.sh in it")

@@ -14,6 +14,8 @@ from avcompress.spec import TensorRange
 if TYPE_CHECKING:  # whoever only asks for a dialect's name needs no onnx
     import onnx
 
+    from engines.capabilities import Target
+
 Dialect = Literal["strong", "weak", "dla-implicit"]
 """How a quantized network is told to TensorRT.
 
@@ -41,6 +43,7 @@ class DialectSettings:
         ranges: what calibration saw of the tensors, by name in the float network; per tensor.
         gpu_fallback: dla-implicit: layers that DLA cannot take are refused, or listed for the GPU.
         tensorrt: dla-implicit: the TensorRT that reads the cache; one of another version refuses it.
+        target: strong: whose limits count, by the names of `avcompress lint`.
     """
 
     dialect: Dialect
@@ -50,6 +53,7 @@ class DialectSettings:
     ranges: Mapping[str, TensorRange] = field(default_factory=dict)
     gpu_fallback: Literal["refuse", "list"] = "refuse"
     tensorrt: str = "8.6.0"
+    target: Target = "tensorrt-11"
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def express_strong(model: onnx.ModelProto, settings: DialectSettings) -> Express
     """
     new, notes = prepared(model)
     refuse_unknown(new, settings.keep_float)
-    refuse_untakeable(new, "tensorrt-11")
+    refuse_untakeable(new, settings.target)
     new, parts, lowering = _for_parser(with_stored_weights(new), settings.newest_opset)
     keep, kept = dict(settings.keep_float), dict[str, str]()
     keep |= {part: keep[whole] for part, whole in parts.items() if whole in keep}

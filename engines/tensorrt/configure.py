@@ -5,12 +5,14 @@ Nothing here is silently dropped: what the module lacks is refused with what to 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from avcompress.spec import OutputError
+from engines.dialects.calibration_cache import version_number
 from engines.tensorrt.device import find_device
 from engines.tensorrt.settings import BuilderFlag, BuildSettings, Profile
 from engines.tensorrt.timing_cache import Key, cache_key, cache_path, read_cache, write_cache
@@ -23,6 +25,7 @@ _FLAGS: Mapping[BuilderFlag, str] = {
 }
 _PRECISIONS = {"int8": "INT8", "fp16": "HALF", "fp32": "FLOAT"}
 _SHOWN = 5
+_CACHE_HEADER = re.compile(rb"\ATRT-\d+-(?=EntropyCalibration2)")
 
 
 class RefusedError(Exception):
@@ -61,7 +64,7 @@ class Setup:
                 "calibrate",
                 {
                     "message": "TensorRT did not take the calibration cache, and asked for images",
-                    "remedy": "make the cache for this TensorRT: its first line names the version",
+                    "remedy": "export the folder again: a cache begins with TRT-VERSION-EntropyCalibration2",
                 },
             )
 
@@ -176,11 +179,12 @@ def _set_types(trt: Any, network: Any, setup: Setup, settings: BuildSettings) ->
         setup.config.set_flag(getattr(trt.BuilderFlag, name))
     # Precisions come with that flag: where there is none, it was refused just now.
     if settings.precisions and hasattr(trt.BuilderFlag, "OBEY_PRECISION_CONSTRAINTS"):
-        _set_precisions(trt, network, settings)
+        _set_precisions(trt, network, setup, settings)
     if settings.calibration_cache:
         if not hasattr(trt, "IInt8EntropyCalibrator2"):
             raise RefusedError("configure", _lacks(trt, "calibration caches", "export for the strong dialect"))
-        setup.calibrator = _calibrator(trt, Path(settings.calibration_cache).read_bytes())
+        cache = _of_this_version(Path(settings.calibration_cache).read_bytes(), str(trt.__version__))
+        setup.calibrator = _calibrator(trt, cache)
         setup.config.int8_calibrator = setup.calibrator
 
 
@@ -196,7 +200,7 @@ def _layers(network: Any) -> Iterator[Any]:
     return (network.get_layer(index) for index in range(network.num_layers))
 
 
-def _set_precisions(trt: Any, network: Any, settings: BuildSettings) -> None:
+def _set_precisions(trt: Any, network: Any, setup: Setup, settings: BuildSettings) -> None:
     """Fix what single layers compute in; the parser calls a layer after its ONNX node."""
     left = dict(settings.precisions)
     implicit = settings.dialect == "dla-implicit"
@@ -209,7 +213,7 @@ def _set_precisions(trt: Any, network: Any, settings: BuildSettings) -> None:
         # What stays FP32 may have values too large for FP16. On DLA, an output of another type is a layer on the GPU.
         for index in range(layer.num_outputs if implicit or precision == "fp32" else 0):
             layer.set_output_type(index, kind)
-    if left:
+    if left.keys() == settings.precisions.keys():
         raise RefusedError(
             "configure",
             {
@@ -218,6 +222,13 @@ def _set_precisions(trt: Any, network: Any, settings: BuildSettings) -> None:
                 "remedy": "export the folder again: the precisions are of another network",
             },
         )
+    if left:  # a node that the parser folded; a weighted one shows in the layer map
+        setup.notes.append(f"precisions: no layer of their own have {', '.join(sorted(left))}")
+
+
+def _of_this_version(cache: bytes, version: str) -> bytes:
+    """The cache under the version at hand: the scales are those of any, but another one's first line is not taken."""
+    return _CACHE_HEADER.sub(f"TRT-{version_number(version)}-".encode(), cache, count=1)
 
 
 def _calibrator(trt: Any, cache: bytes) -> Any:

@@ -169,6 +169,93 @@ def test_a_failed_build_leaves_what_was_there(net, out, monkeypatch, failure):
     assert sorted(path.name for path in out.parent.iterdir()) == ["net.onnx", "out"]
 
 
+# --- targets
+
+
+def engine_of(folder):
+    return BuildFile.model_validate_json((folder / "build.json").read_bytes()).engine
+
+
+@pytest.mark.parametrize(
+    ("target", "lint", "dialect", "flags"),
+    [
+        ("orin-agx@jetpack-6.2", "tensorrt-10", "strong", ()),
+        ("drive-orin@drive-os-6.0.9", "tensorrt-8", "weak", ("int8",)),
+        ("thor", "tensorrt-11", "strong", ()),
+    ],
+)
+def test_a_machine_decides_dialect_flags_and_checks(net, out, target, lint, dialect, flags):
+    run_build(BuildJob(net, out, target=target, export_only=True))
+
+    file = BuildFile.model_validate_json((out / "build.json").read_bytes())
+    assert file.target.startswith(target)
+    assert (file.lint, file.engine.dialect, file.engine.flags) == (lint, dialect, flags)
+
+
+def test_an_rtx_card_is_compiled_for_itself(net, out):
+    run_build(BuildJob(net, out, target="rtx-4090", export_only=True))
+
+    assert engine_of(out).compute_capabilities == ("sm89",)
+
+
+def test_a_cpu_takes_the_network_as_it_is(net, out):
+    run_build(BuildJob(net, out, target="cpu@onnxruntime", export_only=True))
+
+    assert engine_of(out).backend == "ort"
+    assert onnx.load(out / "net.onnx") == onnx.load(net)
+
+
+def test_float_layers_keep_their_type_unless_another_is_asked_for(net, out):
+    def types():
+        return {tensor.data_type for tensor in onnx.load(out / "net.onnx").graph.initializer}
+
+    run_build(BuildJob(net, out, target="orin-agx", export_only=True))
+    assert TensorProto.FLOAT16 not in types()
+    run_build(BuildJob(net, out, target="orin-agx", float_type="fp16", export_only=True))
+    assert TensorProto.FLOAT16 in types()
+    half = out.parent / "half.onnx"
+    (out / "net.onnx").rename(half)
+    run_build(BuildJob(half, out.parent / "weak", target="drive-orin@drive-os-6.0.9", export_only=True))
+    weak = engine_of(out.parent / "weak")
+    assert weak.flags[:2] == ("fp16", "int8")
+    # Q/DQ say what is INT8; only what must not become FP16 is told.
+    assert set(weak.precisions.values()) <= {"fp32"}
+
+
+def test_a_dla_gets_a_network_without_qdq_its_cache_and_every_layer_s_precision(tmp_path, out):
+    onnx.save(network(quantized=(0, 1, 2)), tmp_path / "net.onnx")
+    (tmp_path / "ranges.json").write_text(json.dumps({f"t{i}": [-3.0, 3.0] for i in range(4)}))
+    asked = BuildJob(
+        tmp_path / "net.onnx", out, target="orin-agx@jetpack-6.0", options={"dla_core": 0},
+        ranges=tmp_path / "ranges.json", export_only=True,
+    )  # fmt: skip
+
+    run_build(asked)
+    run_build(BuildJob(out, out.parent / "copy", export_only=True))
+
+    engine = engine_of(out)
+    assert (engine.dialect, engine.flags, engine.dla_core) == ("dla-implicit", ("fp16", "int8", "obey"), 0)
+    assert engine.precisions == dict.fromkeys(("conv0", "conv1", "conv2"), "int8")
+    assert {node.op_type for node in onnx.load(out / "net.onnx").graph.node} == {"Conv"}
+    assert (out / "calibration.cache").read_bytes().startswith(b"TRT-8600-EntropyCalibration2\n")
+    assert sorted(content(out)) == [
+        "build.json", "build.sh", "calibration.cache", "layer_output_types.txt", "layer_precisions.txt", "net.onnx",
+        "precisions.json",
+    ]  # fmt: skip
+    assert content(out) == content(out.parent / "copy")
+
+
+def test_what_a_dialect_cannot_say_names_the_file(tmp_path, out):
+    onnx.save(network(quantized=(), size="s"), tmp_path / "net.onnx")
+
+    with pytest.raises(EngineBuildError, match=r"^check: net\.onnx: .*DLA has no dynamic"):
+        run_build(
+            BuildJob(
+                tmp_path / "net.onnx", out, target="orin-agx@jetpack-6.0", options={"dla_core": 0}, export_only=True
+            )
+        )
+
+
 # --- what is refused
 
 
@@ -209,10 +296,14 @@ def test_a_folder_whose_settings_are_no_json_is_refused(out):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"backend": None}, "--backend: expected trt, trt_rtx, openvino or ort"),
+        ({"backend": None}, "--target: expected a machine that `avcompress targets` lists, or --backend"),
+        ({"target": "orin-agxx"}, "did you mean orin-agx"),
+        ({"target": "orin-agx", "backend": "ort"}, "--backend: expected trt for orin-agx"),
+        ({"target": "thor", "options": {"dla_core": 0}}, "expected a DLA"),
+        ({"backend": "trt", "calibration": Path("x")}, "expected it with --dialect dla-implicit"),
+        ({"backend": "trt", "options": {"dialect": "weak"}, "precisions": Path("x")}, "got one without the other"),
         ({"backend": "ort", "options": {"workspace_mb": 1}}, "expected no options of TensorRT, got workspace_mb"),
         ({"backend": "trt", "options": {"compute_capabilities": ("sm86",)}}, "builds for this machine's GPU, got sm86"),
-        ({"backend": "trt", "options": {"dialect": "dla-implicit"}}, "expected a calibration cache with dla-implicit"),
         ({"backend": "trt_rtx", "options": {"compute_capabilities": ()}}, "expected at least one for tensorrt_rtx"),
     ],
 )
@@ -224,9 +315,23 @@ def test_options_that_do_not_fit_together_are_refused_before_the_work(net, out, 
 
 def test_precisions_of_another_kind_are_refused(net, out, tmp_path):
     (tmp_path / "precisions.json").write_text('{"conv0": "int3"}')
+    (tmp_path / "scales").write_bytes(b"")
 
     with pytest.raises(RecipeError, match=r"precisions.conv0: Input should be .* got 'int3'"):
-        run_build(job(net, out, "trt", options={"dialect": "weak"}, precisions=tmp_path / "precisions.json"))
+        run_build(
+            job(
+                net, out, "trt", options={"dialect": "dla-implicit"},
+                calibration=tmp_path / "scales", precisions=tmp_path / "precisions.json",
+            )
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("content", ["[]", '{"t1": [1]}', '{"t1": [2, 1]}', '{"t1": "a"}', '{"t1": ["a", "b"]}'])
+def test_ranges_of_another_kind_are_refused(net, out, tmp_path, content):
+    (tmp_path / "ranges.json").write_text(content)
+
+    with pytest.raises(RecipeError, match=r"ranges.json: expected an object of \[least, largest\] by tensor"):
+        run_build(BuildJob(net, out, target="orin-agx", ranges=tmp_path / "ranges.json", export_only=True))
 
 
 def test_what_would_be_silently_changed_is_refused_with_what_to_do_unless_it_is_wanted(tmp_path, out):
@@ -595,7 +700,10 @@ def test_a_vehicle_builds_with_tensorrt_itself(tmp_path, out, vehicle):
 
 @pytest.mark.slow
 @pytest.mark.rtx
-def test_a_real_detector_is_built_twice_to_the_same_bytes_with_the_planned_share_in_int8(tmp_path, data_root):
+@pytest.mark.parametrize("float_type", ["fp32", "fp16"])
+def test_a_real_detector_is_built_twice_to_the_same_bytes_with_the_planned_share_in_int8(
+    tmp_path, data_root, float_type
+):
     pytest.importorskip("tensorrt_rtx")
     model = version_converter.convert_version(onnx.load(data_root / "models" / "yolox_nano.onnx"), 17)
     model = infer_shapes(name_nodes(model))
@@ -610,9 +718,13 @@ def test_a_real_detector_is_built_twice_to_the_same_bytes_with_the_planned_share
     }
     onnx.save(insert_qdq(model, [edge for s in sites for edge in s.edges], qparams), tmp_path / "net.onnx")
 
-    outcomes = [run_build(job(tmp_path / "net.onnx", tmp_path / name, "trt_rtx")) for name in ("a", "b")]
+    outcomes = [
+        run_build(BuildJob(tmp_path / "net.onnx", tmp_path / name, target="rtx-4090", float_type=float_type))
+        for name in ("a", "b")
+    ]
 
     assert outcomes[0].mismatches == ()
     planned = {layer.name for layer in placement.layers if layer.precision == "int8"}
-    assert {name for name, got in outcomes[0].built.precisions.items() if got == "int8"} == planned
+    told = outcomes[0].built.precisions
+    assert told == {name: "int8" if name in planned else float_type for name in told}
     assert len({sha256_file(tmp_path / name / "engine" / "model.engine") for name in ("a", "b")}) == 1

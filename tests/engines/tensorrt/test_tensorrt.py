@@ -90,7 +90,8 @@ def test_a_float_network_on_tensorrt_8_gets_no_int8_flag(build, tensorrt, two_co
 @pytest.mark.parametrize("version", WEAK)
 def test_the_implicit_dialect_hands_over_cache_and_precisions(build, tensorrt, two_convs, tmp_path, version):
     tensorrt(version)
-    (tmp_path / "calibration.cache").write_bytes(b"TRT-8602-EntropyCalibration2\nx: 3c010a14\n")
+    # Of no version that is here: the scales are those of any, and TensorRT takes its own version's only.
+    (tmp_path / "calibration.cache").write_bytes(b"TRT-8000-EntropyCalibration2\nx: 3c010a14\n")
 
     _, asked = build(
         two_convs,
@@ -126,6 +127,15 @@ def test_beside_qdq_only_float_layers_are_fixed(build, tensorrt, two_convs, quan
     given = {name: (precision, types) for name, precision, types in asked["layers"] if name in kept}
     # What must not be rounded to FP16 keeps its type on the way out, too.
     assert given == {"c1": (None, {}), "r1": (1, {}), "c2": (0, {"0": 0})}
+
+
+def test_a_node_that_is_no_layer_of_its_own_is_told(build, tensorrt, two_convs):
+    tensorrt("8.6.1")
+    kept = {"c2": "fp32", "folded": "fp16"}
+
+    built, _ = build(two_convs, settings(dialect="weak", flags=("fp16", "obey"), precisions=kept))
+
+    assert built.notes == ("precisions: no layer of their own have folded",)
 
 
 def test_all_settings_reach_the_builder(build, tensorrt, two_convs):

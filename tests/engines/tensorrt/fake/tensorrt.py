@@ -309,7 +309,9 @@ def problems_of_calibration(config, names):
     if not TYPED_FLAGS or config.int8_calibrator is None or "INT8" not in names:
         return
     cache = config.int8_calibrator.read_calibration_cache()
-    if cache is None or not bytes(cache).startswith(b"TRT-"):
+    first, second, third = (int(part) for part in __version__.split(".")[:3])
+    number = first * (10000 if first >= 10 else 1000) + second * 100 + third
+    if cache is None or not bytes(cache).startswith(f"TRT-{number}-EntropyCalibration2\n".encode()):
         config.int8_calibrator.get_batch(["x"])
         yield "Calibration failure occurred with no scaling factors detected."
 
