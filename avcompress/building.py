@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import assert_never
 
 from avcompress.build_script import build_script
-from avcompress.expressing import Backend, FloatType, Wanted, choose, expressed, gpus, in_words, typing_of
 from avcompress.files import atomic_folder, make_folder, write_atomically
 from avcompress.recipe import OpenVinoEngine, OrtEngine
 from avcompress.spec import EngineBuildError, LayerPlan, ModelError, RecipeError, TensorRange, Track, untracked
@@ -26,6 +25,7 @@ from engines.built import LAYERS, MODEL
 from engines.capabilities import Target
 from engines.dialects import Expressed
 from engines.dialects.dialect import CACHE, LAYER_OUTPUT_TYPES, LAYER_PRECISIONS, PRECISIONS
+from engines.expressing import Backend, FloatType, Wanted, choose, expressed, gpus, in_words, typing_of
 from engines.layer_map import Mismatch, compare
 from engines.lint import lint, read_model, to_bytes
 from engines.onnx_graph import name_nodes

@@ -12,14 +12,15 @@ from typing_extensions import assert_never
 
 from avcompress import __version__
 from avcompress.building import run_build
-from avcompress.expressing import Wanted, choose, gpus
 from avcompress.files import atomic_folder, private_folder
-from avcompress.rebuilding import target_job, typing_facts
+from avcompress.rebuilding import target_job
 from avcompress.recipe import Engine, OpenVinoEngine, OrtEngine, RtxEngine, TrtEngine
 from avcompress.spec import EngineError, RecipeError
 from engines.bundle import ENGINE, NETWORK, RANGES
 from engines.bundle_files import check_file, refuse_existing
+from engines.expressing import Wanted, choose, gpus
 from engines.manifest import CheckLine, Manifest, Measured, read_manifest, write_manifest
+from engines.tensorrt.settings import BuildSettings
 from validation.report import Report
 
 _FIGURES = ("mean_ms", "p50_ms", "p90_ms", "p99_ms", "p99_9_ms", "max_ms")
@@ -104,7 +105,10 @@ def _without_engine(manifest: Manifest, device: ForDevice, new: Path) -> Manifes
     )
     with private_folder() as scratch:
         outcome = run_build(target_job(planned, new, scratch / "export", device.profiles, export_only=True))
-    return planned.model_copy(update=typing_facts(outcome.file.engine))
+    asked_of = outcome.file.engine
+    if not isinstance(asked_of, BuildSettings):
+        return planned
+    return planned.model_copy(update={"dialect": asked_of.dialect, "flags": asked_of.flags})
 
 
 def _copy_ranges(source: Path, target: Path) -> None:

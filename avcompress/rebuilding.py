@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import onnx
 
 from avcompress import __version__
 from avcompress.building import BESIDE, SETTINGS, BuildJob, run_build
 from avcompress.files import atomic_folder
 from avcompress.recipe import Engine, RtxEngine, TrtEngine
 from avcompress.spec import Track, untracked
+from engines.build import build_engine
+from engines.built import Built
 from engines.bundle import ENGINE, NETWORK, RANGES, Trust, verified_copy
 from engines.bundle_files import refuse_existing
-from engines.layer_map import Mismatch
+from engines.layer_map import Mismatch, compare
+from engines.lint import read_model
 from engines.machine import building_gpu
 from engines.manifest import Manifest, system_name, write_manifest
+from engines.planned import plan_in, planned_layers
 from engines.tensorrt.build import rtx_settings, trt_settings
-from engines.tensorrt.settings import BuildSettings
 
 _BUILD = "build"
 
@@ -36,9 +40,9 @@ class Rebuilt(NamedTuple):
 
 
 class _Made(NamedTuple):
-    """What a build changes in a manifest, and what became of the layers."""
+    """An engine, and what became of the layers; see Rebuilt."""
 
-    changes: Mapping[str, Any]
+    built: Built
     mismatches: tuple[Mismatch, ...] | None
 
 
@@ -58,8 +62,6 @@ def rebuild_bundle(
 
     Raises as load_bundle does, EngineBuildError when the backend refuses the network, RecipeError when `out` is there.
     """
-    import onnx
-
     refuse_existing(out)
     with verified_copy(folder, trust, (NETWORK, RANGES), scratch) as (verified, copy), atomic_folder(out) as new:
         old = verified.manifest
@@ -70,8 +72,9 @@ def rebuild_bundle(
             if name in old.files:
                 shutil.copyfile(copy / name, new / name)
         changes = {
-            **made.changes,
-            "versions": {"avcompress": __version__, "onnx": onnx.__version__, **made.changes["versions"]},
+            "versions": {"avcompress": __version__, "onnx": onnx.__version__, **made.built.versions},
+            "dialect": made.built.dialect,
+            "flags": made.built.flags,
             "platform": platform.platform(),
             "system": system_name(),
             "gpu": building_gpu(old.engine),
@@ -116,19 +119,13 @@ def _for_target(copy: Path, new: Path, old: Manifest, profiles: tuple[Path, ...]
     for name in (SETTINGS, *BESIDE):
         if (outcome.folder / name).is_file():
             shutil.copyfile(outcome.folder / name, new / ENGINE / name)
-    return _Made(typing_facts(outcome.file.engine) | {"versions": outcome.built.versions}, outcome.mismatches)
-
-
-def typing_facts(engine: object) -> dict[str, Any]:
-    """What a manifest says of the typing that TensorRT was given: dialect and flags."""
-    if not isinstance(engine, BuildSettings):
-        return {}
-    return {"dialect": None if engine.dialect == "auto" else engine.dialect, "flags": engine.flags}
+    return _Made(outcome.built, outcome.mismatches)
 
 
 def _like_before(copy: Path, new: Path, old: Manifest, track: Track) -> _Made:
     """Build with the settings of the manifest."""
-    from engines.build import build_engine
-
     built = build_engine(copy / NETWORK, new / ENGINE, old.engine, track)
-    return _Made({"versions": built.versions}, None)
+    if built.dialect is None or built.precisions is None:
+        return _Made(built, None)
+    plan = plan_in(built.dialect, planned_layers(read_model(copy / NETWORK)), built.told)
+    return _Made(built, compare(plan, built.precisions))
