@@ -5,7 +5,7 @@ Boxes are xyxy in pixels of the network's input, not of the image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,16 +16,13 @@ from typing_extensions import assert_never
 
 from avcompress.recipe import Detection, Segmentation, Task
 from avcompress.spec import Array, EngineError
+from engines.nms import Floats, Indices, Labels, keep_best
 
-Floats = NDArray[np.float32]
-Labels = NDArray[np.int64]
-Indices = NDArray[np.intp]
 Size = tuple[int, int]
 """Height, width."""
 
 _EXP_MAX = 80.0  # e^80 strides still fit in float32
 _FAR = 1e6  # pixels: boxes are cut there, so that no area overflows
-_CHUNK = 128  # candidates compared with each other at once in `nms`
 
 
 @dataclass(frozen=True)
@@ -184,74 +181,9 @@ def nms(detections: Detections, iou: float, max_detections: int) -> Detections:
     """Greedy non-maximum suppression within each class; what is kept comes in descending score, ties in given order.
 
     A box goes when its overlap with a kept box of its class is above `iou`. The first `max_detections` are kept.
-
-    Source: exact, equal to the pairwise loop; torchvision.ops.batched_nms without its coordinate trick.
     """
-    order = np.argsort(-detections.scores, kind="stable")
-    boxes = _Boxes.of(detections.xyxy[order], detections.labels[order])
-    kept: list[int] = []
-    for start in range(0, len(order), _CHUNK):
-        chunk = np.arange(start, min(start + _CHUNK, len(order)))
-        if kept:
-            chunk = chunk[~_overlaps(boxes, kept, chunk, iou).any(axis=0)]
-        kept += chunk[_greedy(_overlaps(boxes, chunk, chunk, iou))].tolist()
-        if len(kept) >= max_detections:
-            break
-    best = order[kept[:max_detections]]
+    best = keep_best(detections.xyxy, detections.scores, detections.labels, iou, max_detections)
     return Detections(detections.xyxy[best], detections.scores[best], detections.labels[best])
-
-
-class _Boxes(NamedTuple):
-    """Boxes as contiguous columns."""
-
-    left: Floats
-    top: Floats
-    right: Floats
-    bottom: Floats
-    area: Floats
-    label: Labels
-
-    @classmethod
-    def of(cls, xyxy: Floats, labels: Labels) -> _Boxes:
-        left, top, right, bottom = np.ascontiguousarray(xyxy.T)
-        area = np.maximum(right - left, 0) * np.maximum(bottom - top, 0)
-        return cls(left, top, right, bottom, area, labels)
-
-    def take(self, which: Sequence[int] | Indices, shape: tuple[int, int]) -> _Boxes:
-        left, top, right, bottom, area = (column[which].reshape(shape) for column in self[:5])
-        return _Boxes(left, top, right, bottom, area, self.label[which].reshape(shape))
-
-
-def _overlaps(boxes: _Boxes, rows: Sequence[int] | Indices, columns: Indices, iou: float) -> NDArray[np.bool_]:
-    """Whether two boxes are of one class and overlap by more than `iou`: (rows, columns)."""
-    a, b = boxes.take(rows, (-1, 1)), boxes.take(columns, (1, -1))
-    # In place: temporaries of this size cost more than the arithmetic.
-    shared = np.minimum(a.right, b.right)
-    shared -= np.maximum(a.left, b.left)
-    np.maximum(shared, 0, out=shared)
-    height = np.minimum(a.bottom, b.bottom)
-    height -= np.maximum(a.top, b.top)
-    np.maximum(height, 0, out=height)
-    shared *= height
-    union = np.add(a.area, b.area, out=height)
-    union -= shared
-    union *= np.float32(iou)
-    # Multiplied, not divided: two empty boxes have no overlap rather than 0 / 0.
-    above: NDArray[np.bool_] = shared > union
-    above &= a.label == b.label
-    return above
-
-
-def _greedy(overlaps: NDArray[np.bool_]) -> list[int]:
-    """Indices that survive when each one kept removes those after it that it overlaps; rows as integers of bits."""
-    size = (overlaps.shape[1] + 7) // 8
-    packed = np.packbits(overlaps, axis=1, bitorder="little").tobytes()
-    removed, kept = 0, []
-    for index in range(len(overlaps)):
-        if not removed >> index & 1:
-            kept.append(index)
-            removed |= int.from_bytes(packed[index * size : (index + 1) * size], "little")
-    return kept
 
 
 # --- segmentation
