@@ -81,7 +81,8 @@ def measure_engine(bench: Bench, compressed: Compressed, built: Built, engine: E
     The float network's latency is measured just before on the same engine, so that the two can be compared.
     """
     key = step_key(_settings(engine), {file: sha256_file(built.folder / file) for file in built.files})
-    timed = not isinstance(engine, OrtEngine) or engine.backend in [t.engine for t in bench.recipe.contract.latency]
+    reference = isinstance(engine, OrtEngine) and engine.is_reference
+    timed = not reference or engine.backend in [t.engine for t in bench.recipe.contract.latency]
 
     def time_float(folder: Path) -> Latency:
         with tempfile.TemporaryDirectory(dir=folder) as temporary:

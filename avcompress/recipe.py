@@ -341,11 +341,35 @@ Stage = Annotated[Train | Preparing | Quantizing | Repairing | Cast, Field(discr
 # --- engines
 
 
+class OrtProvider(Model):
+    """An execution provider of ONNX Runtime with its options."""
+
+    name: str = Field(description="as ONNX Runtime spells it: CUDAExecutionProvider")
+    options: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, description="of this provider, in ONNX Runtime's words"
+    )
+
+
 class OrtEngine(Model):
-    """ONNX Runtime on the CPU, graph optimizations off: the numeric reference of a quantized network."""
+    """ONNX Runtime; as it stands, the numeric reference of a quantized network: on the CPU, optimizations off."""
 
     backend: Literal["ort"]
     required: bool = Field(True, description="false: skip it, and say so, where the backend is not installed")
+    providers: tuple[str | OrtProvider, ...] = Field(
+        ("CPUExecutionProvider",),
+        min_length=1,
+        description="execution providers, the preferred one first: names, or name and options; the CPU takes what "
+        "the others leave",
+    )
+    optimize: bool = Field(
+        False, description="graph optimizations: faster, and no longer each operator as ONNX defines it"
+    )
+    threads: PositiveInt | None = Field(None, description="of the CPU; default: all cores")
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether every operator is computed on the CPU as ONNX defines it."""
+        return not self.optimize and self.providers == OrtEngine.model_fields["providers"].default
 
 
 class OpenVinoEngine(Model):

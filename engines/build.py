@@ -14,8 +14,9 @@ from avcompress.recipe import Engine, OpenVinoEngine, OrtEngine, RtxEngine
 from avcompress.spec import EngineError, MissingError
 from engines.built import MODEL, Built
 from engines.openvino import build_openvino, open_openvino
-from engines.ort import build_ort, open_ort
+from engines.ort import build_ort, open_ort, require_providers
 from engines.session import Session, one_line
+from engines.tensorrt.session import open_trt
 from engines.trt_rtx import build_rtx
 
 __all__ = ["Built", "build_engine", "open_engine", "require"]
@@ -30,6 +31,7 @@ def require(engine: Engine) -> None:
     match engine:
         case OrtEngine():
             _require_package("ort", "onnxruntime", "InferenceSession", "pip install onnxruntime")
+            require_providers(engine.providers)
         case OpenVinoEngine():
             _require_package("openvino", "openvino", "Core", "pip install openvino")
         case RtxEngine():
@@ -70,13 +72,23 @@ def build_engine(onnx: Path, folder: Path, engine: Engine) -> Built:
 def _build(onnx: Path, folder: Path, engine: Engine) -> Built:
     match engine:
         case OrtEngine():
-            return build_ort(onnx, folder)
+            return build_ort(onnx, folder, engine)
         case OpenVinoEngine():
             return build_openvino(onnx, folder, engine)
         case RtxEngine():
             return build_rtx(onnx, folder, engine)
         case _:
             assert_never(engine)
+
+
+def _open_rtx(path: Path) -> Session:
+    try:
+        return open_trt(path, package="tensorrt_rtx")
+    except MissingError as error:
+        raise MissingError(
+            f"{path}: expected an RTX GPU, for which the engine is built ahead of time as a structure check, got: "
+            f"{error}; open the openvino or ort engine"
+        ) from error
 
 
 def open_engine(built_folder: Path, engine: Engine) -> Session:
@@ -87,13 +99,10 @@ def open_engine(built_folder: Path, engine: Engine) -> Session:
     require(engine)
     match engine:
         case OrtEngine():
-            return open_ort(built_folder / MODEL["ort"])
+            return open_ort(built_folder / MODEL["ort"], engine.optimize, engine.threads, engine.providers)
         case OpenVinoEngine():
             return open_openvino(built_folder, engine)
         case RtxEngine():
-            raise MissingError(
-                f"{built_folder}: expected an engine that runs on this machine, got one that is built ahead of time "
-                "for RTX GPUs, as a structure check; open the openvino or ort engine"
-            )
+            return _open_rtx(built_folder / MODEL["trt_rtx"])
         case _:
             assert_never(engine)

@@ -41,6 +41,7 @@ SECTIONS = {
     "Cast": "stages, kind: cast",
     "Target": "target",
     "OrtEngine": "target.engines, backend: ort",
+    "OrtProvider": "target.engines, providers",
     "OpenVinoEngine": "target.engines, backend: openvino",
     "RtxEngine": "target.engines, backend: trt_rtx",
     "Contract": "contract",

@@ -79,7 +79,7 @@ def test_a_failed_build_leaves_the_folder_as_it_was(net, tmp_path, monkeypatch, 
     (tmp_path / "engines" / "ort").mkdir(parents=True)
     (tmp_path / "engines" / "ort" / "old").write_text("old")
 
-    def half(onnx, folder):
+    def half(onnx, folder, engine):
         (folder / "model.onnx").write_text("half")
         raise error
 

@@ -1,4 +1,6 @@
+import gc
 import socket
+import weakref
 
 import numpy as np
 import onnx
@@ -121,6 +123,34 @@ def test_a_wrong_input_and_a_closed_session_are_our_errors(build, two_convs, x):
     session.close()
     with pytest.raises(EngineError, match="closed"):
         session.run({"x": x})
+
+
+def test_a_failed_run_leaves_the_session_usable(build, two_convs, x, monkeypatch):
+    with open_openvino(build(two_convs).folder, SETTINGS) as session:
+        before = session.run({"x": x})["y"]
+        for _ in range(3):
+            with monkeypatch.context() as patch:
+                patch.setattr(type(session._request), "infer", fail)
+                with pytest.raises(EngineError, match="expected a run, got: Exception from src/inference: busy; build"):
+                    session.run({"x": x})
+            assert np.array_equal(session.run({"x": x})["y"], before)
+
+
+def fail(*_, **__):
+    raise RuntimeError("Exception from src/inference:\nbusy")
+
+
+def test_closing_gives_the_engine_back_at_once(build, two_convs, x):
+    session = open_openvino(build(two_convs).folder, SETTINGS)
+    session.run({"x": x})
+    alive = weakref.ref(session._request)
+    gc.disable()
+    try:
+        session.close()
+        session.close()
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 def test_an_operator_that_it_lacks_fails_the_build_in_one_line(build, network):

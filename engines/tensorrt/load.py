@@ -1,0 +1,122 @@
+"""From the bytes of an engine to something that executes, in one place for TensorRT 8.5 to 11 and TensorRT-RTX."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import deque
+from typing import Any
+
+from avcompress.spec import EngineError
+from engines.session import one_line
+
+_KEPT_LINES = 8
+_REMEDIES = (
+    ("incompatible device", "it was built on another GPU: build it again on this one"),
+    ("compute capab", "it was built for other GPUs: build it again for this one"),
+    ("not compatible with this version", "it was built by another TensorRT: build it again with this one, {version}"),
+    ("ersion tag does not match", "it was built by another TensorRT: build it again with this one, {version}"),
+    ("newer plan file", "it was built by another TensorRT: build it again with this one, {version}"),
+    ("agic tag does not match", "it is no TensorRT engine: give the file that the builder wrote"),
+    ("lugin", "it needs a plugin: load the plugin's library first, or replace the operator"),
+    ("ut of memory", "free memory on the GPU"),
+)
+_DEFAULT_REMEDY = "it may be truncated, or of another TensorRT or GPU: copy it, or build it again here with {version}"
+
+
+class Loaded:
+    """A runtime, an engine and one execution context, which are given back in the reverse order.
+
+    Raises EngineError with TensorRT's own words, and with the remedy for another version or another GPU.
+
+    Attributes:
+        context: what executes.
+    """
+
+    def __init__(self, trt: Any, plan: bytes, dla_core: int | None, graphs: bool, where: str) -> None:
+        self._log = logger_of(trt)
+        self._log.take()
+        self._runtime: Any = _runtime(trt, self._log, where)
+        if dla_core is not None:
+            self._runtime.DLA_core = dla_core
+        self.engine: Any = self._runtime.deserialize_cuda_engine(plan)
+        if self.engine is None:
+            self.close()
+            raise EngineError(f"{where}: {_refusal(self.said(), str(trt.__version__))}")
+        self.context: Any = _context(trt, self.engine, graphs)
+        if self.context is None:
+            self.close()
+            raise EngineError(
+                f"{where}: expected an execution context, got none: {self.said()}; free memory on the GPU"
+            )
+
+    def said(self) -> str:
+        """The errors that TensorRT has logged on this thread since it was last asked, in one line."""
+        return one_line("; ".join(self._log.take()) or "no word in TensorRT's log")
+
+    def close(self) -> None:
+        """Give all back, the context first; a second call does nothing."""
+        # Each is destroyed here, since nothing else holds it.
+        self.context = None
+        self.engine = None
+        self._runtime = None
+
+
+def _runtime(trt: Any, log: Any, where: str) -> Any:
+    try:
+        return trt.Runtime(log)
+    except TypeError as error:  # the bindings' word for a null pointer
+        raise EngineError(
+            f"{where}: expected a TensorRT runtime, got: {one_line('; '.join(log.take()) or error)}; look whether "
+            "this TensorRT fits the driver"
+        ) from error
+
+
+def _context(trt: Any, engine: Any, graphs: bool) -> Any:
+    # TensorRT-RTX records graphs itself: it knows when its kernels for the shape at hand are ready.
+    config = engine.create_runtime_config() if graphs and records_graphs(trt) else None
+    if config is None:
+        return engine.create_execution_context()
+    config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    return engine.create_execution_context(runtime_config=config)
+
+
+def records_graphs(trt: Any) -> bool:
+    """Whether this TensorRT records CUDA graphs itself: TensorRT-RTX from 1.2 on."""
+    return hasattr(trt, "CudaGraphStrategy")
+
+
+def _refusal(said: str, version: str) -> str:
+    remedy = next((advice for mark, advice in _REMEDIES if mark in said), _DEFAULT_REMEDY).format(version=version)
+    return f"expected an engine that TensorRT {version} can load, got: {said}; {remedy}"
+
+
+@functools.cache
+def logger_of(trt: Any) -> Any:
+    """The one logger of the process: TensorRT keeps the first that it is given, and would call one that is gone."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        """Keeps the last errors, by thread."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)  # super().__init__ leaves the C++ part unmade
+            self._heard = threading.local()
+
+        def log(self, severity: Any, message: str) -> None:
+            """Called by TensorRT."""
+            if severity in {trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR}:
+                self._lines().append(one_line(message))
+
+        def take(self) -> list[str]:
+            """The lines of this thread since it last took them."""
+            lines = list(self._lines())
+            self._lines().clear()
+            return lines
+
+        def _lines(self) -> deque[str]:
+            lines: deque[str] | None = getattr(self._heard, "lines", None)
+            if lines is None:
+                lines = self._heard.lines = deque(maxlen=_KEPT_LINES)
+            return lines
+
+    return Logger()
