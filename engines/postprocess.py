@@ -16,6 +16,7 @@ from typing_extensions import assert_never
 
 from avcompress.recipe import Detection, Segmentation, Task
 from avcompress.spec import Array, EngineError
+from engines.exact_exp import exact_exp
 from engines.nms import Floats, Indices, Labels, keep_best
 
 Size = tuple[int, int]
@@ -34,6 +35,14 @@ class Detections:
     labels: Labels
 
 
+class Finished(dict[str, Array]):
+    """Outputs that were post-processed on the device already; `found` is what `postprocess` returns of them."""
+
+    def __init__(self, found: Detections | NDArray[np.uint8]) -> None:
+        super().__init__({"class_map": found} if isinstance(found, np.ndarray) else vars(found))
+        self.found = found
+
+
 class Layout(NamedTuple):
     """A detector's raw output, cut into rows: one row an anchor."""
 
@@ -45,6 +54,8 @@ class Layout(NamedTuple):
 
 def postprocess(outputs: Mapping[str, Array], task: Task, input_size: Size) -> Detections | NDArray[np.uint8]:
     """Boxes after NMS for a detector, a class map (H, W) uint8 for a segmenter."""
+    if isinstance(outputs, Finished):
+        return outputs.found
     match task:
         case Detection():
             return nms(decode(outputs, task, input_size), task.nms_iou, task.max_detections)
@@ -85,13 +96,12 @@ def check_output(name: str, shape: tuple[int, ...], task: Task, input_size: Size
     """
     if min(shape, default=-1) < 0:
         return
+    check_shape(name, shape, task, input_size)
     match task:
         case Detection():
-            _check_layout(name, shape, task, input_size)
             width = shape[1] if task.decode == "yolov8" else shape[2]
             found, fits = width - _first_class(task), "exactly"
         case Segmentation():
-            _check_logits(name, shape, input_size)
             found, fits = shape[1], "at least"
         case _:
             assert_never(task)
@@ -102,16 +112,27 @@ def check_output(name: str, shape: tuple[int, ...], task: Task, input_size: Size
         )
 
 
+def check_shape(name: str, shape: tuple[int, ...], task: Task, input_size: Size) -> None:
+    """Raise EngineError when an output's shape does not fit the decoder."""
+    match task:
+        case Detection():
+            _check_layout(name, shape, task, input_size)
+        case Segmentation():
+            _check_logits(name, shape, input_size)
+        case _:
+            assert_never(task)
+
+
 def _first_class(settings: Detection) -> int:
     """The column where the class scores begin: after the box and, where there is one, the objectness."""
     return 5 if settings.decode in {"yolox", "yolov5"} else 4
 
 
 def _check_layout(name: str, shape: tuple[int, ...], settings: Detection, input_size: Size) -> None:
-    cells = sum(_cells(input_size, stride) for stride in settings.strides)
+    count = sum(_cell_count(input_size, stride) for stride in settings.strides)
     first = _first_class(settings)
-    if len(shape) != 3 or not _fits(shape, settings.decode, cells, first):
-        wanted = f"4 + classes, {cells}" if settings.decode == "yolov8" else f"{cells}, {first} + classes"
+    if len(shape) != 3 or not _fits(shape, settings.decode, count, first):
+        wanted = f"4 + classes, {count}" if settings.decode == "yolov8" else f"{count}, {first} + classes"
         raise EngineError(
             f"output {name!r}: expected (1, {wanted}) for decode: {settings.decode}, strides {settings.strides} and "
             f"input {input_size[0]}x{input_size[1]}, got {shape}; set task.decode and task.strides to match, "
@@ -136,7 +157,7 @@ def _fits(shape: tuple[int, ...], decode: str, cells: int, first: int) -> bool:
     return batch == 1 and counted and width > first
 
 
-def _cells(size: Size, stride: int) -> int:
+def _cell_count(size: Size, stride: int) -> int:
     return -(-size[0] // stride) * -(-size[1] // stride)
 
 
@@ -144,16 +165,16 @@ def _xyxy(boxes: Floats, anchors: Indices, settings: Detection, input_size: Size
     """Boxes of the given anchors as xyxy pixels."""
     match settings.decode:
         case "yolox":
-            corner, step = _cell(anchors, settings.strides, input_size)
+            corner, step = cells(anchors, settings.strides, input_size)
             center = (boxes[:, :2] + corner) * step
-            half = np.exp(np.minimum(boxes[:, 2:], _EXP_MAX)) * step / 2
+            half = exact_exp(np.minimum(boxes[:, 2:], _EXP_MAX)) * step / np.float32(2)
             low, high = center - half, center + half
         case "ltrb":
-            corner, step = _cell(anchors, settings.strides, input_size)
+            corner, step = cells(anchors, settings.strides, input_size)
             center = (corner + np.float32(0.5)) * step
             low, high = center - boxes[:, :2] * step, center + boxes[:, 2:] * step
         case "yolov5" | "yolov8":
-            half = boxes[:, 2:] / 2
+            half = boxes[:, 2:] / np.float32(2)
             low, high = boxes[:, :2] - half, boxes[:, :2] + half
         case _:
             assert_never(settings.decode)
@@ -161,7 +182,7 @@ def _xyxy(boxes: Floats, anchors: Indices, settings: Detection, input_size: Size
     return xyxy
 
 
-def _cell(anchors: Indices, strides: Iterable[int], size: Size) -> tuple[Floats, Floats]:
+def cells(anchors: Indices, strides: Iterable[int], size: Size) -> tuple[Floats, Floats]:
     """The cell of each anchor, row by row, stride after stride: its x, y in strides, (N, 2), and its stride, (N, 1)."""
     steps = np.array(tuple(strides))
     widths = -(-size[1] // steps)
@@ -172,8 +193,9 @@ def _cell(anchors: Indices, strides: Iterable[int], size: Size) -> tuple[Floats,
 
 
 def _sigmoid(x: Floats) -> Floats:
-    decay = np.exp(-np.abs(x))  # never overflows
-    y: Floats = np.where(x >= 0, 1, decay) / (1 + decay)
+    decay = exact_exp(-np.abs(x))  # never overflows
+    one = np.float32(1)
+    y: Floats = np.where(x >= 0, one, decay) / (one + decay)
     return y
 
 
@@ -233,9 +255,13 @@ def _single(outputs: Mapping[str, Array]) -> tuple[str, Floats]:
     values: Floats = np.asarray(output, dtype=np.float32)
     finite = np.isfinite(values)
     if not finite.all():
-        bad = values.size - int(np.count_nonzero(finite))
-        raise EngineError(
-            f"output {name!r}: expected finite values, got {bad} of {values.size} NaN or infinite; "
-            "check the network and its scales"
-        )
+        raise not_finite(name, values.size - int(np.count_nonzero(finite)), values.size)
     return name, values
+
+
+def not_finite(name: str, bad: int, values: int) -> EngineError:
+    """The error of an output that holds NaN or infinity."""
+    return EngineError(
+        f"output {name!r}: expected finite values, got {bad} of {values} NaN or infinite; "
+        "check the network and its scales"
+    )
