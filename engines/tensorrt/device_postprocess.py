@@ -38,7 +38,7 @@ class Output(NamedTuple):
 def attach_postprocess(session: TrtSession, task: Task, input_size: Size) -> None:
     """Post-process every run of the session on the device; `run` then returns engines.postprocess.Finished.
 
-    Compiles the kernels, which takes a second or two. Raises EngineError when the engine's output is not one of float32
+    Compiles the kernels, which takes a moment. Raises EngineError when the engine's output is not one of float32
     that fits the task, MissingError where there is no compiler.
     """
 
