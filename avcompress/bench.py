@@ -32,6 +32,7 @@ from avcompress.recipe import (
     Stage,
     TorchModel,
     Train,
+    TrtEngine,
     WeightOnly,
 )
 from avcompress.spec import MissingError, RecipeError, Track
@@ -41,6 +42,7 @@ from calibration.preprocess import check_preprocess
 from calibration.source import Source, open_source
 from engines.build import require
 from engines.capabilities import check_formats
+from engines.tensorrt.for_target import wanted_by
 from validation.detection import detection_metric_names
 from validation.gates import check_contract
 from validation.segmentation import segmentation_metric_names
@@ -209,6 +211,7 @@ def _check_contract(recipe: Recipe, classes: tuple[str, ...]) -> None:
 def _check_recipe(recipe: Recipe) -> None:
     """Find what no key alone shows to be wrong."""
     _check_stages(recipe)
+    _check_targets(recipe)
     check_formats(recipe)
     check_preprocess(recipe.preprocess)
     wanted = "boxes" if isinstance(recipe.task, Detection) else "masks"
@@ -225,6 +228,15 @@ def _check_recipe(recipe: Recipe) -> None:
                 f"contract.latency[{index}].engine: expected one of target.engines ({', '.join(backends)}), got "
                 f"{term.engine!r}; add it there, or name another"
             )
+
+
+def _check_targets(recipe: Recipe) -> None:
+    for index, engine in enumerate(recipe.target.engines):
+        if isinstance(engine, TrtEngine) and engine.target is not None:
+            try:
+                wanted_by(engine)
+            except RecipeError as error:
+                raise RecipeError(f"target.engines[{index}].target: {error}") from error
 
 
 def _labels(source: DataSource) -> str:

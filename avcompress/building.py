@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import assert_never
 
 from avcompress.build_script import build_script
-from avcompress.expressing import Backend, FloatType, Wanted, choose, expressed, gpus, in_words, typing_of
 from avcompress.files import atomic_folder, make_folder, write_atomically
 from avcompress.recipe import OpenVinoEngine, OrtEngine
 from avcompress.spec import EngineBuildError, LayerPlan, ModelError, RecipeError, TensorRange, Track, untracked
@@ -26,7 +25,8 @@ from engines.built import LAYERS, MODEL
 from engines.capabilities import Target
 from engines.dialects import Expressed
 from engines.dialects.dialect import CACHE, LAYER_OUTPUT_TYPES, LAYER_PRECISIONS, PRECISIONS
-from engines.layer_map import Mismatch, compare
+from engines.expressing import Backend, FloatType, Wanted, choose, expressed, gpus, in_words, typing_of
+from engines.layer_map import Counts, Mismatch, compare, read_counts
 from engines.lint import lint, read_model, to_bytes
 from engines.onnx_graph import name_nodes
 from engines.planned import planned_layers, with_precisions
@@ -37,7 +37,6 @@ Buildable = BuildSettings | OpenVinoEngine | OrtEngine
 SETTINGS, SCRIPT, ENGINE, FACTS = "build.json", "build.sh", "engine", "built.json"
 BESIDE = (CACHE, PRECISIONS, LAYER_PRECISIONS, LAYER_OUTPUT_TYPES)
 TAKEN = frozenset({SETTINGS, SCRIPT, ENGINE, *BESIDE})
-_REFORMATS = frozenset({"reformat", "reorder"})
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -113,7 +112,7 @@ class Outcome:
         built: None where nothing was built: an export only.
         plan: what the network asks of its weighted layers.
         mismatches: the layers that do not run so; None where the backend does not say, or is free to choose.
-        reformats: conversions of layout or type between the layers; None where the backend does not say.
+        counts: the engine's own layers, counted; None where the backend does not say.
     """
 
     folder: Path
@@ -121,7 +120,7 @@ class Outcome:
     built: Built | None
     plan: tuple[LayerPlan, ...]
     mismatches: tuple[Mismatch, ...] | None
-    reformats: int | None
+    counts: Counts | None
 
 
 def run_build(job: BuildJob, track: Track = untracked) -> Outcome:
@@ -384,13 +383,8 @@ def _outcome(folder: Path, file: BuildFile, built: Built | None, plan: tuple[Lay
         built=built,
         plan=plan,
         mismatches=None if told is None else compare(plan, told),
-        reformats=_count_reformats(built.folder / LAYERS) if built and told is not None else None,
+        counts=read_counts(built.folder / LAYERS) if built and LAYERS in built.files else None,
     )
-
-
-def _count_reformats(path: Path) -> int | None:
-    layers = json.loads(path.read_text(encoding="utf-8"))["layers"]
-    return sum(layer["kind"].lower() in _REFORMATS for layer in layers) or None
 
 
 def outcome_facts(outcome: Outcome) -> dict[str, Any]:
@@ -427,5 +421,5 @@ def outcome_facts(outcome: Outcome) -> dict[str, Any]:
         for layer in outcome.plan
     ]
     facts["mismatches"] = None if outcome.mismatches is None else [asdict(each) for each in outcome.mismatches]
-    facts["reformats"] = outcome.reformats
+    facts["counts"] = None if outcome.counts is None else asdict(outcome.counts)
     return facts

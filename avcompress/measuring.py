@@ -17,7 +17,7 @@ from avcompress.bench import Bench
 from avcompress.compress import Compressed
 from avcompress.files import sha256_file, write_atomically
 from avcompress.provenance import calibration_facts
-from avcompress.recipe import Detection, Engine, OrtEngine, RtxEngine
+from avcompress.recipe import Detection, Engine, OrtEngine
 from avcompress.spec import EngineError, Track
 from avcompress.state import step_key
 from calibration.source import Sample
@@ -134,18 +134,20 @@ def _build(bench: Bench, compressed: Compressed, engine: Engine) -> Built:
     folder = bench.step(name, f"build {engine.backend}", key, compute)
     facts = json.loads((folder / RESULT).read_text())
     # Outside the step: a changed contract alone builds nothing anew, and must travel with the engine all the same.
-    write_manifest(final, _manifest(bench, compressed, engine, facts["versions"]))
-    return Built(**facts | {"folder": final, "files": tuple(facts["files"]), "notes": tuple(facts.get("notes", ()))})
+    write_manifest(final, _manifest(bench, compressed, engine, facts))
+    lists = {name: tuple(facts.get(name, ())) for name in ("files", "notes", "flags")}
+    return Built(**facts | lists | {"folder": final})
 
 
-def _manifest(bench: Bench, compressed: Compressed, engine: Engine, versions: Mapping[str, str]) -> Manifest:
+def _manifest(bench: Bench, compressed: Compressed, engine: Engine, facts: Mapping[str, Any]) -> Manifest:
     inputs, outputs = network_tensors(compressed.network)
     return Manifest(
         name=bench.recipe.name,
         engine=engine.model_copy(update={"required": True}),  # not what decides an engine
-        dialect="strong" if isinstance(engine, RtxEngine) else None,
+        dialect=facts.get("dialect"),
+        flags=tuple(facts.get("flags", ())),
         gpu=building_gpu(engine),
-        versions={"avcompress": __version__, "onnx": onnx.__version__, **versions},
+        versions={"avcompress": __version__, "onnx": onnx.__version__, **facts["versions"]},
         inputs=inputs,
         outputs=outputs,
         preprocess=bench.recipe.preprocess,

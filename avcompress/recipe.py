@@ -405,6 +405,9 @@ class TrtEngine(Model):
 
     backend: Literal["trt"]
     required: bool = Field(True, description="false: skip it, and say so, where there is no CUDA device or no TensorRT")
+    target: str | None = Field(
+        None, description="the machine, as orin-agx@jetpack-6.2; default: what the TensorRT that is here takes"
+    )
     workspace_mb: PositiveInt | None = Field(
         None, description="GPU memory that a layer may use while it works; default: all there is"
     )
@@ -416,9 +419,7 @@ class TrtEngine(Model):
         "refuse", description="layers that DLA cannot run: refuse the build, or run them on the GPU and list them"
     )
     timeout_s: PositiveFloat = Field(3600.0, description="a build that takes longer fails")
-    memory_limit_mb: PositiveInt | None = Field(
-        None, description="a build whose process takes more memory fails; default: no limit"
-    )
+    memory_limit_mb: PositiveInt | None = Field(None, description="a build that takes more fails; default: no limit")
 
 
 Engine = Annotated[OrtEngine | OpenVinoEngine | RtxEngine | TrtEngine, Field(discriminator="backend")]

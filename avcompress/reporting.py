@@ -15,6 +15,7 @@ from avcompress.spec import LayerPlan, Verdict
 from calibration.source import Source
 from engines.built import LAYERS, MODEL, Built
 from engines.layer_map import compare, read_counts
+from engines.planned import plan_in
 from validation.gates import Evidence, explain, judge
 from validation.latency import TOTAL
 from validation.machine import describe_machine, library_versions
@@ -51,7 +52,8 @@ def _mismatches(
     # OpenVINO's plugin may fuse or widen a layer as it likes; the plan is a plan for TensorRT.
     for result in results:
         if layers and result.built.backend in {"trt", "trt_rtx"} and result.built.precisions is not None:
-            found = compare(layers, result.built.precisions)
+            plan = plan_in(result.built.dialect, layers, result.built.told)
+            found = compare(plan, result.built.precisions)
             yield result.built.backend, tuple(mismatch.message for mismatch in found)
 
 

@@ -16,7 +16,7 @@ from engines.built import MODEL, Built
 from engines.openvino import build_openvino, open_openvino
 from engines.ort import build_ort, open_ort, require_providers
 from engines.session import Session, one_line
-from engines.tensorrt.build import build_rtx, build_tensorrt, trt_settings
+from engines.tensorrt.build import build_rtx, build_tensorrt
 from engines.tensorrt.device import find_device
 from engines.tensorrt.session import TrtSettings, open_trt
 from engines.tensorrt.settings import BuildSettings
@@ -90,7 +90,10 @@ def _build(onnx: Path, folder: Path, engine: Asked, track: Track) -> Built:
         case RtxEngine():
             return build_rtx(onnx, folder, engine, track)
         case TrtEngine():
-            return build_tensorrt(onnx, folder, trt_settings(engine), track)
+            # Not at the top: who only loads an engine needs no dialects.
+            from engines.tensorrt.for_target import build_trt
+
+            return build_trt(onnx, folder, engine, track)
         case BuildSettings():
             return build_tensorrt(onnx, folder, engine, track)
         case _:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 MODEL = {"ort": "model.onnx", "openvino": "model.xml", "trt_rtx": "model.engine", "trt": "model.engine"}
@@ -25,6 +25,9 @@ class Built:
         versions: of the packages that built it.
         note: one line for people: what the build proves, and what it does not.
         notes: more lines for people: what was done otherwise than asked, or left out.
+        dialect: how the network told TensorRT its precisions; None for other backends.
+        flags: of TensorRT's builder.
+        told: what single nodes were told to compute in, apart from the graph: int8, fp16 or fp32.
     """
 
     backend: str
@@ -37,3 +40,6 @@ class Built:
     versions: Mapping[str, str]
     note: str
     notes: tuple[str, ...] = ()
+    dialect: str | None = None
+    flags: tuple[str, ...] = ()
+    told: Mapping[str, str] = field(default_factory=dict)

@@ -3,7 +3,8 @@
 manifest.json    what is in the bundle, and the hash of every file (Manifest)
 manifest.sig     Ed25519 signature over manifest.json
 model.onnx       the quantized network that the engine was built from
-engine/          the engine
+ranges.json      what calibration saw of tensors, where a DLA's scales need it
+engine/          the engine; not there yet where it is to be built on its device
 
 An engine is code that runs with the rights of the process that loads it: one that nobody signed is refused, unless the
 caller says otherwise.
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 NETWORK = "model.onnx"
+RANGES = "ranges.json"
 ENGINE = "engine"
 
 
@@ -93,13 +95,18 @@ def load_bundle(folder: Path, trust: Trust, scratch: Path | None = None) -> Load
     What is hashed is written to a private folder as it is read, and loaded from there: nobody can swap a file in
     between, nor later, while the runtime still reads it. That folder is made in `scratch` and gone afterwards.
 
-    Raises EngineError for a bundle that is unsigned, altered, or built for another GPU or version; MissingError for an
-    engine that this machine cannot run; OutputError when there is no room in `scratch`.
+    Raises EngineError for a bundle that is unsigned, altered, built for another GPU or version, or without an engine;
+    MissingError for one that this machine cannot run; OutputError when there is no room in `scratch`.
     """
     from engines.build import open_engine
 
     with verified_copy(folder, trust, f"{ENGINE}/", scratch) as (verified, copy):
         manifest = verified.manifest
+        if not has_engine(manifest):
+            raise EngineError(
+                f"{folder}: expected a bundle with an engine, got one for {manifest.target} whose engine is yet to be "
+                "built; build it there: avcompress bundle rebuild"
+            )
         reason = needs_rebuild(manifest, local_machine(manifest.engine))
         if reason is not None:
             raise EngineError(
@@ -114,6 +121,11 @@ def load_bundle(folder: Path, trust: Trust, scratch: Path | None = None) -> Load
             raise kind(str(error).replace(str(copy), str(folder))) from error
 
 
+def has_engine(manifest: Manifest) -> bool:
+    """Whether a bundle holds its engine already."""
+    return any(name.startswith(f"{ENGINE}/") for name in manifest.files)
+
+
 def sign_bundle(folder: Path, key: Ed25519PrivateKey) -> Verified:
     """Verify a bundle's files and write manifest.sig, in place of an earlier one; raises EngineError, OutputError."""
     data = read_bounded(folder / NAME, LARGEST_BYTES, "a manifest")
@@ -124,7 +136,7 @@ def sign_bundle(folder: Path, key: Ed25519PrivateKey) -> Verified:
 
 @contextmanager
 def verified_copy(
-    folder: Path, trust: Trust, wanted: str, scratch: Path | None = None
+    folder: Path, trust: Trust, wanted: str | tuple[str, ...], scratch: Path | None = None
 ) -> Iterator[tuple[Verified, Path]]:
     """Verify a bundle; yield a private copy of the files whose names begin with `wanted`, of the bytes that were read.
 
@@ -134,7 +146,7 @@ def verified_copy(
         yield _verify(folder, trust, copy, wanted), copy
 
 
-def _verify(folder: Path, trust: Trust, copy: Path | None = None, wanted: str = "") -> Verified:
+def _verify(folder: Path, trust: Trust, copy: Path | None = None, wanted: str | tuple[str, ...] = "") -> Verified:
     if not trust.keys and not trust.allow_unsigned:
         raise RecipeError("keys: expected a public key to verify by, got none; give the key of who signs your bundles")
     data = read_bounded(folder / NAME, LARGEST_BYTES, "a manifest")
@@ -159,7 +171,7 @@ def _signed_by(path: Path, data: bytes, trust: Trust) -> str | None:
     return verify(data, signature, trust.keys, path)
 
 
-def _checked(folder: Path, data: bytes, copy: Path | None = None, wanted: str = "") -> Manifest:
+def _checked(folder: Path, data: bytes, copy: Path | None = None, wanted: str | tuple[str, ...] = "") -> Manifest:
     """The manifest, after the folder was held against it; see verified_copy."""
     manifest = parse_manifest(data, folder / NAME)
     network = manifest.files.get(NETWORK)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from avcompress.spec import EngineError
+from avcompress.spec import EngineError, RecipeError
 
 _CHUNK = 1 << 20
 _AGAIN = "copy or build the engine again"
@@ -93,6 +93,12 @@ def refuse_others(folder: Path, names: Collection[str]) -> None:
             got = "" if name in files else "a file that the manifest does not name"
         if got:
             raise EngineError(f"{folder / name}: expected only the bundle's own files, got {got}; remove it")
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise RecipeError when there is anything at a new bundle's place but an empty folder."""
+    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+        raise RecipeError(f"--out: expected a new folder, got one that is there: {out}; remove it, or give another")
 
 
 def _entries(folder: Path, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:

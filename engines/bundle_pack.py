@@ -12,9 +12,8 @@ from typing import BinaryIO
 
 from avcompress.files import atomic_folder, write_atomically
 from avcompress.spec import EngineError, RecipeError
-from engines.bundle_files import check_file, open_plain, read_bounded
+from engines.bundle_files import check_file, open_plain, read_bounded, refuse_existing
 from engines.manifest import LARGEST_BYTES, NAME, SIGNATURE, Manifest, parse_manifest
-from engines.rebuild import refuse_existing
 from engines.signing import LARGEST_BYTES as LARGEST_SIGNATURE
 
 _CHUNK = 1 << 20

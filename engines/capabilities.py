@@ -289,6 +289,15 @@ def _asked(stage: Stage) -> tuple[str, Asked]:
             return "kind", Asked()
 
 
+def _of_target(name: str | None) -> tuple[Target, tuple[int, ...]]:
+    if name is None:
+        return "tensorrt-10", ()  # which one it is, only the machine that builds it knows
+    from engines.profile_load import load_profile  # profiles name these targets
+
+    chosen = load_profile(name)
+    return chosen.capabilities, (chosen.profile.machine,) if chosen.profile.machine else ()
+
+
 def _target(engine: Engine) -> tuple[Target, tuple[int, ...]]:
     match engine:
         case OrtEngine():
@@ -298,6 +307,6 @@ def _target(engine: Engine) -> tuple[Target, tuple[int, ...]]:
         case RtxEngine():
             return "tensorrt-rtx", tuple(int(name.removeprefix("sm")) for name in engine.compute_capabilities)
         case TrtEngine():
-            return "tensorrt-10", ()  # which one it is, only the machine that builds it knows
+            return _of_target(engine.target)
         case _:
             assert_never(engine)

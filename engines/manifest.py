@@ -96,6 +96,9 @@ class Manifest(_Model):
     revision: NonNegativeInt = Field(0, description="a vehicle may refuse lower ones than it has had")
     files: dict[str, FileEntry] = Field(default_factory=dict, description="by name, relative to the manifest's folder")
     engine: Engine = Field(description="the backend, and the settings that it was built with")
+    target: Annotated[str, Field(pattern=r"^[\w-]+@[\w.-]+$")] | None = Field(
+        None, description="the machine and platform that the engine is for; null where `engine` says all"
+    )
     dialect: Dialect | None = Field(None, description="of the network that TensorRT was given; null for CPUs")
     flags: tuple[str, ...] = Field((), description="of the builder")
     versions: dict[str, str] = Field(description="of avcompress, onnx and the runtime")

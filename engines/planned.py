@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -15,6 +16,7 @@ from engines.onnx_graph import infer_shapes, macs
 
 _FP8 = frozenset({TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2})
 _INT4 = frozenset({TensorProto.INT4, TensorProto.UINT4})
+_CHOSEN = frozenset({"fp16", "bf16"})
 _FLOATS: Mapping[int, Precision] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 
 
@@ -41,6 +43,19 @@ def with_precisions(plan: tuple[LayerPlan, ...], precisions: Mapping[str, str]) 
         else layer
         for layer in plan
     )
+
+
+def plan_in(dialect: str | None, plan: tuple[LayerPlan, ...], told: Mapping[str, str]) -> tuple[LayerPlan, ...]:
+    """The plan as far as a dialect can tell it to the builder: weakly typed, which layers are FP16 is its own choice.
+
+    Args:
+        dialect: None where the graph tells all.
+        plan: of the recipe.
+        told: precisions by node that were told apart from the graph.
+    """
+    if dialect == "weak":
+        plan = tuple(replace(layer, precision="float") if layer.precision in _CHOSEN else layer for layer in plan)
+    return with_precisions(plan, told)
 
 
 def _plan(view: View, layer: Layer, count: int) -> LayerPlan:

@@ -15,6 +15,7 @@ from avcompress.cli.terminal import check_json, open_console, open_watch, write_
 
 if TYPE_CHECKING:
     from avcompress.building import Outcome
+    from engines.layer_map import Counts
 
 SHOWN = 12
 
@@ -176,6 +177,8 @@ def _show(console: Console, outcome: Outcome) -> None:
     built = outcome.built
     if built.precisions is not None:
         console.print(_layers_table(outcome))
+    if outcome.counts is not None:
+        _say(console, _counts_line(outcome.counts))
     for mismatch in (outcome.mismatches or ())[:SHOWN]:
         _say(console, f"mismatch: {mismatch.message}")
     if outcome.mismatches and outcome.mismatches[SHOWN:]:
@@ -183,8 +186,14 @@ def _show(console: Console, outcome: Outcome) -> None:
     for note in (built.note, *built.notes):
         _say(console, f"note: {note}")
     checked = "" if outcome.mismatches is None else f", {len(outcome.mismatches)} mismatches"
-    moved = "" if outcome.reformats is None else f", {outcome.reformats} reformats"
-    _say(console, f"{built.size_bytes / 1e6:.1f} MB in {built.seconds:.1f} s{checked}{moved}: {built.folder}")
+    _say(console, f"{built.size_bytes / 1e6:.1f} MB in {built.seconds:.1f} s{checked}: {built.folder}")
+
+
+def _counts_line(counts: Counts) -> str:
+    """The engine's own layers: what multiplies in what, and what is there only to change a type or a layout."""
+    products = ", ".join(f"{number} {precision}" for precision, number in counts.precisions.items()) or "none"
+    line = f"layers that multiply: {products}; only convert or copy: {counts.conversions}; "
+    return f"{line}only quantize: {counts.loose_qdq}"
 
 
 def _layers_table(outcome: Outcome) -> Table:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from avcompress.cli.app import JsonFile, app
+from avcompress.cli.app import Exit, JsonFile, Profiles, app
 from avcompress.cli.terminal import check_json, open_console, write_json
 from avcompress.spec import RecipeError
 
@@ -41,23 +41,53 @@ PassphraseFile = Annotated[
 def create(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
     context: typer.Context,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished `avcompress run`.")],
-    engine: Annotated[str, typer.Option("--engine", help="Which of the run's engines: its backend.")],
     out: NewFolder,
+    engine: Annotated[str | None, typer.Option("--engine", help="Which of the run's engines: its backend.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            help="In place of --engine: the machine that builds its engine itself, by `avcompress bundle rebuild`; as "
+            "`avcompress targets` lists them.",
+        ),
+    ] = None,
+    profiles: Profiles = None,
+    dla: Annotated[int | None, typer.Option("--dla", min=0, help="With --target: the DLA core to build for.")] = None,
+    dla_fallback: Annotated[
+        Literal["refuse", "list"],
+        typer.Option(
+            "--dla-fallback", help="With --dla: layers that it cannot run: refuse, or list and run on the GPU."
+        ),
+    ] = "refuse",
+    ranges: Annotated[
+        Path | None, typer.Option("--ranges", help="With --dla: file of `avcompress calibrate --ranges-out`.")
+    ] = None,
     revision: Annotated[int, typer.Option("--revision", min=0, help="Number that grows with every release.")] = 0,
     allow_unmet: Annotated[bool, typer.Option("--allow-unmet", help="Also of a run that missed its contract.")] = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Make a bundle of a run's engine; sign it next.
+    """Make a bundle of a run's engine, or of its network for a machine that is to build its own; sign it next.
 
     Example: avcompress bundle create out/yolox --engine openvino --out yolox.bundle
+
+    Example: avcompress bundle create out/yolox --target orin-agx@jetpack-6.2 --out yolox.bundle
     """
-    from avcompress.bundling import create_bundle
+    from avcompress.bundling import ForDevice, create_bundle
 
     context.obj.install()
     console = open_console()
     check_json(json_file, out, ())
-    manifest = create_bundle(run, engine, out, revision, allow_unmet)
-    _say(console, f"bundle of {len(manifest.files)} files, not signed yet: {out}")
+    wanted: str | ForDevice
+    if target is not None and engine is None:
+        wanted = ForDevice(target, tuple(profiles or ()), dla, dla_fallback, ranges)
+    elif engine is not None and target is None:
+        wanted = engine
+    else:
+        got = "none" if engine is None else "both"
+        raise RecipeError(f"--engine: expected it, or --target for a device that builds its own, got {got}; give one")
+    manifest = create_bundle(run, wanted, out, revision, allow_unmet)
+    yet = f", to be built on {manifest.target}" if target else ""
+    _say(console, f"bundle of {len(manifest.files)} files{yet}, not signed yet: {out}")
     _write(json_file, manifest)
 
 
@@ -151,26 +181,31 @@ def show(context: typer.Context, folder: Folder, json_file: JsonFile = None) -> 
 
 
 @bundle.command()
-def rebuild(
+def rebuild(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
     context: typer.Context,
     folder: Folder,
     out: NewFolder,
     key: PublicKeys = None,
     allow_unsigned: AllowUnsigned = False,
+    profiles: Profiles = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Verify a bundle, and build its engine anew for this machine, from the bundle's own network and settings.
+    """Verify a bundle, and build its engine for this machine, from the bundle's own network and settings.
+
+    Exit code 1: a layer does not run as the network says, or the engine does not tell.
 
     Example: avcompress bundle rebuild yolox.bundle --key keys/release.pem.pub --out yolox.here.bundle
     """
-    from engines.rebuild import rebuild_bundle
+    from avcompress.rebuilding import rebuild_bundle
 
     context.obj.install()
     console = open_console()
     check_json(json_file, out, ())
-    manifest = rebuild_bundle(folder, _trust(key, allow_unsigned), out)
+    found = rebuild_bundle(folder, _trust(key, allow_unsigned), out, profiles=tuple(profiles or ()))
+    _say(console, *(f"mismatch: {mismatch.message}" for mismatch in found.mismatches or ()))
     _say(console, f"rebuilt for this machine, not measured, not signed yet: {out}")
-    _write(json_file, manifest)
+    _write(json_file, found.manifest)
+    raise typer.Exit(Exit.NOT_MET if found.mismatches else Exit.MET)
 
 
 @bundle.command()
@@ -251,13 +286,18 @@ def _write(json_file: Path | None, manifest: Manifest) -> None:
 
 
 def _facts(folder: Path, manifest: Manifest) -> list[str]:
+    from engines.bundle import has_engine
+
     measured, calibration = manifest.measured, manifest.calibration
     signed = "yes, not checked here" if (folder / "manifest.sig").exists() else "no"
     size = sum(entry.size_bytes for entry in manifest.files.values())
+    built = has_engine(manifest)
+    yet = "" if built else f", yet to be built on {manifest.target}"
+    versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     lines = [
         f"{manifest.name}, revision {manifest.revision}: {manifest.task.kind}, {len(manifest.classes)} classes",
-        f"engine: {manifest.backend}, {', '.join(f'{name} {version}' for name, version in manifest.versions.items())}",
-        f"built on: {manifest.platform}{f', {manifest.gpu.name}' if manifest.gpu else ''}",
+        f"engine: {manifest.backend}{yet}, {versions}",
+        f"{'built' if built else 'made'} on: {manifest.platform}{f', {manifest.gpu.name}' if manifest.gpu else ''}",
         f"files: {len(manifest.files)}, {size / 1e6:.1f} MB",
         f"signature: {signed}",
         f"calibrated on: {calibration.images} images, ranges {calibration.ranges}" if calibration else "not calibrated",

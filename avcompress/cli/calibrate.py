@@ -24,7 +24,15 @@ OutFile = Annotated[Path, typer.Option("--out", help="File for the statistics.")
 def calibrate(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
     context: typer.Context,
     recipe: Annotated[Path, typer.Argument(help="The YAML recipe; its stages hold `ptq`.")],
-    out: OutFile,
+    out: Annotated[Path | None, typer.Option("--out", help="File for the statistics.")] = None,
+    ranges_out: Annotated[
+        Path | None,
+        typer.Option(
+            "--ranges-out",
+            help="JSON file for [least, largest] of every float activation, for `avcompress build --ranges`: INT8 "
+            "on a DLA needs them.",
+        ),
+    ] = None,
     part: Annotated[
         str, typer.Option("--part", metavar="K/N", help="Take every N-th image, from the K-th on: one part of N.")
     ] = "1/1",
@@ -37,8 +45,10 @@ def calibrate(  # noqa: PLR0913, PLR0917 (the options of a command, and its cont
     The recipe takes it by `statistics:` in its `ptq` stage; parts go through `avcompress merge` first.
 
     Example: avcompress calibrate recipes/yolox_nano_coco.yaml --data-root data --part 1/4 --out part1.stats
+
+    Example: avcompress calibrate recipes/yolox_nano_coco.yaml --data-root data --ranges-out ranges.json
     """
-    from avcompress.collecting import collect, parse_part
+    from avcompress.collecting import WHOLE, collect, parse_part, ranges_of
     from avcompress.recipe_load import load_recipe
     from calibration.statistics_file import save_statistics
 
@@ -46,13 +56,21 @@ def calibrate(  # noqa: PLR0913, PLR0917 (the options of a command, and its cont
     console = open_console()
     share = parse_part(part)
     loaded = load_recipe(recipe)
-    _check_files(out, json_file, (recipe,))
+    if ranges_out and share != WHOLE:
+        raise RecipeError(f"--ranges-out: expected it over all images, got it with --part {part}; leave --part out")
+    _check_outputs(out, ranges_out, json_file, recipe)
     watch = open_watch(console, quiet)
     watch.begin(1)
     start = time.monotonic()
     with watch.step(f"calibrate (part {share.number} of {share.of})", reused=False) as track:
-        found = collect(loaded, recipe.resolve().parent, (data_root or recipe.parent).resolve(), share, track)
-        save_statistics(found, out)
+        folders = recipe.resolve().parent, (data_root or recipe.parent).resolve()
+        found = collect(loaded, *folders, share, track, everything=ranges_out is not None)
+        if out:
+            save_statistics(found, out)
+        if ranges_out:
+            write_json(ranges_out, ranges_of(loaded, found))
+    if ranges_out:
+        console.print(f"ranges of {len(found.tensors)} tensors: {ranges_out}", soft_wrap=True, markup=False)
     _show(console, found, out, time.monotonic() - start, json_file)
 
 
@@ -101,20 +119,42 @@ def _check_files(out: Path, json_file: Path | None, inputs: tuple[Path, ...]) ->
     check_json(json_file, None, inputs)
 
 
-def _show(console: Console, found: Statistics, out: Path, seconds: float, json_file: Path | None) -> None:
+def _check_outputs(out: Path | None, ranges_out: Path | None, json_file: Path | None, recipe: Path) -> None:
+    if out is None and ranges_out is None:
+        raise RecipeError("--out: expected a file for the statistics, or --ranges-out, got none; give one")
+    if out:
+        _check_files(out, json_file, (recipe,))
+    else:
+        check_json(json_file, None, (recipe,))
+    if ranges_out:
+        _check_ranges(ranges_out, tuple(filter(None, (recipe, out, json_file))))
+
+
+def _check_ranges(path: Path, others: tuple[Path, ...]) -> None:
+    """Raise RecipeError, before the work, for a --ranges-out that could not be written or would harm another file."""
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise RecipeError(f"--ranges-out: expected a file in a folder that you may write to, got {path}; give another")
+    if path.resolve() in [each.resolve() for each in others]:
+        raise RecipeError(f"--ranges-out: expected a file of its own, got {path} twice; give another path")
+    if path.is_file() and path.suffix != ".json":
+        raise RecipeError(f"--ranges-out: expected a new file, or JSON to replace, got {path}; give another path")
+
+
+def _show(console: Console, found: Statistics, out: Path | None, seconds: float, json_file: Path | None) -> None:
     facts = {
-        "file": str(out),
+        "file": str(out) if out else None,
         "images": len(found.images),
         "tensors": len(found.tensors),
         "network": found.network,
         "preprocess": found.preprocess,
-        "size_bytes": out.stat().st_size,
+        "size_bytes": out.stat().st_size if out else None,
         "seconds": round(seconds, 3),
     }
-    console.print(
-        f"statistics of {len(found.tensors)} tensors over {len(found.images)} images: {out}",
-        soft_wrap=True,
-        markup=False,
-    )
+    if out:
+        console.print(
+            f"statistics of {len(found.tensors)} tensors over {len(found.images)} images: {out}",
+            soft_wrap=True,
+            markup=False,
+        )
     if json_file:
         write_json(json_file, facts)

@@ -36,6 +36,14 @@ class Counts:
     horizontal: int
     nameless: int
 
+    @property
+    def precisions(self) -> Mapping[str, int]:
+        """The products of all kinds by precision, most first."""
+        total = Counter[str]()
+        for found in self.products.values():
+            total.update(found)
+        return dict(total.most_common())
+
 
 def count_layers(layers: Collection[BuilderLayer], weighted: Collection[str]) -> Counts:
     """Count the layers of a TensorRT engine whose weighted ONNX nodes have these names."""

@@ -103,7 +103,16 @@ def build_tensorrt(onnx: Path, folder: Path, settings: BuildSettings, track: Tra
         versions=result["versions"],
         note=_note(settings),
         notes=tuple(result["notes"]),
+        dialect=_dialect(settings, bool(result["strong"])),
+        flags=settings.flags,
+        told=settings.precisions,
     )
+
+
+def _dialect(settings: BuildSettings, strong: bool) -> str:
+    if settings.dialect != "auto":
+        return settings.dialect
+    return "strong" if strong else "weak"
 
 
 def _layers(inspector: Path, log: str, weighted: Collection[str]) -> tuple[BuilderLayer, ...]:

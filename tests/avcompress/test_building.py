@@ -16,11 +16,13 @@ from onnx import TensorProto, helper, numpy_helper, version_converter
 from avcompress import building
 from avcompress.build_script import build_script
 from avcompress.building import BuildFile, BuildJob, outcome_facts, run_build
+from avcompress.cli.build import _counts_line
 from avcompress.files import sha256_file
 from avcompress.quant.placement.onnx_view import graph_view
 from avcompress.quant.placement.policy import place
 from avcompress.recipe import KeepFloat
 from avcompress.spec import EngineBuildError, MissingError, ModelError, QuantParams, RecipeError
+from engines.layer_map import Counts, layers_json
 from engines.onnx_graph import infer_shapes, name_nodes
 from engines.planned import planned_layers, with_precisions
 from engines.qdq import insert_qdq
@@ -388,13 +390,18 @@ def test_precisions_told_apart_from_the_graph_are_the_plan():
     assert [layer.precision for layer in plan] == ["int8", "float", "float"]
 
 
+COUNTS = Counts({"conv": {"fp16": 3, "int8": 2}, "gemm": {"fp16": 4}}, 4, 512, 1, None, 0, 0)
+
+
 def test_a_layer_that_runs_otherwise_is_a_mismatch_and_an_unknown_one_too(net, out, monkeypatch):
     def build(network, folder, engine, track):
         folder.mkdir()
         (folder / "model.engine").write_bytes(b"engine")
-        (folder / "layers.json").write_text('{"layers": [{"kind": "Reformat"}, {"kind": "conv"}]}')
+        (folder / "layers.json").write_text(layers_json((), {}, COUNTS))
         told = {"conv0": "fp16", "conv1": "fp32", "conv2": "unknown"}
-        return building.Built("trt", folder, (), 1.0, 6, told, False, {"tensorrt": "10.3"}, "built here", ("a note",))
+        return building.Built(
+            "trt", folder, ("layers.json",), 1.0, 6, told, False, {"tensorrt": "10.3"}, "built here", ("a note",)
+        )
 
     monkeypatch.setattr(building, "require", lambda _: None)
     monkeypatch.setattr(building, "build_engine", build)
@@ -402,11 +409,13 @@ def test_a_layer_that_runs_otherwise_is_a_mismatch_and_an_unknown_one_too(net, o
     outcome = run_build(job(net, out, "trt"))
 
     assert [each.name for each in outcome.mismatches] == ["conv0", "conv2"]
-    assert outcome.reformats == 1
+    assert outcome.counts == COUNTS
     facts = json.loads((out / "engine" / "built.json").read_text())
     assert facts == outcome_facts(outcome)
     assert facts["layers"][0] == {"name": "conv0", "op": "Conv", "planned": "int8", "got": "fp16", "macs": 16384}
     assert facts["engine"]["notes"] == ["a note"]
+    assert facts["counts"]["conversions"] == 4
+    assert _counts_line(COUNTS) == "layers that multiply: 7 fp16, 2 int8; only convert or copy: 4; only quantize: 1"
 
 
 # --- the script for a device

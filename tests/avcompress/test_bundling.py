@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from avcompress.bench import Job
-from avcompress.bundling import create_bundle
+from avcompress.bundling import ForDevice, create_bundle
 from avcompress.pipeline import execute
 from avcompress.recipe import Recipe
 from avcompress.spec import EngineError, OutputError, RecipeError
@@ -222,6 +222,51 @@ def test_a_run_that_missed_its_contract_is_bundled_only_when_that_is_allowed(mat
     assert not measured.passed
 
 
+@pytest.mark.parametrize(
+    ("target", "name", "backend", "dialect", "flags"),
+    [
+        ("orin-agx@jetpack-6.2", "orin-agx@jetpack-6.2", "trt", "strong", ()),
+        ("drive-orin", "drive-orin@drive-os-6.0.10", "trt", "weak", ("int8",)),
+        ("rtx-4090", "rtx-4090@tensorrt-rtx-1.7", "trt_rtx", "strong", ()),
+        ("cpu@openvino", "cpu@openvino", "openvino", None, ()),
+    ],
+)
+def test_a_bundle_for_a_device_that_is_not_here_holds_all_but_the_engine(
+    whole_run: Path, tmp_path: Path, target: str, name: str, backend: str, dialect: str | None, flags: tuple[str, ...]
+) -> None:
+    create_bundle(whole_run, ForDevice(target), tmp_path / "b", revision=7)
+    create_bundle(whole_run, ForDevice(target), tmp_path / "again", revision=7)
+
+    manifest = verify_bundle(tmp_path / "b", UNSIGNED).manifest
+    assert (manifest.target, manifest.backend, manifest.dialect, manifest.flags) == (name, backend, dialect, flags)
+    assert list(manifest.files) == ["model.onnx"]
+    assert (tmp_path / "b" / "model.onnx").read_bytes() == (whole_run / "model.onnx").read_bytes()
+    assert (manifest.revision, manifest.gpu, set(manifest.versions)) == (7, None, {"avcompress", "onnx"})
+    assert manifest.calibration is not None
+    assert manifest.measured is not None
+    assert (tmp_path / "b" / "manifest.json").read_bytes() == (tmp_path / "again" / "manifest.json").read_bytes()
+    with pytest.raises(EngineError, match=f"one for {name} whose engine is yet to be built"):
+        load_bundle(tmp_path / "b", UNSIGNED)
+
+
+def test_ranges_for_a_dla_come_along_and_what_it_cannot_take_is_refused_before_the_bundle(
+    whole_run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "ranges.json").write_text('{"a": [-3, 3]}')
+    asked = ForDevice("orin-agx@jetpack-6.0", dla=1, ranges=tmp_path / "ranges.json")
+    manifest = create_bundle(whole_run, asked, tmp_path / "b")
+
+    assert sorted(manifest.files) == ["model.onnx", "ranges.json"]
+    assert manifest.dialect == "dla-implicit"
+    assert manifest.engine.model_dump()["dla"] == 1
+    for target, message in (("thor", "expected a DLA"), ("cpu@openvino", "--dla: expected a target with a DLA")):
+        with pytest.raises(RecipeError, match=message):
+            create_bundle(whole_run, ForDevice(target, dla=0), tmp_path / "no")
+    with pytest.raises(RecipeError, match="--ranges: expected a readable file, got No such file"):
+        create_bundle(whole_run, ForDevice("orin-agx@jetpack-6.0", dla=0, ranges=tmp_path / "none"), tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_full_disk_leaves_no_bundle(whole_run: Path, tiny_disk: Path) -> None:
     (tiny_disk / "taken").write_bytes(bytes(52 << 10))
     with pytest.raises(OutputError, match="No space left on device"):
@@ -292,6 +337,33 @@ def test_from_a_run_to_a_rebuilt_and_packed_bundle(whole_run: Path, tmp_path: Pa
     assert "contract: met, 3 checks" in said["show"]
     assert json.loads((tmp_path / "m.json").read_text()) == json.loads((tmp_path / "b/manifest.json").read_text())
     assert_refused(avcompress(tmp_path, "verify", "b", "--key", "keys/a.pem.pub", "--min-revision", "3"), "revision 3")
+
+
+@pytest.mark.rtx
+def test_a_bundle_for_a_device_is_signed_carried_and_built_there(whole_run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    steps = [
+        ("create", str(whole_run), "--target", "rtx-4090", "--out", "b"),
+        ("keygen", "--out", "keys/a.pem"),
+        ("sign", "b", "--key", "keys/a.pem"),
+        ("pack", "b", "--out", "b.zip"),
+        ("unpack", "b.zip", "--out", "there"),
+        ("verify", "there", "--key", "keys/a.pem.pub"),
+        ("show", "there"),
+        ("rebuild", "there", "--key", "keys/a.pem.pub", "--out", "here", "--json", "here.json"),
+    ]
+    said = {}
+    for step in steps:
+        status, said[step[0]], err = avcompress(tmp_path, *step)
+        assert (status, err) == (0, ""), (step, err)
+
+    assert "engine: trt_rtx, yet to be built on rtx-4090@tensorrt-rtx-1.7" in said["show"]
+    new = json.loads((tmp_path / "here.json").read_text())
+    assert (new["rebuilt_from"] is None, "engine/model.engine" in new["files"]) == (False, True)
+    for wrong in ((), ("--engine", "ort", "--target", "rtx-4090")):
+        assert_refused(
+            avcompress(tmp_path, "create", str(whole_run), *wrong, "--out", "c"), "--engine: expected it, or"
+        )
 
 
 def test_what_is_wrong_with_a_bundle_is_one_line_and_exit_code_2(whole_run: Path, tmp_path: Path) -> None:

@@ -492,11 +492,12 @@ def test_a_backend_that_is_not_required_is_skipped_with_a_note(tmp_path: Path, j
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="here is a CUDA device")
+@pytest.mark.parametrize("target", [None, "orin-agx@jetpack-6.0"])
 @pytest.mark.parametrize("required", [True, False])
 def test_an_engine_for_a_gpu_that_is_not_here_is_missed_or_skipped_with_what_to_do(
-    tmp_path: Path, job: dict[str, Any], required: bool
+    tmp_path: Path, job: dict[str, Any], required: bool, target: str | None
 ) -> None:
-    job["target"]["engines"].append({"backend": "trt", "required": required})
+    job["target"]["engines"].append({"backend": "trt", "required": required, "target": target})
 
     result = run(tmp_path, job)
 
@@ -507,6 +508,12 @@ def test_an_engine_for_a_gpu_that_is_not_here_is_missed_or_skipped_with_what_to_
     assert "trt skipped (required: false): trt: expected a CUDA device" in result[1]
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [engine["backend"] for engine in report["engines"]] == ["ort", "trt"]
+
+
+def test_a_target_that_cannot_be_is_refused_before_the_work(tmp_path: Path, job: dict[str, Any]) -> None:
+    job["target"]["engines"].append({"backend": "trt", "required": False, "target": "orin-agxx"})
+
+    assert_refused(run(tmp_path, job), "target.engines[1].target: ", "did you mean orin-agx")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists() or os.geteuid() != 0, reason="mounting a tiny disk needs root")

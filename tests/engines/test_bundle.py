@@ -375,7 +375,7 @@ def test_an_rtx_bundle_is_verified_here_and_loaded_elsewhere(signed_bundle, trus
     folder = signed_bundle("trt_rtx")
 
     verify_bundle(folder, trust)
-    with pytest.raises(MissingError, match=re.escape(f"{folder}/engine: expected an engine that runs on this machine")):
+    with pytest.raises(MissingError, match=re.escape(f"{folder}/engine/model.engine: expected an RTX GPU")):
         load_bundle(folder, trust)
 
 
