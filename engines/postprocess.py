@@ -5,7 +5,7 @@ Boxes are xyxy in pixels of the network's input, not of the image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,16 +16,14 @@ from typing_extensions import assert_never
 
 from avcompress.recipe import Detection, Segmentation, Task
 from avcompress.spec import Array, EngineError
+from engines.exact_exp import exact_exp
+from engines.nms import Floats, Indices, Labels, keep_best
 
-Floats = NDArray[np.float32]
-Labels = NDArray[np.int64]
-Indices = NDArray[np.intp]
 Size = tuple[int, int]
 """Height, width."""
 
 _EXP_MAX = 80.0  # e^80 strides still fit in float32
 _FAR = 1e6  # pixels: boxes are cut there, so that no area overflows
-_CHUNK = 128  # candidates compared with each other at once in `nms`
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,14 @@ class Detections:
     xyxy: Floats
     scores: Floats
     labels: Labels
+
+
+class Finished(dict[str, Array]):
+    """Outputs that were post-processed on the device already; `found` is what `postprocess` returns of them."""
+
+    def __init__(self, found: Detections | NDArray[np.uint8]) -> None:
+        super().__init__({"class_map": found} if isinstance(found, np.ndarray) else vars(found))
+        self.found = found
 
 
 class Layout(NamedTuple):
@@ -48,6 +54,8 @@ class Layout(NamedTuple):
 
 def postprocess(outputs: Mapping[str, Array], task: Task, input_size: Size) -> Detections | NDArray[np.uint8]:
     """Boxes after NMS for a detector, a class map (H, W) uint8 for a segmenter."""
+    if isinstance(outputs, Finished):
+        return outputs.found
     match task:
         case Detection():
             return nms(decode(outputs, task, input_size), task.nms_iou, task.max_detections)
@@ -88,13 +96,12 @@ def check_output(name: str, shape: tuple[int, ...], task: Task, input_size: Size
     """
     if min(shape, default=-1) < 0:
         return
+    check_shape(name, shape, task, input_size)
     match task:
         case Detection():
-            _check_layout(name, shape, task, input_size)
             width = shape[1] if task.decode == "yolov8" else shape[2]
             found, fits = width - _first_class(task), "exactly"
         case Segmentation():
-            _check_logits(name, shape, input_size)
             found, fits = shape[1], "at least"
         case _:
             assert_never(task)
@@ -105,16 +112,27 @@ def check_output(name: str, shape: tuple[int, ...], task: Task, input_size: Size
         )
 
 
+def check_shape(name: str, shape: tuple[int, ...], task: Task, input_size: Size) -> None:
+    """Raise EngineError when an output's shape does not fit the decoder."""
+    match task:
+        case Detection():
+            _check_layout(name, shape, task, input_size)
+        case Segmentation():
+            _check_logits(name, shape, input_size)
+        case _:
+            assert_never(task)
+
+
 def _first_class(settings: Detection) -> int:
     """The column where the class scores begin: after the box and, where there is one, the objectness."""
     return 5 if settings.decode in {"yolox", "yolov5"} else 4
 
 
 def _check_layout(name: str, shape: tuple[int, ...], settings: Detection, input_size: Size) -> None:
-    cells = sum(_cells(input_size, stride) for stride in settings.strides)
+    count = sum(_cell_count(input_size, stride) for stride in settings.strides)
     first = _first_class(settings)
-    if len(shape) != 3 or not _fits(shape, settings.decode, cells, first):
-        wanted = f"4 + classes, {cells}" if settings.decode == "yolov8" else f"{cells}, {first} + classes"
+    if len(shape) != 3 or not _fits(shape, settings.decode, count, first):
+        wanted = f"4 + classes, {count}" if settings.decode == "yolov8" else f"{count}, {first} + classes"
         raise EngineError(
             f"output {name!r}: expected (1, {wanted}) for decode: {settings.decode}, strides {settings.strides} and "
             f"input {input_size[0]}x{input_size[1]}, got {shape}; set task.decode and task.strides to match, "
@@ -139,7 +157,7 @@ def _fits(shape: tuple[int, ...], decode: str, cells: int, first: int) -> bool:
     return batch == 1 and counted and width > first
 
 
-def _cells(size: Size, stride: int) -> int:
+def _cell_count(size: Size, stride: int) -> int:
     return -(-size[0] // stride) * -(-size[1] // stride)
 
 
@@ -147,16 +165,16 @@ def _xyxy(boxes: Floats, anchors: Indices, settings: Detection, input_size: Size
     """Boxes of the given anchors as xyxy pixels."""
     match settings.decode:
         case "yolox":
-            corner, step = _cell(anchors, settings.strides, input_size)
+            corner, step = cells(anchors, settings.strides, input_size)
             center = (boxes[:, :2] + corner) * step
-            half = np.exp(np.minimum(boxes[:, 2:], _EXP_MAX)) * step / 2
+            half = exact_exp(np.minimum(boxes[:, 2:], _EXP_MAX)) * step / np.float32(2)
             low, high = center - half, center + half
         case "ltrb":
-            corner, step = _cell(anchors, settings.strides, input_size)
+            corner, step = cells(anchors, settings.strides, input_size)
             center = (corner + np.float32(0.5)) * step
             low, high = center - boxes[:, :2] * step, center + boxes[:, 2:] * step
         case "yolov5" | "yolov8":
-            half = boxes[:, 2:] / 2
+            half = boxes[:, 2:] / np.float32(2)
             low, high = boxes[:, :2] - half, boxes[:, :2] + half
         case _:
             assert_never(settings.decode)
@@ -164,7 +182,7 @@ def _xyxy(boxes: Floats, anchors: Indices, settings: Detection, input_size: Size
     return xyxy
 
 
-def _cell(anchors: Indices, strides: Iterable[int], size: Size) -> tuple[Floats, Floats]:
+def cells(anchors: Indices, strides: Iterable[int], size: Size) -> tuple[Floats, Floats]:
     """The cell of each anchor, row by row, stride after stride: its x, y in strides, (N, 2), and its stride, (N, 1)."""
     steps = np.array(tuple(strides))
     widths = -(-size[1] // steps)
@@ -175,8 +193,9 @@ def _cell(anchors: Indices, strides: Iterable[int], size: Size) -> tuple[Floats,
 
 
 def _sigmoid(x: Floats) -> Floats:
-    decay = np.exp(-np.abs(x))  # never overflows
-    y: Floats = np.where(x >= 0, 1, decay) / (1 + decay)
+    decay = exact_exp(-np.abs(x))  # never overflows
+    one = np.float32(1)
+    y: Floats = np.where(x >= 0, one, decay) / (one + decay)
     return y
 
 
@@ -184,74 +203,9 @@ def nms(detections: Detections, iou: float, max_detections: int) -> Detections:
     """Greedy non-maximum suppression within each class; what is kept comes in descending score, ties in given order.
 
     A box goes when its overlap with a kept box of its class is above `iou`. The first `max_detections` are kept.
-
-    Source: exact, equal to the pairwise loop; torchvision.ops.batched_nms without its coordinate trick.
     """
-    order = np.argsort(-detections.scores, kind="stable")
-    boxes = _Boxes.of(detections.xyxy[order], detections.labels[order])
-    kept: list[int] = []
-    for start in range(0, len(order), _CHUNK):
-        chunk = np.arange(start, min(start + _CHUNK, len(order)))
-        if kept:
-            chunk = chunk[~_overlaps(boxes, kept, chunk, iou).any(axis=0)]
-        kept += chunk[_greedy(_overlaps(boxes, chunk, chunk, iou))].tolist()
-        if len(kept) >= max_detections:
-            break
-    best = order[kept[:max_detections]]
+    best = keep_best(detections.xyxy, detections.scores, detections.labels, iou, max_detections)
     return Detections(detections.xyxy[best], detections.scores[best], detections.labels[best])
-
-
-class _Boxes(NamedTuple):
-    """Boxes as contiguous columns."""
-
-    left: Floats
-    top: Floats
-    right: Floats
-    bottom: Floats
-    area: Floats
-    label: Labels
-
-    @classmethod
-    def of(cls, xyxy: Floats, labels: Labels) -> _Boxes:
-        left, top, right, bottom = np.ascontiguousarray(xyxy.T)
-        area = np.maximum(right - left, 0) * np.maximum(bottom - top, 0)
-        return cls(left, top, right, bottom, area, labels)
-
-    def take(self, which: Sequence[int] | Indices, shape: tuple[int, int]) -> _Boxes:
-        left, top, right, bottom, area = (column[which].reshape(shape) for column in self[:5])
-        return _Boxes(left, top, right, bottom, area, self.label[which].reshape(shape))
-
-
-def _overlaps(boxes: _Boxes, rows: Sequence[int] | Indices, columns: Indices, iou: float) -> NDArray[np.bool_]:
-    """Whether two boxes are of one class and overlap by more than `iou`: (rows, columns)."""
-    a, b = boxes.take(rows, (-1, 1)), boxes.take(columns, (1, -1))
-    # In place: temporaries of this size cost more than the arithmetic.
-    shared = np.minimum(a.right, b.right)
-    shared -= np.maximum(a.left, b.left)
-    np.maximum(shared, 0, out=shared)
-    height = np.minimum(a.bottom, b.bottom)
-    height -= np.maximum(a.top, b.top)
-    np.maximum(height, 0, out=height)
-    shared *= height
-    union = np.add(a.area, b.area, out=height)
-    union -= shared
-    union *= np.float32(iou)
-    # Multiplied, not divided: two empty boxes have no overlap rather than 0 / 0.
-    above: NDArray[np.bool_] = shared > union
-    above &= a.label == b.label
-    return above
-
-
-def _greedy(overlaps: NDArray[np.bool_]) -> list[int]:
-    """Indices that survive when each one kept removes those after it that it overlaps; rows as integers of bits."""
-    size = (overlaps.shape[1] + 7) // 8
-    packed = np.packbits(overlaps, axis=1, bitorder="little").tobytes()
-    removed, kept = 0, []
-    for index in range(len(overlaps)):
-        if not removed >> index & 1:
-            kept.append(index)
-            removed |= int.from_bytes(packed[index * size : (index + 1) * size], "little")
-    return kept
 
 
 # --- segmentation
@@ -301,9 +255,13 @@ def _single(outputs: Mapping[str, Array]) -> tuple[str, Floats]:
     values: Floats = np.asarray(output, dtype=np.float32)
     finite = np.isfinite(values)
     if not finite.all():
-        bad = values.size - int(np.count_nonzero(finite))
-        raise EngineError(
-            f"output {name!r}: expected finite values, got {bad} of {values.size} NaN or infinite; "
-            "check the network and its scales"
-        )
+        raise not_finite(name, values.size - int(np.count_nonzero(finite)), values.size)
     return name, values
+
+
+def not_finite(name: str, bad: int, values: int) -> EngineError:
+    """The error of an output that holds NaN or infinity."""
+    return EngineError(
+        f"output {name!r}: expected finite values, got {bad} of {values} NaN or infinite; "
+        "check the network and its scales"
+    )

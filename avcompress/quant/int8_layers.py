@@ -122,6 +122,18 @@ def read_grid(node: onnx.NodeProto | None, constants: Mapping[str, onnx.TensorPr
     )
 
 
+def constant_bias(model: onnx.ModelProto, node: onnx.NodeProto) -> NDArray[np.float64] | None:
+    """What a layer adds to its output channels: (M,), or () where it is the same for all; None if it is no constant."""
+    if len(node.input) < 3 or not node.input[2]:
+        return np.zeros(())
+    constant = onnx_graph.initializers(model).get(node.input[2])
+    if constant is None:
+        return None
+    values = numpy_helper.to_array(constant).astype(np.float64) * float(str(onnx_graph.attribute(node, "beta", 1.0)))
+    # Where a Gemm has one bias a row, repairs added the same to all of them.
+    return np.asarray(values.reshape(-1, values.shape[-1]).mean(0) if values.ndim else values)
+
+
 def replace_constants(model: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.ModelProto:
     """The model with other values in some of its initializers; types and shapes stay."""
     new = onnx_graph.copy(model)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
@@ -152,6 +152,15 @@ class PyCuda:
     def destroy_graph(self, graph: Handle) -> None:  # noqa: ARG002
         """Refuse; see `has_graphs`."""
         _no_graphs()
+
+    def load_module(self, code: bytes) -> Any:
+        """Machine code as pycuda has it; unloaded with the last reference."""
+        return self._call("module_from_buffer", lambda: self._driver.module_from_buffer(code))
+
+    def launch(self, function: Any, blocks: int, threads: int, arguments: Sequence[Any], stream: int) -> None:
+        """Submit a function of a module: `blocks` of `threads` threads each."""
+        shape = {"grid": (blocks, 1), "block": (threads, 1, 1), "stream": self._streams[stream]}
+        self._call("launch", lambda: function(*arguments, **shape))
 
     def make_event(self) -> Handle:
         """See Cuda."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -69,6 +69,22 @@ def open_trt(path: Path, settings: TrtSettings = TrtSettings(), package: Package
     return TrtSession(trt, cuda, plan, settings, f"{package}, {path.name}")
 
 
+class Finish(Protocol):
+    """What is done on the device with a run's outputs, instead of copying them to the host."""
+
+    def submit(self, addresses: Mapping[str, int], stream: int) -> None:
+        """Submit the work, given where the outputs are."""
+        ...
+
+    def outputs(self) -> Mapping[str, Array]:
+        """What the run returns; the stream has got there."""
+        ...
+
+    def close(self) -> None:
+        """Give all back."""
+        ...
+
+
 @dataclass(frozen=True)
 class _Slot:
     """A tensor at its present shape: where it is on the device, and its page-locked twin as bytes and as an array."""
@@ -94,6 +110,7 @@ class TrtSession:
         self._shapes: tuple[Shape, ...] | None = None
         self._buffers: dict[str, Buffer] = {}
         self._events: tuple[Any, ...] = ()
+        self._finish: Finish | None = None
         self.device_ms: float | None = None
         try:
             with cuda.current(), contextlib.ExitStack() as held:
@@ -133,6 +150,23 @@ class TrtSession:
             self._cuda.synchronize(self._stream)
         self._bind(tuple(tensor.high for tensor in self._ins))
 
+    def attach(self, make: Callable[[Cuda, int, Mapping[str, InputSpec]], Finish]) -> None:
+        """Finish every run on the device from now on; `make` is given the device, the stream and what the outputs are.
+
+        Raises EngineError for an engine whose shapes vary, or one that has something attached.
+        """
+        if self._finish is not None or any(-1 in tensor.shape for tensor in self._ins):
+            raise EngineError(
+                f"{self._where}: expected fixed input shapes and nothing attached yet, got "
+                f"{'something attached' if self._finish else 'shapes that vary'}; post-process on the host"
+            )
+        with self._using, self._cuda.current():
+            self._refuse_unusable()
+            specs = {slot.name: InputSpec(slot.array.shape, slot.array.dtype) for slot in self._slots[1]}
+            self._finish = make(self._cuda, self._stream, specs)
+            self._held.callback(self._finish.close)
+            self._work.reset()
+
     @property
     def graph_note(self) -> str:
         """Why there is no CUDA graph; empty where there is one, or may be one yet."""
@@ -170,6 +204,8 @@ class TrtSession:
             for slot in sources:
                 np.copyto(slot.array, inputs[slot.name], casting="no")
             self._launch()
+            if self._finish:
+                return self._finish.outputs()
             # The next run writes over them.
             return {slot.name: slot.array.copy() for slot in results}
         except EngineError as error:
@@ -196,6 +232,9 @@ class TrtSession:
         for slot in sources:
             self._cuda.copy_to_device(slot.address, slot.raw, self._stream)
         self._insist(self._loaded.context.execute_async_v3(self._stream), "a run")
+        if self._finish:
+            self._finish.submit({slot.name: slot.address for slot in results}, self._stream)
+            return
         for slot in results:
             self._cuda.copy_to_host(slot.raw, slot.address, self._stream)
 

@@ -10,7 +10,6 @@ from hypothesis.extra import numpy as hnp
 
 from avcompress.recipe import Detection, Segmentation
 from avcompress.spec import EngineError
-from engines import postprocess as module
 from engines.ort import open_ort
 from engines.postprocess import Detections, check_output, decode, nms, postprocess, segment
 
@@ -174,22 +173,6 @@ def test_several_outputs_are_an_error():
 # --- nms
 
 
-def nms_by_loop(found, iou, limit):
-    """The plain pairwise loop, in the same float32 arithmetic: the oracle."""
-    kept = []
-    area = [np.prod(np.maximum(box[2:] - box[:2], 0), dtype=np.float32) for box in found.xyxy]
-    for i in sorted(range(len(found.scores)), key=lambda i: (-found.scores[i], i)):
-        for j in kept:
-            a, b = found.xyxy[i], found.xyxy[j]
-            sides = np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0)
-            shared = sides[0] * sides[1]
-            if found.labels[i] == found.labels[j] and shared > np.float32(iou) * (area[i] + area[j] - shared):
-                break
-        else:
-            kept.append(i)
-    return kept[:limit]
-
-
 def test_nms_keeps_the_best_of_an_overlap_and_other_classes():
     boxes = [[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 10], [20, 0, 30, 10], [0, 0, 10, 2]]
 
@@ -214,46 +197,6 @@ def test_a_suppressed_box_suppresses_nothing():
 
 def test_empty_boxes_stay():
     assert len(nms(detections(np.zeros((3, 4)), [0.3, 0.2, 0.1], [0, 0, 0]), 0.5, 9).scores) == 3
-
-
-coordinates = st.integers(0, 12)
-
-
-@settings(deadline=None)
-@given(
-    boxes=hnp.arrays(np.float32, st.tuples(st.integers(0, 40), st.just(4)), elements=coordinates),
-    data=st.data(),
-    iou=st.sampled_from([0.0, 0.3, 0.5, 0.65, 1.0]),
-    limit=st.integers(1, 30),
-    chunk=st.sampled_from([1, 3, 8, 128]),
-)
-def test_nms_equals_the_pairwise_loop(boxes, data, iou, limit, chunk):
-    count = len(boxes)
-    scores = data.draw(hnp.arrays(np.float32, count, elements=st.sampled_from([0.1, 0.2, 0.3, 0.9])))
-    labels = data.draw(hnp.arrays(np.int64, count, elements=st.integers(0, 2)))
-    found = detections(boxes, scores, labels)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_CHUNK", chunk)
-        kept = nms(found, iou, limit)
-
-    expected = nms_by_loop(found, iou, limit)
-    assert np.array_equal(kept.xyxy, found.xyxy[expected])
-    assert np.array_equal(kept.scores, found.scores[expected])
-    assert np.array_equal(kept.labels, found.labels[expected])
-
-
-def test_nms_equals_the_pairwise_loop_on_many_random_boxes():
-    rng = np.random.default_rng(0)
-    corners = rng.uniform(0, 200, (700, 2))
-    found = detections(
-        np.concatenate([corners, corners + rng.uniform(5, 90, (700, 2))], axis=1),
-        rng.random(700),
-        rng.integers(0, 3, 700),
-    )
-
-    for limit in (20, 1000):
-        assert np.array_equal(nms(found, 0.5, limit).scores, found.scores[nms_by_loop(found, 0.5, limit)])
 
 
 # --- segmentation

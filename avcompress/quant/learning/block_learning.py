@@ -56,7 +56,7 @@ class Learned:
 
 
 class _Data(NamedTuple):
-    """Values as tensors."""
+    """Values as tensors, each (N, *shape of one image's)."""
 
     given: Tensor
     wanted: Tensor
@@ -85,13 +85,37 @@ def learn_block(part: Part, values: Values, settings: Reconstruct) -> Learned:
 @torch.no_grad()
 def _error(block: BlockModule, data: _Data, images: Tensor) -> float:
     """The mean squared error of a block's output on its own inputs, as it is deployed."""
-    errors = [(block.run(data.given[i : i + 1]) - data.output[i : i + 1]).square().mean() for i in images.tolist()]
+    errors = [(block.run(data.given[i]) - data.output[i]).square().mean() for i in images.tolist()]
     return float(torch.stack(errors).mean())
+
+
+@torch.no_grad()
+def _takes_several(block: BlockModule, data: _Data) -> bool:
+    """Whether a block computes several images at once as it does one by one.
+
+    Windows of attention, which are images of their own, are counted in the reshapes; torch knows best where that fails.
+    """
+    pair = data.given[:2]
+    apart = torch.cat([block.run(each) for each in pair])
+    try:
+        together = block.run(pair.flatten(0, 1))
+    except (RuntimeError, IndexError, ValueError):
+        return False
+    return together.shape == apart.shape and torch.allclose(together, apart, 1e-3, 1e-3 * float(apart.abs().max()))
+
+
+def _run(block: BlockModule, given: Tensor, several: bool) -> Tensor:
+    """The block's outputs for (n, ...) inputs."""
+    if several:
+        output: Tensor = block.run(given.flatten(0, 1))
+        return output.reshape(len(given), -1, *output.shape[1:])
+    return torch.stack([block.run(each) for each in given])
 
 
 def _learn_(block: BlockModule, data: _Data, train: Tensor, settings: Reconstruct, unit: float) -> None:
     """Descend on the output's error, in parts of `unit`, and the roundings' indecision."""
     block.random.manual_seed(settings.seed)
+    several = _takes_several(block, data)
     block.soft, block.drop = True, settings.drop
     groups = [{"params": block.variables(), "lr": settings.learning_rate}]
     if block.growth:
@@ -102,10 +126,10 @@ def _learn_(block: BlockModule, data: _Data, train: Tensor, settings: Reconstruc
     )
     for step, images in enumerate(_order(data, train, settings.steps, block.random)):
         given, output = _mixed(block, data, images, settings.drop), data.output[images]
-        loss = (block.run(given) - output).square().mean() / max(unit, torch.finfo(torch.float32).tiny)
+        loss = (_run(block, given, several) - output).square().mean() / max(unit, torch.finfo(torch.float32).tiny)
         loss = loss + _ROUNDING_WEIGHT * _indecision(block, rounding.beta_at(step, settings.steps))
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
     block.soft, block.drop = False, 0.0

@@ -27,7 +27,7 @@ _FEWEST = 2  # one to learn from, one to judge by
 
 
 class Values(NamedTuple):
-    """What a block reads and should give on some images, each (N, ...), float32.
+    """What a block reads and should give on some images, each (N, *shape of one image's tensor), float32.
 
     Attributes:
         given: its input in the quantized network.
@@ -155,10 +155,10 @@ def collect(artifact: Artifact, blocks: Sequence[Block], passages: Passages) -> 
         if not arrays:
             fitting = max(BLOCK_BYTES // sum(value.nbytes for value in found), _FEWEST)
             count = min(count, fitting)
-            arrays = [np.empty((count, *value.shape[1:]), np.float32) for value in found]
+            arrays = [np.empty((count, *value.shape), np.float32) for value in found]
         for array, value in zip(arrays, found, strict=True):
-            array[number] = value[0]
-        given, wanted, output = (array[number : number + 1] for array in arrays)
+            array[number] = value
+        given, wanted, output = (array[number] for array in arrays)
         passages.quantized.keep_(number, {block.source: given})
         passages.reference.keep_(number, {block.source: wanted, block.output: output})
         number += 1

@@ -22,7 +22,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from avcompress.quant.int8_layers import Int8Layer
+from avcompress.quant.int8_layers import Int8Layer, constant_bias
 from avcompress.quant.learning.patches import Geometry, geometry
 from avcompress.quant.observe import shots
 from avcompress.spec import Array, Artifact, Batch, DataError
@@ -104,22 +104,10 @@ def fit(artifact: Artifact, layer: Int8Layer, number: int) -> Fit | str:
 
 def _shift(artifact: Artifact, node: onnx.NodeProto, original: onnx.NodeProto) -> NDArray[np.float64]:
     """What the float layer's bias has more than the quantized one's, in the unit of the matrix product: (M,) or ()."""
-    biases = [_bias(artifact.reference, original), _bias(artifact.model, node)]
+    biases = [constant_bias(artifact.reference, original), constant_bias(artifact.model, node)]
     if biases[0] is None or biases[1] is None:
         return np.zeros(())
     return np.asarray((biases[0] - biases[1]) / (float(str(attribute(node, "alpha", 1.0))) or 1.0))
-
-
-def _bias(model: onnx.ModelProto, node: onnx.NodeProto) -> NDArray[np.float64] | None:
-    """What a layer adds to its output channels: (M,), or () where it is the same for all; None if it is no constant."""
-    if len(node.input) < 3 or not node.input[2]:
-        return np.zeros(())
-    constant = initializers(model).get(node.input[2])
-    if constant is None:
-        return None
-    values = numpy_helper.to_array(constant).astype(np.float64) * float(str(attribute(node, "beta", 1.0)))
-    # Where a Gemm has one bias a row, repairs added the same to all of them.
-    return np.asarray(values.reshape(-1, values.shape[-1]).mean(0) if values.ndim else values)
 
 
 def parts(fits: Sequence[Fit]) -> Iterator[tuple[Fit, ...]]:

@@ -19,6 +19,7 @@ from onnx import helper, numpy_helper
 
 from avcompress.quant.channels.means import dequantized_and_means
 from avcompress.quant.channels.scale import Editor, Floats, response
+from avcompress.quant.int8_layers import constant_bias
 from avcompress.quant.observe import shots
 from avcompress.recipe import CorrectBias
 from avcompress.spec import Artifact, Batch, DataError
@@ -120,13 +121,17 @@ def _probe(artifact: Artifact, layers: Iterable[Layer]) -> tuple[onnx.ModelProto
     new = copy(at_opset(artifact.reference, opset, "the format of the quantized values"))
     quantizers = _Quantizers(artifact)
     taken = {*use_counts(new), *use_counts(artifact.model), *(o for n in new.graph.node for o in n.output)}
-    constants = initializers(new)
+    constants, own = initializers(new), initializers(artifact.model)
     nodes, means = list(new.graph.node), dict[str, str]()
     for layer in layers:
         nodes += quantizers.before(layer.node)
         twin = onnx.NodeProto()
         twin.CopyFrom(layer.node)
         twin.name = twin.output[0] = fresh(f"{layer.node.name}.quantized", taken)
+        if len(twin.input) > 2 and twin.input[2] in constants:  # of the same name, but maybe not of the same values
+            bias = numpy_helper.from_array(numpy_helper.to_array(own[twin.input[2]]), fresh(twin.input[2], taken))
+            new.graph.initializer.append(bias)
+            twin.input[2] = bias.name
         added, mean = (fresh(f"{layer.node.name}.{suffix}", taken) for suffix in ("added", "mean"))
         difference = helper.make_node("Sub", [twin.output[0], layer.original.output[0]], [added], added)
         axes = _mean_axes(len(constants[layer.original.input[1]].dims))
@@ -192,5 +197,11 @@ def expected_shifts(artifact: Artifact, layers: Iterable[Layer]) -> dict[str, Fl
             continue
         quantized = response(layer.node, known[weight] if weight in known else weights[weight], known[data])
         added = quantized - response(layer.original, weights[original], known[before])
-        shifts[layer.node.name] = added * float(str(attribute(layer.node, "alpha", 1.0)))
+        shifts[layer.node.name] = added * float(str(attribute(layer.node, "alpha", 1.0))) + _given(artifact, layer)
     return shifts
+
+
+def _given(artifact: Artifact, layer: Layer) -> Floats:
+    """What the quantized layer's bias has more than the float one's: a shift of its input, or a repair, gave it."""
+    biases = constant_bias(artifact.model, layer.node), constant_bias(artifact.reference, layer.original)
+    return np.zeros(()) if biases[0] is None or biases[1] is None else np.asarray(biases[0] - biases[1])

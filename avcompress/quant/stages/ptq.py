@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, get_args
 import onnx
 from onnx import numpy_helper
 
-from avcompress.quant.channels.shift import choose_shifts, shift
+from avcompress.quant.channels.shift import choose_shifts, give_back_rounding, shift
 from avcompress.quant.observe import network_digest, observe
 from avcompress.quant.params import activation_params, weight_params
 from avcompress.quant.placement.onnx_view import graph_view
@@ -67,9 +67,10 @@ def quantize(
     edges = [edge for site in (*placement.activations, *placement.weights) for edge in site.edges]
     qparams = {**ready.qparams, **_weight_qparams(ready.model, placement, settings)}
     layers = as_precision(placement.layers, settings.format, QUANTIZED)
+    quantized = insert_qdq(ready.model, edges, qparams)
     return replace(
         artifact,
-        model=insert_qdq(ready.model, edges, qparams),
+        model=give_back_rounding(quantized, ready.model, ready.middles, qparams) if ready.middles else quantized,
         reference=ready.model,
         qparams=qparams,
         layers=layers,
@@ -78,10 +79,14 @@ def quantize(
 
 
 class _Ready(NamedTuple):
-    """A float network, the parameters of its quantized activations, and what there is to say of them."""
+    """A float network, the parameters of its quantized activations, and what there is to say of them.
+
+    `middles`: what was subtracted from a node's input, by the node's name.
+    """
 
     model: onnx.ModelProto
     qparams: Mapping[str, QuantParams]
+    middles: Mapping[str, float]
     notes: tuple[str, ...]
 
 
@@ -95,8 +100,14 @@ def _with_ranges(
     new, names = shift(model, placement.activations, shifts) if shifts else (model, {})
     ranges = {**settled.ranges, **{name: shifted.range for name, shifted in shifts.items()}}
     qparams = {names.get(name, name): activation_params(values, settings) for name, values in ranges.items()}
+    middles = {
+        node: shifts[site.tensor].middle
+        for site in placement.activations
+        for node, _ in site.edges
+        if site.tensor in shifts
+    }
     counted = f"{len(shifts)} of {len(ranges)} activations are shifted by the middle of their range"
-    return _Ready(new, qparams, (*([counted] if settings.activations == "shifted" else []), *settled.notes))
+    return _Ready(new, qparams, middles, (*([counted] if settings.activations == "shifted" else []), *settled.notes))
 
 
 def candidates(model: onnx.ModelProto) -> tuple[str, ...]:

@@ -92,6 +92,27 @@ def test_a_shift_is_as_good_as_a_zero_point_and_twice_as_fine_as_none(parsed):
     assert "1 of 2 activations are shifted" in shifted.log[1]
 
 
+@pytest.mark.parametrize("weights", ["per_channel", "per_tensor"])
+@pytest.mark.parametrize("last", ["Conv (r, w1, b1)", "Conv <group = 4> (r, g, b1)", "Conv (r, w1)"])
+def test_the_bias_of_a_quantized_layer_takes_the_middle_times_its_rounded_weights(parsed, last, weights):
+    model = parsed(HEAD + "{ a = Conv (x, w0, b0)  r = Relu (a)  y = " + last + "}", SHAPES)
+
+    artifact = quantize(Artifact(model), ptq(activations="shifted", weights=weights), batches())
+
+    nodes = [next(n for n in m.graph.node if "y" in n.output) for m in (artifact.reference, artifact.model)]
+    biases = [
+        numpy_helper.to_array(initializers(m)[node.input[2]])
+        for m, node in zip((artifact.reference, artifact.model), nodes, strict=True)
+    ]
+    (sub,) = subs(artifact.reference)
+    middle = float(numpy_helper.to_array(initializers(artifact.reference)[sub.input[1]]))
+    weight = numpy_helper.to_array(initializers(artifact.reference)[nodes[0].input[1]]).astype(np.float64)
+    scale = np.array(artifact.qparams[nodes[0].input[1]].scale).reshape(-1, 1, 1, 1)
+    rounded = np.rint(weight / scale) * scale
+    assert biases[1] - biases[0] == pytest.approx(middle * (rounded - weight).sum((1, 2, 3)), abs=1e-5)
+    assert biases[1] != pytest.approx(biases[0], abs=1e-4)
+
+
 def test_the_float_network_beside_it_is_shifted_too_and_of_the_same_function(parsed, run):
     model = parsed(HEAD + "{" + SILU + "}", SHAPES)
 

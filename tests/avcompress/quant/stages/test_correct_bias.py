@@ -102,6 +102,18 @@ def test_a_deep_network_comes_nearer_to_the_float_one(parsed, opset, seed):
     assert "4 of 4 layers" in after.log[-1]
 
 
+@pytest.mark.parametrize("bias", ["", ", b"], ids=["no bias", "bias"])
+def test_what_is_corrected_already_is_not_corrected_again(parsed, bias):
+    model = parsed(ONE % bias, {"w": (4, 3, 3, 3)} | ({"b": (4,)} if bias else {}))
+    once = correct_bias(coarse(quantize(Artifact(model), PTQ, batches())), EMPIRICAL, batches())
+
+    twice = correct_bias(once, EMPIRICAL, batches())
+
+    assert np.abs(mean_difference(twice, "y", batches())).max() < 1e-5
+    node = once.reference.graph.node[0].name
+    assert measured_shifts(once, quantized_layers(once), batches())[node] == pytest.approx(np.zeros(4), abs=1e-5)
+
+
 def test_each_layer_is_measured_on_the_float_networks_own_input(parsed):
     """The oracle builds every layer by itself: float input, through its Q/DQ, through the quantized weights."""
     artifact = coarse(quantize(Artifact(parsed(HEAD % 17 + DEEP, DEEP_SHAPES)), PTQ, batches()))
@@ -259,6 +271,14 @@ def test_the_analytic_shift_is_the_weights_error_times_the_mean(parsed):
     means = dequantized_and_means(artifact.model, ["r", "r_dequantized"])
     assert means["r_dequantized"] == pytest.approx(means["r"], abs=0.05)
     assert shifts[node.name] == pytest.approx(weights @ means["r_dequantized"] - exact @ means["r"], abs=1e-5)
+
+
+def test_the_analytic_method_counts_what_the_bias_has_by_now(parsed):
+    once = correct_bias(coarse(quantize(Artifact(normed(parsed, "Relu (n)")[0]), PTQ, batches())), ANALYTIC, iter(()))
+
+    (left,) = expected_shifts(once, quantized_layers(once)).values()
+
+    assert left == pytest.approx(np.zeros(len(left)), abs=1e-5)
 
 
 def test_the_analytic_method_needs_no_images_and_says_what_it_cannot_know(parsed):

@@ -15,11 +15,12 @@ from avcompress.quant.learning.block_module import BlockModule
 from avcompress.quant.learning.block_values import begin, choose_images, collect
 from avcompress.quant.learning.blocks import cut, extract
 from avcompress.quant.stages import reconstruct as module
+from avcompress.quant.stages.ptq import quantize
 from avcompress.quant.stages.reconstruct import learn, learnable_scales, reconstruct
-from avcompress.recipe import Reconstruct
-from avcompress.spec import DataError, MissingError
+from avcompress.recipe import KeepFloat, Ptq, Reconstruct
+from avcompress.spec import Artifact, DataError, MissingError
 from engines.in_memory import open_model
-from engines.onnx_graph import initializers, with_outputs
+from engines.onnx_graph import infer_shapes, initializers, name_nodes, with_outputs
 
 FAST = Reconstruct(kind="reconstruct", steps=200, learning_rate=3e-2)
 
@@ -123,8 +124,8 @@ def test_a_block_in_torch_computes_what_onnx_runtime_does(small_artifact, small_
     part = extract(small_artifact.model, block.source, block.output)
     values = collected(small_artifact, block, [batch["x"] for batch in small_batches])
 
-    ours = BlockModule(part, {}, ()).run(torch.from_numpy(values.given)).numpy()
-    theirs = np.concatenate([open_model(part).run(None, {"x": x[None]})[0] for x in values.given])
+    ours = BlockModule(part, {}, ()).run(torch.from_numpy(np.concatenate(values.given))).numpy()
+    theirs = np.concatenate([open_model(part).run(None, {"x": x})[0] for x in values.given])
 
     step = max(scales(small_artifact).values())
     assert np.abs(ours - theirs).max() < 2 * step  # sums differ in the last bit: a value at a tie goes the other way
@@ -137,7 +138,7 @@ def test_what_torch_predicts_of_the_learned_block_is_what_onnx_runtime_gives(coa
     values = collected(coarse, block, chosen)
     session = open_model(learned.model)
     errors = [
-        np.square(session.run(None, {"x": x[None]})[0] - y).mean()
+        np.square(session.run(None, {"x": x})[0] - y).mean()
         for x, y in zip(values.given[1::4], values.output[1::4], strict=True)
     ]
     line = learned.log[len(coarse.log) + 1]
@@ -233,6 +234,43 @@ def test_a_block_takes_no_more_images_than_fit(small_artifact, images, monkeypat
     assert len(collected(small_artifact, block, chosen).given) == 5
 
 
+WINDOWS = """
+<ir_version: 8, opset_import: ["" : 17]> net (float[1,3,12,12] x) => (float[1,4,144] y) {
+    c = Conv (x, wc)  t = Reshape (c, rows)  p = Transpose <perm = [0,2,1]> (t)  w = Reshape (p, windows)
+    q = MatMul (w, wq)  k = MatMul (w, wk)  kt = Transpose <perm = [0,2,1]> (k)  s = MatMul (q, kt)
+    a = Softmax <axis = -1> (s)  o = MatMul (a, w)  r = MatMul (o, wr)  z = MatMul (r, wz)
+    b = Reshape (z, back)  y = Transpose <perm = [0,2,1]> (b)
+}
+"""
+WEIGHTS = {"wc": (8, 3, 1, 1), "wq": (8, 8), "wk": (8, 8), "wr": (8, 8), "wz": (8, 4)}
+RESHAPES = {"rows": [1, 8, 144], "windows": [9, 16, 8], "back": [1, 144, 4]}
+
+
+@pytest.mark.parametrize("together", [1, 4], ids=["blocks of windows", "blocks of images"])
+def test_windows_of_attention_are_learned_image_by_image(parsed, images, monkeypatch, together):
+    """A window counts as an image: nine times as many of them as of images, the number is stored in a reshape."""
+    model = parsed(WINDOWS, WEIGHTS)
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.array(values, np.int64), name) for name, values in RESHAPES.items()
+    )
+    monkeypatch.setattr("avcompress.quant.learning.blocks.TOGETHER", together)
+    settings = Ptq(kind="ptq", keep_float=KeepFloat(head=False))
+    artifact = quantize(Artifact(infer_shapes(name_nodes(model))), settings, images)
+
+    after = learn(artifact, FAST.model_copy(update={"steps": 20}), images, (-7, 7))
+
+    assert [line for line in after.log if "error on held-out images" in line]
+    blocks = cut(artifact.reference, [layer.name for layer in int8_layers(artifact)])
+    passages = begin(artifact.reference, [image["x"] for image in images])
+    for i, block in enumerate(blocks):
+        values = collect(artifact, blocks[i:], passages)
+        names = [name for name in (block.source, block.output) if name != "x"]
+        run = open_model(with_outputs(artifact.reference, names)).run(names, images[0])
+        found = {"x": images[0]["x"], **dict(zip(names, run, strict=True))}
+        assert values.wanted[0] == pytest.approx(found[block.source], abs=1e-3)
+        assert values.output[0] == pytest.approx(found[block.output], abs=1e-3)
+
+
 @pytest.mark.parametrize("kept", [1 << 20, 0], ids=["kept", "computed again"])
 def test_blocks_read_what_the_networks_compute_as_they_are_by_then(small_artifact, images, monkeypatch, kept):
     """The second block's input: of the network whose first block has changed in between."""
@@ -251,9 +289,9 @@ def test_blocks_read_what_the_networks_compute_as_they_are_by_then(small_artifac
     for i, image in enumerate(images):
         (given,) = open_model(with_outputs(changed.model, ["r"])).run(["r"], image)
         wanted, output = open_model(with_outputs(changed.reference, ["r", "s"])).run(["r", "s"], image)
-        assert np.array_equal(values.given[i], given[0])
-        assert np.allclose(values.wanted[i], wanted[0], atol=1e-5)
-        assert np.allclose(values.output[i], output[0], atol=1e-5)
+        assert np.array_equal(values.given[i], given)
+        assert np.allclose(values.wanted[i], wanted, atol=1e-5)
+        assert np.allclose(values.output[i], output, atol=1e-5)
 
 
 def test_nothing_before_a_block_is_run_again(small_artifact, images, monkeypatch):
