@@ -421,11 +421,14 @@ def test_a_layer_that_runs_otherwise_is_a_mismatch_and_an_unknown_one_too(net, o
 # --- the script for a device
 
 
+CALIBRATED = BuildSettings(module="tensorrt", dialect="dla-implicit", calibration_cache="calibration.cache")
+
+
 def run_script(folder, *, trtexec="", arguments=()):
     """Run build.sh where there is no avcompress, and a trtexec whose help is `trtexec`, if any."""
     tools = folder / "tools"
     tools.mkdir(exist_ok=True)
-    for name in ("dirname", "mkdir", "sh"):
+    for name in ("dirname", "mkdir", "sed", "sh"):
         (tools / name).unlink(missing_ok=True)
         (tools / name).symlink_to(Path("/usr/bin") / name)
     if trtexec:
@@ -478,7 +481,8 @@ def test_without_avcompress_the_script_uses_trtexec_as_that_version_has_it(scrip
     ]
 
 
-def test_the_script_hands_every_setting_to_trtexec(script):
+def test_the_script_hands_every_setting_to_trtexec(script, tmp_path):
+    (tmp_path / "calibration.cache").write_text("TRT-8600-EntropyCalibration2\nimages: 3c010a14\n")
     settings = BuildSettings(
         module="tensorrt",
         dialect="dla-implicit",
@@ -491,12 +495,14 @@ def test_the_script_hands_every_setting_to_trtexec(script):
         dla_fallback="list",
     )
 
-    assert script(settings, trtexec="--fp16").stdout.splitlines()[4:] == [
+    banner = "&&&& RUNNING TensorRT.trtexec [TensorRT v8602] # trtexec --help\n--fp16"
+
+    assert script(settings, trtexec=banner).stdout.splitlines()[4:] == [
         "--fp16",
         "--int8",
         "--precisionConstraints=obey",
         "--layerPrecisions=/a/Conv:int8,/b/Conv:fp16",
-        "--calib=calibration.cache",
+        "--calib=engine/calibration.cache",
         "--builderOptimizationLevel=4",
         "--useDLACore=1",
         "--allowGPUFallback",
@@ -504,6 +510,33 @@ def test_the_script_hands_every_setting_to_trtexec(script):
         "--optShapes=images:1x3x8x8",
         "--maxShapes=images:1x3x8x8",
     ]
+
+
+@pytest.mark.parametrize(
+    ("banner", "first"),
+    [
+        ("[TensorRT v8602] # trtexec --help", "TRT-8602-EntropyCalibration2"),
+        ("[TensorRT v100300] [b26] # trtexec --help", "TRT-100300-EntropyCalibration2"),
+    ],
+)
+def test_the_script_gives_trtexec_the_calibration_cache_under_its_own_version(script, tmp_path, banner, first):
+    cache = tmp_path / "calibration.cache"
+    cache.write_text("TRT-8600-EntropyCalibration2\nimages: 3c010a14\n")
+
+    done = script(CALIBRATED, trtexec=f"&&&& RUNNING TensorRT.trtexec {banner}")
+
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "engine" / "calibration.cache").read_text() == f"{first}\nimages: 3c010a14\n"
+    assert cache.read_text().startswith("TRT-8600-")
+
+
+def test_the_script_builds_from_no_calibration_cache_that_its_trtexec_might_ignore(script, tmp_path):
+    (tmp_path / "calibration.cache").write_text("TRT-8600-EntropyCalibration2\n")
+
+    done = script(CALIBRATED, trtexec="--fp16")
+
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("build.sh: expected a trtexec that tells its version, got none; ")
 
 
 @pytest.mark.parametrize(
