@@ -262,6 +262,19 @@ def test_what_a_dialect_cannot_say_names_the_file(tmp_path, out):
 
 
 @pytest.mark.parametrize(
+    ("target", "core", "words"),
+    [
+        ("orin-agx@jetpack-6.0", 2, r"a DLA core of Jetson AGX Orin 64GB \(0 to 1\), got 2"),
+        ("orin-nx-8@jetpack-6.2", 1, r"\(0\), got 1; name one of them"),
+    ],
+)
+def test_a_dla_core_that_the_machine_has_not_is_refused_before_the_export(net, out, target, core, words):
+    with pytest.raises(RecipeError, match=words):
+        run_build(BuildJob(net, out, target=target, options={"dla_core": core}, export_only=True))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda facts: facts | {"network": "../net.onnx"}, "network: expected a file beside it"),
