@@ -9,6 +9,7 @@ from typing import Any
 
 from avcompress.spec import EngineError
 from engines.session import one_line
+from engines.tensorrt.plugins import register_plugins
 
 _KEPT_LINES = 8
 # Follows every error on a machine without a usable GPU, and is not the reason.
@@ -72,6 +73,7 @@ class Loaded:
 
 
 def _runtime(trt: Any, log: Any, where: str) -> Any:
+    register_plugins(trt, log)
     try:
         return trt.Runtime(log)
     except TypeError as error:  # the bindings' word for a null pointer
