@@ -349,6 +349,17 @@ def test_ranges_of_another_kind_are_refused(net, out, tmp_path, content):
         run_build(BuildJob(net, out, target="orin-agx", ranges=tmp_path / "ranges.json", export_only=True))
 
 
+@pytest.mark.parametrize(
+    ("content", "words"), [("{}", "got none"), ('{"other": [0, 1]}', "got those of another, as 'other'")]
+)
+def test_ranges_of_no_tensor_of_the_network_are_refused(net, out, tmp_path, content, words):
+    (tmp_path / "ranges.json").write_text(content)
+
+    with pytest.raises(RecipeError, match=rf"ranges.json: expected ranges of tensors of {net.name}, {words}"):
+        run_build(BuildJob(net, out, target="orin-agx@jetpack-6.2", ranges=tmp_path / "ranges.json", export_only=True))
+    assert not out.exists()
+
+
 def test_what_would_be_silently_changed_is_refused_with_what_to_do_unless_it_is_wanted(tmp_path, out):
     onnx.save(network(3), tmp_path / "net.onnx")
 
