@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import importlib
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from avcompress.recipe import Engine, RtxEngine
+from avcompress.spec import MissingError
 from engines.manifest import Gpu, Manifest, system_name
+from engines.tensorrt.device import find_device
 
-DRIVER = Path("/proc/driver/nvidia/version")
 _PORTABLE = frozenset({"ort", "openvino"})
-_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h
 _PACKAGES = {"ort": "onnxruntime", "openvino": "openvino", "trt_rtx": "tensorrt_rtx", "trt": "tensorrt"}
 
 
@@ -85,32 +82,9 @@ def _version(module: Any) -> str:
 
 
 def local_gpu() -> Gpu | None:
-    """The first GPU of this machine, by the driver's own library; None where there is none."""
+    """The first GPU of this machine, by the driver's own library; None where there is none that can be used."""
     try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
+        found = find_device(ctypes.CDLL)
+    except MissingError:
         return None
-    count, device, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
-    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
-        return None
-    if cuda.cuDeviceGet(ctypes.byref(device), 0) or cuda.cuDeviceGetName(name, len(name), device):
-        return None
-    capability = [ctypes.c_int(), ctypes.c_int()]
-    for value, attribute in zip(capability, (_MAJOR, _MINOR), strict=True):
-        if cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device):
-            return None
-    return Gpu(
-        name=name.value.decode(errors="replace"),
-        compute_capability=".".join(str(value.value) for value in capability),
-        driver=_driver(cuda),
-    )
-
-
-def _driver(cuda: Any) -> str:
-    with contextlib.suppress(OSError):
-        found = re.search(r"Module.*?\s(\d+\.\d+(\.\d+)?)\s", DRIVER.read_text(encoding="utf-8", errors="replace"))
-        if found:
-            return found.group(1)
-    version = ctypes.c_int()
-    cuda.cuDriverGetVersion(ctypes.byref(version))
-    return f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
+    return Gpu(name=found.name, compute_capability=found.compute_capability, driver=found.driver)

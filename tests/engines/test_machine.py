@@ -7,6 +7,7 @@ from avcompress.spec import MissingError
 from engines import machine
 from engines.machine import Machine, building_gpu, local_gpu, local_machine, needs_rebuild
 from engines.manifest import Gpu, read_manifest, system_name
+from engines.tensorrt import device
 
 ADA = Gpu(name="NVIDIA RTX 4070", compute_capability="8.9", driver="570.10")
 
@@ -131,17 +132,17 @@ class FakeCuda:
 
 def test_a_gpu_is_described_by_its_driver(monkeypatch, tmp_path):
     monkeypatch.setattr(ctypes, "CDLL", lambda _: FakeCuda())
-    monkeypatch.setattr(machine, "DRIVER", tmp_path / "none")
+    monkeypatch.setattr(device, "_KERNEL_DRIVER", tmp_path / "none")
     assert local_gpu() == Gpu(name="Orin", compute_capability="8.7", driver="CUDA 12.6")
 
     (tmp_path / "version").write_text(
         "NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  540.4.0  Release Build  (buildbrain@host)\n"
         "GCC version:  gcc version 11.4.0\n"
     )
-    monkeypatch.setattr(machine, "DRIVER", tmp_path / "version")
+    monkeypatch.setattr(device, "_KERNEL_DRIVER", tmp_path / "version")
     found = building_gpu(RtxEngine(backend="trt_rtx"))
     assert found is None
-    assert local_gpu().driver == "540.4.0"
+    assert local_gpu().driver == "CUDA 12.6, driver 540.4.0"
 
 
 @pytest.mark.parametrize("cuda", [FakeCuda(gpus=0), FakeCuda(status=100)], ids=["none", "no driver"])
