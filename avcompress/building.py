@@ -297,7 +297,8 @@ def _validated(kind: type[T], values: Mapping[str, Any], where: str = "options")
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
+        # A branch of a union has a name of pydantic's own, as function-after[...].
+        place = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "value_error":
             raise RecipeError(message) from error
