@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from avcompress.recipe import Engine, RtxEngine
@@ -82,9 +82,8 @@ def _version(module: Any) -> str:
 
 
 def local_gpu() -> Gpu | None:
-    """The first GPU of this machine, by the driver's own library; None where there is none that can be used."""
+    """The first GPU of this machine, by the driver's own library; None where there is none."""
     try:
-        found = find_device(ctypes.CDLL)
+        return Gpu(**asdict(find_device()))
     except MissingError:
         return None
-    return Gpu(name=found.name, compute_capability=found.compute_capability, driver=found.driver)

@@ -54,7 +54,7 @@ class Gpu(_Model):
 
     name: str
     compute_capability: Annotated[str, Field(pattern=r"^\d+\.\d+$")]
-    driver: str = Field(description="the CUDA that it offers, and its own version where it tells")
+    driver: str = Field(description="the CUDA that it offers, and its own version where it says")
 
 
 class Calibration(_Model):

@@ -10,10 +10,9 @@ from typing import Any, Protocol
 from avcompress.spec import EngineError
 from engines.session import one_line
 from engines.tensorrt.plugins import register_plugins
+from engines.tensorrt.refusals import MISLEADING
 
 _KEPT_LINES = 8
-# Follows every error on a machine without a usable GPU, and is not the reason.
-_MISLEADING = "catchCudaError"
 _REMEDIES = (
     ("blobSize", "it is truncated, or more was written behind it: copy it again"),
     ("empty memory buffer", "it is empty: copy it again"),
@@ -140,7 +139,7 @@ def logger_of(trt: Any) -> Any:
         def log(self, severity: Any, message: str) -> None:
             """Called by TensorRT."""
             bad = severity in {trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR}
-            if bad and _MISLEADING not in message:
+            if bad and MISLEADING not in message:
                 self._lines().append(one_line(message))
 
         def take(self) -> list[str]:

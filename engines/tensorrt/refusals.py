@@ -16,7 +16,7 @@ from engines.session import one_line
 
 _ERROR_LINES = ("[ERROR]", "[INTERNAL_ERROR]")
 # Follows every error on a machine without a GPU, and is not the reason.
-_MISLEADING = "catchCudaError"
+MISLEADING = "catchCudaError"
 _MISLEADING_TAIL = re.compile(r"\s*\[\S*catchCudaError.*", re.DOTALL)
 _SHOWN_ERRORS = 3
 _OF_SETTINGS = frozenset({"start", "configure", "profile", "calibrate"})
@@ -119,7 +119,7 @@ def _node_in(text: str) -> str:
 
 def error_lines(log: str) -> list[str]:
     """The builder's error messages, without the one that every error on a machine without a GPU is followed by."""
-    lines = (line for line in log.split("\n") if line.startswith(_ERROR_LINES) and _MISLEADING not in line)
+    lines = (line for line in log.split("\n") if line.startswith(_ERROR_LINES) and MISLEADING not in line)
     return [one_line(line.partition("] ")[2]) for line in lines]
 
 

@@ -20,9 +20,10 @@ from avcompress.cli.build import _counts_line
 from avcompress.files import sha256_file
 from avcompress.quant.placement.onnx_view import graph_view
 from avcompress.quant.placement.policy import place
-from avcompress.recipe import KeepFloat
+from avcompress.recipe import AccuracyTerm, Contract, KeepFloat, Preprocess, Segmentation, TrtEngine
 from avcompress.spec import EngineBuildError, MissingError, ModelError, QuantParams, RecipeError
 from engines.layer_map import Counts, layers_json
+from engines.manifest import Gpu, Manifest, network_tensors, read_manifest, write_manifest
 from engines.onnx_graph import infer_shapes, name_nodes
 from engines.planned import planned_layers, with_precisions
 from engines.qdq import insert_qdq
@@ -762,6 +763,56 @@ def test_a_vehicle_builds_with_tensorrt_itself(tmp_path, out, vehicle):
     assert done.returncode == 1
     assert "mismatch: conv0 (Conv): planned int8, and the engine does not say what it runs in" in done.stdout
     assert json.loads((out / "engine" / "model.engine").read_bytes())["flags"] == ["FP16", "INT8"]
+
+
+@pytest.mark.parametrize(
+    ("version", "target", "dialect", "unknown"),
+    [
+        ("8.6.12", "drive-orin@drive-os-6.0.9", "weak", ["conv0", "conv1", "conv2"]),
+        ("10.3.0", "orin-agx@jetpack-6.2", "strong", ["conv0"]),  # float layers run as their types say
+    ],
+)
+def test_a_vehicle_builds_a_bundle_s_engine(tmp_path, vehicle, version, target, dialect, unknown):
+    folder = tmp_path / "b"
+    folder.mkdir()
+    onnx.save(network(), folder / "model.onnx")
+    inputs, outputs = network_tensors(folder / "model.onnx")
+    manifest = Manifest(
+        name="tiny",
+        engine=TrtEngine(backend="trt"),
+        target=target,
+        versions={},
+        inputs=inputs,
+        outputs=outputs,
+        preprocess=Preprocess(size=(8, 8)),
+        task=Segmentation(kind="segmentation"),
+        classes=("road",),
+        contract=Contract(accuracy=(AccuracyTerm(metric="mIoU", min=0.7),)),
+        onnx_sha256=sha256_file(folder / "model.onnx"),
+        recipe_sha256="0" * 64,
+    )
+    write_manifest(folder, manifest)
+    patched = (
+        "import engines.build, engines.machine; from engines.tensorrt.device import Device; "
+        "engines.machine.find_device = engines.build.find_device = lambda: Device('Orin', '8.7', 'CUDA 12.6'); "
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", patched + COMMAND, "bundle", "rebuild", "b", "--allow-unsigned", "--out", "here"],
+        env={**os.environ, **vehicle, "FAKE_TENSORRT": json.dumps({"version": version})},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.stderr == ""
+    # The fake does not tell what its layers run in, which never passes.
+    assert done.returncode == 1
+    assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("mismatch: ")] == unknown
+    new = read_manifest(tmp_path / "here")
+    assert (new.dialect, new.versions["tensorrt"]) == (dialect, version)
+    assert new.gpu == Gpu(name="Orin", compute_capability="8.7", driver="CUDA 12.6")
 
 
 # --- a real network

@@ -22,13 +22,16 @@ from PIL import Image
 from avcompress.bench import Job
 from avcompress.bundling import ForDevice, create_bundle
 from avcompress.pipeline import execute
+from avcompress.rebuilding import rebuild_bundle
 from avcompress.recipe import Recipe
 from avcompress.spec import EngineError, OutputError, RecipeError
 from avcompress.watch import SilentWatch
 from calibration.statistics_file import load_statistics
 from engines.bundle import Trust, load_bundle, sign_bundle, verify_bundle
 from engines.manifest import read_manifest
+from engines.ort import open_ort
 from engines.signing import generate_key, load_private_key
+from engines.tensorrt.device import Device
 
 UNSIGNED = Trust(allow_unsigned=True)
 
@@ -247,6 +250,52 @@ def test_a_bundle_for_a_device_that_is_not_here_holds_all_but_the_engine(
     assert (tmp_path / "b" / "manifest.json").read_bytes() == (tmp_path / "again" / "manifest.json").read_bytes()
     with pytest.raises(EngineError, match=f"one for {name} whose engine is yet to be built"):
         load_bundle(tmp_path / "b", UNSIGNED)
+
+
+@pytest.mark.parametrize(
+    ("version", "target", "dialect", "flags"),
+    [
+        ("8.6.1", None, "weak", ("int8",)),
+        ("10.3.0", "orin-agx@jetpack-6.2", "strong", ()),
+    ],
+)
+def test_a_run_on_a_device_says_in_which_dialect_it_built_and_holds_each_layer_against_the_plan(
+    material: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+    target: str | None,
+    dialect: str,
+    flags: tuple[str, ...],
+) -> None:
+    folder = Path(shutil.copytree(material, tmp_path / "m", ignore=shutil.ignore_patterns("out")))
+    fake = Path(__file__).parents[1] / "engines" / "tensorrt" / "fake"
+    monkeypatch.syspath_prepend(str(fake))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(fake), os.environ.get("PYTHONPATH")])))
+    monkeypatch.setenv("FAKE_TENSORRT", json.dumps({"version": version}))
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # so that the fake is gone at the end
+    del sys.modules["tensorrt"]
+    for module in ("engines.build", "engines.machine"):
+        monkeypatch.setattr(f"{module}.find_device", lambda: Device("Orin", "8.7", "CUDA 12.6"))
+    # The fake builds and runs nothing: ONNX Runtime stands in for the engine.
+    monkeypatch.setattr("engines.build.open_trt", lambda *_: open_ort(folder / "out" / "model.onnx"))
+    facts = recipe(contract={"accuracy": [{"metric": "mIoU", "min": 0.0}]})
+    facts["target"] = {"engines": [{"backend": "trt", "target": target}]}
+
+    out = execute_in(folder, facts)
+
+    built = read_manifest(out / "engines" / "trt")
+    assert (built.dialect, built.flags, built.versions["tensorrt"]) == (dialect, flags, version)
+    assert built.gpu is not None
+    assert built.gpu.name == "Orin"
+    # The fake does not say what its layers run in: that never passes.
+    report = json.loads((out / "report.json").read_text())
+    (line,) = [line for line in report["contract"] if line["name"] == "layers as planned @ trt"]
+    assert (line["measured"], line["passed"]) == (2, False)
+    create_bundle(out, "trt", tmp_path / "b", allow_unmet=True)
+    found = rebuild_bundle(tmp_path / "b", UNSIGNED, tmp_path / "again")
+    assert (found.manifest.dialect, found.manifest.flags) == (dialect, flags)
+    assert [mismatch.name for mismatch in found.mismatches or ()] == ["c0", "c1"]
 
 
 def test_ranges_for_a_dla_come_along_and_what_it_cannot_take_is_refused_before_the_bundle(

@@ -1,13 +1,11 @@
-import ctypes
-
 import pytest
 
-from avcompress.recipe import OpenVinoEngine, OrtEngine, RtxEngine
+from avcompress.recipe import OpenVinoEngine, OrtEngine, RtxEngine, TrtEngine
 from avcompress.spec import MissingError
 from engines import machine
 from engines.machine import Machine, building_gpu, local_gpu, local_machine, needs_rebuild
 from engines.manifest import Gpu, read_manifest, system_name
-from engines.tensorrt import device
+from engines.tensorrt.device import Device
 
 ADA = Gpu(name="NVIDIA RTX 4070", compute_capability="8.9", driver="570.10")
 
@@ -101,59 +99,19 @@ def test_a_machine_without_the_backend_says_so(monkeypatch):
         local_machine(OrtEngine(backend="ort"))
 
 
-class FakeCuda:
-    """libcuda with one GPU; the functions write through the pointers they are given."""
+def test_a_gpu_is_described_by_its_driver(monkeypatch):
+    monkeypatch.setattr(machine, "find_device", lambda: Device("Orin", "8.7", "CUDA 12.6, driver 540.4.0"))
 
-    def __init__(self, gpus=1, status=0):
-        self.gpus, self.status = gpus, status
-
-    def cuInit(self, _):
-        return self.status
-
-    def cuDeviceGetCount(self, count):
-        count._obj.value = self.gpus
-        return 0
-
-    def cuDeviceGet(self, *_):
-        return 0
-
-    def cuDeviceGetName(self, name, *_):
-        name.value = b"Orin"
-        return 0
-
-    def cuDeviceGetAttribute(self, value, attribute, _):
-        value._obj.value = {75: 8, 76: 7}[attribute]
-        return 0
-
-    def cuDriverGetVersion(self, version):
-        version._obj.value = 12060
-        return 0
+    found = Gpu(name="Orin", compute_capability="8.7", driver="CUDA 12.6, driver 540.4.0")
+    assert local_gpu() == found
+    assert building_gpu(TrtEngine(backend="trt")) == found
+    # Built ahead of time, for other GPUs than this machine's.
+    assert building_gpu(RtxEngine(backend="trt_rtx")) is None
 
 
-def test_a_gpu_is_described_by_its_driver(monkeypatch, tmp_path):
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: FakeCuda())
-    monkeypatch.setattr(device, "_KERNEL_DRIVER", tmp_path / "none")
-    assert local_gpu() == Gpu(name="Orin", compute_capability="8.7", driver="CUDA 12.6")
+def test_a_machine_without_a_gpu_has_none(monkeypatch):
+    def missing():
+        raise MissingError("trt: expected a CUDA device, got none; add one")
 
-    (tmp_path / "version").write_text(
-        "NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  540.4.0  Release Build  (buildbrain@host)\n"
-        "GCC version:  gcc version 11.4.0\n"
-    )
-    monkeypatch.setattr(device, "_KERNEL_DRIVER", tmp_path / "version")
-    found = building_gpu(RtxEngine(backend="trt_rtx"))
-    assert found is None
-    assert local_gpu().driver == "CUDA 12.6, driver 540.4.0"
-
-
-@pytest.mark.parametrize("cuda", [FakeCuda(gpus=0), FakeCuda(status=100)], ids=["none", "no driver"])
-def test_a_machine_without_a_gpu_has_none(monkeypatch, cuda):
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: cuda)
-    assert local_gpu() is None
-
-
-def test_a_machine_without_a_driver_has_no_gpu(monkeypatch):
-    def missing(_):
-        raise OSError("libcuda.so.1: cannot open shared object file")
-
-    monkeypatch.setattr(ctypes, "CDLL", missing)
+    monkeypatch.setattr(machine, "find_device", missing)
     assert local_gpu() is None
