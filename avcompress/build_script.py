@@ -36,6 +36,15 @@ set -- --onnx={network} --saveEngine=engine/model.engine \\
 {lines}if has --skipInference; then set -- "$@" --skipInference; elif has --buildOnly; then set -- "$@" --buildOnly; fi
 exec "$trtexec" "$@"
 """
+# Scales are those of any version, but a cache of another one is ignored: trtexec then calibrates on random numbers.
+_CACHE = """case "$help" in
+*"[TensorRT v"[0-9]*) version=${help#*"[TensorRT v"} ;;
+*)
+    echo "build.sh: expected a trtexec that tells its version, got none; pip install --no-deps avcompress" >&2
+    exit 3
+    ;;
+esac
+sed "1s/^TRT-[0-9]*-/TRT-${version%%]*}-/" calibration.cache >engine/calibration.cache"""
 
 
 def build_script(network: str, settings: BuildSettings, quantized: bool) -> str:
@@ -74,6 +83,8 @@ def _arguments(settings: BuildSettings, quantized: bool) -> Iterator[str]:
     if settings.dialect == "dla-implicit":
         types = '"--layerOutputTypes=$(cat layer_output_types.txt)"'
         yield f'if [ -f layer_output_types.txt ]; then set -- "$@" {types}; fi'
+    if settings.calibration_cache:
+        yield _CACHE
     given = [*_typing(settings), *_sizes(settings), *_switches(settings)]
     for profile in settings.profiles:
         given += _shapes(profile)
@@ -87,7 +98,7 @@ def _typing(settings: BuildSettings) -> Iterator[str]:
     if settings.precisions:
         yield f"--layerPrecisions={','.join(f'{name}:{kind}' for name, kind in settings.precisions.items())}"
     if settings.calibration_cache:
-        yield f"--calib={settings.calibration_cache}"
+        yield "--calib=engine/calibration.cache"
 
 
 def _sizes(settings: BuildSettings) -> Iterator[str]:

@@ -178,19 +178,33 @@ def _from_network(job: BuildJob) -> Prepared:
 
 def _expressed(job: BuildJob, model: onnx.ModelProto, wanted: Wanted) -> Expressed | None:
     try:
-        return expressed(model, wanted, job.float_type, _ranges(job), job.options.get("dla_fallback", "refuse"))
+        return expressed(model, wanted, job.float_type, _ranges(job, model), job.options.get("dla_fallback", "refuse"))
     except ModelError as error:
         raise in_words(job.source, error) from error
 
 
-def _ranges(job: BuildJob) -> dict[str, TensorRange]:
+def _ranges(job: BuildJob, model: onnx.ModelProto) -> dict[str, TensorRange]:
     """What calibration saw of tensors, from a JSON object of [least, largest] by tensor."""
-    content = _read_json(job.ranges) if job.ranges else {}
+    if job.ranges is None:
+        return {}
+    found = _read_ranges(job.ranges)
+    tensors = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    if not tensors & found.keys():
+        got = f"those of another, as {next(iter(found))!r}" if found else "none"
+        raise RecipeError(
+            f"{job.ranges}: expected ranges of tensors of {job.source.name}, got {got}; "
+            "write them anew: avcompress calibrate --ranges-out"
+        )
+    return found
+
+
+def _read_ranges(path: Path) -> dict[str, TensorRange]:
+    content = _read_json(path)
     try:
         return {name: TensorRange((float(low),), (float(high),)) for name, (low, high) in content.items()}
     except (AttributeError, TypeError, ValueError) as error:
         raise RecipeError(
-            f"{job.ranges}: expected an object of [least, largest] by tensor, got something else ({error}); mend it"
+            f"{path}: expected an object of [least, largest] by tensor, got something else ({error}); mend it"
         ) from error
 
 
@@ -283,7 +297,8 @@ def _validated(kind: type[T], values: Mapping[str, Any], where: str = "options")
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
+        # A branch of a union has a name of pydantic's own, as function-after[...].
+        place = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "value_error":
             raise RecipeError(message) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -104,7 +104,8 @@ def _without_engine(manifest: Manifest, device: ForDevice, new: Path) -> Manifes
         }
     )
     with private_folder() as scratch:
-        outcome = run_build(target_job(planned, new, scratch / "export", device.profiles, export_only=True))
+        job = target_job(planned, new, scratch / "export", device.profiles, export_only=True)
+        outcome = run_build(replace(job, ranges=device.ranges))  # errors name the file that was given
     asked_of = outcome.file.engine
     if not isinstance(asked_of, BuildSettings):
         return planned

@@ -24,7 +24,10 @@ def open_plain(path: Path, what: str) -> BinaryIO:
         descriptor = os.open(path, flags)
     except OSError as error:
         got = "a symbolic link" if error.errno == errno.ELOOP else error.strerror
-        raise EngineError(f"{path}: expected {what}, got {got}; {_AGAIN}") from error
+        missing = error.errno in {errno.ENOENT, errno.ENOTDIR}
+        raise EngineError(
+            f"{path}: expected {what}, got {got}; {'check the path, or ' if missing else ''}{_AGAIN}"
+        ) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise EngineError(f"{path}: expected {what}, got a folder, a pipe or a device; {_AGAIN}")

@@ -67,9 +67,21 @@ def choose(backend: Backend | None, target: str | None, folders: tuple[Path, ...
         raise RecipeError(
             "--target: expected a machine that `avcompress targets` lists, or --backend, got none; give one"
         )
+    if chosen:
+        _refuse_core(chosen, asked.get("dla_core"))
     dialect = _dialect(wanted, chosen, asked)
     words = f"{chosen.name} ({chosen.profile.title})" if chosen else _words(wanted, asked)
     return Wanted(wanted, chosen, dialect, chosen.capabilities if chosen else _lint_target(wanted, dialect), words)
+
+
+def _refuse_core(chosen: Chosen, core: int | None) -> None:
+    """Raise RecipeError for the number of a DLA core that a machine with a DLA has not."""
+    cores = chosen.profile.dla_cores
+    if core is not None and 0 < cores <= core:
+        known = "0" if cores == 1 else f"0 to {cores - 1}"
+        raise RecipeError(
+            f"{chosen.name}: expected a DLA core of {chosen.profile.title} ({known}), got {core}; name one of them"
+        )
 
 
 def _dialect(backend: Backend, chosen: Chosen | None, asked: Mapping[str, Any]) -> Dialect | None:

@@ -47,8 +47,8 @@ def build(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
         list[str] | None,
         typer.Option(
             "--shapes",
-            help="Shapes of dynamic inputs: images:1x3x416x416, or smallest, optimum, largest between commas; once a "
-            "profile.",
+            help="Shapes of dynamic inputs: images:1x3x416x416, or smallest, optimum, largest, each with the name: "
+            "images:1x3x416x416,images:1x3x640x640,images:4x3x640x640; once a profile.",
         ),
     ] = None,
     dialect: Annotated[

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from avcompress.cli.app import Exit, JsonFile, Profiles, app
-from avcompress.cli.terminal import check_json, open_console, write_json
+from avcompress.cli.app import Exit, JsonFile, Profiles, Quiet, app
+from avcompress.cli.terminal import check_json, open_console, open_watch, write_json
 from avcompress.spec import RecipeError
 
 if TYPE_CHECKING:
@@ -189,6 +189,7 @@ def rebuild(  # noqa: PLR0913, PLR0917 (the options of a command, and its contex
     allow_unsigned: AllowUnsigned = False,
     profiles: Profiles = None,
     json_file: JsonFile = None,
+    quiet: Quiet = False,
 ) -> None:
     """Verify a bundle, and build its engine for this machine, from the bundle's own network and settings.
 
@@ -201,7 +202,11 @@ def rebuild(  # noqa: PLR0913, PLR0917 (the options of a command, and its contex
     context.obj.install()
     console = open_console()
     check_json(json_file, out, ())
-    found = rebuild_bundle(folder, _trust(key, allow_unsigned), out, profiles=tuple(profiles or ()))
+    trust = _trust(key, allow_unsigned)
+    watch = open_watch(console, quiet)
+    watch.begin(1)
+    with watch.step(f"rebuild {folder.name}", reused=False) as track:
+        found = rebuild_bundle(folder, trust, out, profiles=tuple(profiles or ()), track=track)
     _say(console, *(f"mismatch: {mismatch.message}" for mismatch in found.mismatches or ()))
     _say(console, f"rebuilt for this machine, not measured, not signed yet: {out}")
     _write(json_file, found.manifest)

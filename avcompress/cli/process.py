@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 _AGAIN_S = 5.0
 """How long an interrupt may go unheeded; what cleans up behind itself takes less."""
-_WHOLE = frozenset({"build", "calibrate", "inspect", "lint", "merge", "schema"})
-"""Commands that write all or nothing, and know no --resume."""
+_KEEPING = {"run": ["--resume"], "demo": ["--resume"], "analyze": []}
+"""Commands that keep finished steps, and how they go on from there; all others write all or nothing."""
 
 
 class Terminated(BaseException):
@@ -142,10 +142,12 @@ def _usage_or_defect(error: Exception) -> int:
 
 
 def _interrupted(code: Exit, arguments: list[str]) -> int:
-    if arguments[:1] and arguments[0] in _WHOLE:
-        _complain(f"interrupted: nothing was written; start again with: {shlex.join(['avcompress', *arguments])}")
+    command = ["avcompress", *arguments]
+    further = _KEEPING.get(arguments[0]) if arguments else None
+    if further is None:
+        _complain(f"interrupted: nothing was written; start again with: {shlex.join(command)}")
         return code
-    again = shlex.join(["avcompress", *arguments, *([] if "--resume" in arguments else ["--resume"])])
+    again = shlex.join([*command, *(option for option in further if option not in arguments)])
     _complain(f"interrupted: finished steps are kept; go on with: {again}")
     return code
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import threading
 from collections import deque
-from typing import Any
+from typing import Any, Protocol
 
 from avcompress.spec import EngineError
 from engines.session import one_line
+from engines.tensorrt.plugins import register_plugins
 from engines.tensorrt.refusals import MISLEADING
 
 _KEPT_LINES = 8
@@ -32,6 +33,19 @@ _REMEDIES = (
 _DEFAULT_REMEDY = "it may be truncated, or of another TensorRT or GPU: copy it, or build it again here with {version}"
 
 
+class RuntimeSettings(Protocol):
+    """What a runtime is told before it loads an engine; see TrtSettings."""
+
+    @property
+    def dla_core(self) -> int | None: ...  # noqa: D102
+
+    @property
+    def graphs(self) -> bool: ...  # noqa: D102
+
+    @property
+    def host_code(self) -> bool: ...  # noqa: D102
+
+
 class Loaded:
     """A runtime, an engine and one execution context, which are given back in the reverse order.
 
@@ -41,17 +55,19 @@ class Loaded:
         context: what executes.
     """
 
-    def __init__(self, trt: Any, plan: bytes, dla_core: int | None, graphs: bool, where: str) -> None:
+    def __init__(self, trt: Any, plan: bytes, settings: RuntimeSettings, where: str) -> None:
         self._log = logger_of(trt)
         self._log.take()
         self._runtime: Any = _runtime(trt, self._log, where)
-        if dla_core is not None:
-            self._runtime.DLA_core = dla_core
+        if settings.dla_core is not None:
+            self._runtime.DLA_core = settings.dla_core
+        if settings.host_code:
+            _allow_host_code(self._runtime, str(trt.__version__), where)
         self.engine: Any = self._runtime.deserialize_cuda_engine(plan)
         if self.engine is None:
             self.close()
             raise EngineError(f"{where}: {_refusal(self.said(), str(trt.__version__))}")
-        self.context: Any = _context(trt, self.engine, graphs)
+        self.context: Any = _context(trt, self.engine, settings.graphs)
         if self.context is None:
             self.close()
             raise EngineError(
@@ -71,6 +87,7 @@ class Loaded:
 
 
 def _runtime(trt: Any, log: Any, where: str) -> Any:
+    register_plugins(trt, log)
     try:
         return trt.Runtime(log)
     except TypeError as error:  # the bindings' word for a null pointer
@@ -78,6 +95,15 @@ def _runtime(trt: Any, log: Any, where: str) -> Any:
             f"{where}: expected a TensorRT runtime, got: {one_line('; '.join(log.take()) or error)}; look whether "
             "this TensorRT fits the driver"
         ) from error
+
+
+def _allow_host_code(runtime: Any, version: str, where: str) -> None:
+    if not hasattr(runtime, "engine_host_code_allowed"):
+        raise EngineError(
+            f"{where}: expected a TensorRT of 8.6 or later for an engine that brings its runtime, got {version}; build "
+            "the engine again with this one"
+        )
+    runtime.engine_host_code_allowed = True
 
 
 def _context(trt: Any, engine: Any, graphs: bool) -> Any:

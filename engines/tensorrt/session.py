@@ -40,6 +40,7 @@ class TrtSettings:
         graphs: launch copies and inference as one CUDA graph, where that is possible.
         high_priority: of the stream, over others of the process; where the CUDA package has priorities.
         timed: measure `device_ms` of every run.
+        host_code: let the engine bring its own runtime, as a version-compatible one does: code of the CPU that runs.
     """
 
     device: int = 0
@@ -48,6 +49,7 @@ class TrtSettings:
     graphs: bool = True
     high_priority: bool = True
     timed: bool = False
+    host_code: bool = False
 
 
 def open_trt(path: Path, settings: TrtSettings = TrtSettings(), package: Package = "tensorrt") -> TrtSession:
@@ -126,7 +128,7 @@ class TrtSession:
         self._stream = cuda.make_stream(settings.high_priority)
         held.callback(cuda.destroy_stream, self._stream)
         held.callback(self._free)
-        self._loaded = Loaded(trt, plan, settings.dla_core, settings.graphs, self._where)
+        self._loaded = Loaded(trt, plan, settings, self._where)
         held.callback(self._loaded.close)
         record = settings.graphs and not records_graphs(trt)
         self._work = Repeated(cuda, self._stream, self._submit, record)

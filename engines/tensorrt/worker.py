@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.tensorrt.configure import RefusedError, configure, create_network, describe, is_strong
+from engines.tensorrt.plugins import prefer_native, register_plugins
 from engines.tensorrt.progress import FILE, LogProgress, finish, start, step
 from engines.tensorrt.settings import BuildSettings
 
@@ -85,9 +86,11 @@ def compile_network(onnx: Path, folder: Path, settings: BuildSettings, log: Writ
     trt = importlib.import_module(settings.module)
     monitor = _monitor(trt, events) if hasattr(trt, "IProgressMonitor") else None
     logger = _logger(trt, log, None if monitor else LogProgress(events))
+    register_plugins(trt, logger)
     builder = _builder(trt, logger)
     network = create_network(trt, builder, settings)
     parser = trt.OnnxParser(network, logger)
+    prefer_native(trt, parser)
     # An empty or foreign file parses to an empty network, without an error.
     if not parser.parse_from_file(str(onnx)) or not network.num_layers or not network.num_outputs:
         raise RefusedError("parse", *(describe(parser.get_error(i)) for i in range(parser.num_errors)))

@@ -263,12 +263,28 @@ def test_what_a_dialect_cannot_say_names_the_file(tmp_path, out):
 
 
 @pytest.mark.parametrize(
+    ("target", "core", "words"),
+    [
+        ("orin-agx@jetpack-6.0", 2, r"a DLA core of Jetson AGX Orin 64GB \(0 to 1\), got 2"),
+        ("orin-nx-8@jetpack-6.2", 1, r"\(0\), got 1; name one of them"),
+    ],
+)
+def test_a_dla_core_that_the_machine_has_not_is_refused_before_the_export(net, out, target, core, words):
+    with pytest.raises(RecipeError, match=words):
+        run_build(BuildJob(net, out, target=target, options={"dla_core": core}, export_only=True))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda facts: facts | {"network": "../net.onnx"}, "network: expected a file beside it"),
         (lambda facts: facts | {"network": "missing.onnx"}, "missing.onnx: expected a readable file"),
         (lambda facts: facts | {"more": 1}, "build.json: more: Extra inputs are not permitted"),
-        (lambda facts: facts | {"engine": facts["engine"] | {"optimization_level": 9}}, "less than or equal to 5"),
+        (
+            lambda facts: facts | {"engine": facts["engine"] | {"optimization_level": 9}},
+            r"build.json: engine.optimization_level: .* less than or equal to 5",
+        ),
         (
             lambda facts: (
                 facts | {"engine": facts["engine"] | {"calibration_cache": "/etc/passwd", "dialect": "dla-implicit"}}
@@ -335,6 +351,17 @@ def test_ranges_of_another_kind_are_refused(net, out, tmp_path, content):
 
     with pytest.raises(RecipeError, match=r"ranges.json: expected an object of \[least, largest\] by tensor"):
         run_build(BuildJob(net, out, target="orin-agx", ranges=tmp_path / "ranges.json", export_only=True))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [("{}", "got none"), ('{"other": [0, 1]}', "got those of another, as 'other'")]
+)
+def test_ranges_of_no_tensor_of_the_network_are_refused(net, out, tmp_path, content, words):
+    (tmp_path / "ranges.json").write_text(content)
+
+    with pytest.raises(RecipeError, match=rf"ranges.json: expected ranges of tensors of {net.name}, {words}"):
+        run_build(BuildJob(net, out, target="orin-agx@jetpack-6.2", ranges=tmp_path / "ranges.json", export_only=True))
+    assert not out.exists()
 
 
 def test_what_would_be_silently_changed_is_refused_with_what_to_do_unless_it_is_wanted(tmp_path, out):
@@ -422,11 +449,14 @@ def test_a_layer_that_runs_otherwise_is_a_mismatch_and_an_unknown_one_too(net, o
 # --- the script for a device
 
 
+CALIBRATED = BuildSettings(module="tensorrt", dialect="dla-implicit", calibration_cache="calibration.cache")
+
+
 def run_script(folder, *, trtexec="", arguments=()):
     """Run build.sh where there is no avcompress, and a trtexec whose help is `trtexec`, if any."""
     tools = folder / "tools"
     tools.mkdir(exist_ok=True)
-    for name in ("dirname", "mkdir", "sh"):
+    for name in ("dirname", "mkdir", "sed", "sh"):
         (tools / name).unlink(missing_ok=True)
         (tools / name).symlink_to(Path("/usr/bin") / name)
     if trtexec:
@@ -479,7 +509,8 @@ def test_without_avcompress_the_script_uses_trtexec_as_that_version_has_it(scrip
     ]
 
 
-def test_the_script_hands_every_setting_to_trtexec(script):
+def test_the_script_hands_every_setting_to_trtexec(script, tmp_path):
+    (tmp_path / "calibration.cache").write_text("TRT-8600-EntropyCalibration2\nimages: 3c010a14\n")
     settings = BuildSettings(
         module="tensorrt",
         dialect="dla-implicit",
@@ -492,12 +523,14 @@ def test_the_script_hands_every_setting_to_trtexec(script):
         dla_fallback="list",
     )
 
-    assert script(settings, trtexec="--fp16").stdout.splitlines()[4:] == [
+    banner = "&&&& RUNNING TensorRT.trtexec [TensorRT v8602] # trtexec --help\n--fp16"
+
+    assert script(settings, trtexec=banner).stdout.splitlines()[4:] == [
         "--fp16",
         "--int8",
         "--precisionConstraints=obey",
         "--layerPrecisions=/a/Conv:int8,/b/Conv:fp16",
-        "--calib=calibration.cache",
+        "--calib=engine/calibration.cache",
         "--builderOptimizationLevel=4",
         "--useDLACore=1",
         "--allowGPUFallback",
@@ -505,6 +538,33 @@ def test_the_script_hands_every_setting_to_trtexec(script):
         "--optShapes=images:1x3x8x8",
         "--maxShapes=images:1x3x8x8",
     ]
+
+
+@pytest.mark.parametrize(
+    ("banner", "first"),
+    [
+        ("[TensorRT v8602] # trtexec --help", "TRT-8602-EntropyCalibration2"),
+        ("[TensorRT v100300] [b26] # trtexec --help", "TRT-100300-EntropyCalibration2"),
+    ],
+)
+def test_the_script_gives_trtexec_the_calibration_cache_under_its_own_version(script, tmp_path, banner, first):
+    cache = tmp_path / "calibration.cache"
+    cache.write_text("TRT-8600-EntropyCalibration2\nimages: 3c010a14\n")
+
+    done = script(CALIBRATED, trtexec=f"&&&& RUNNING TensorRT.trtexec {banner}")
+
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "engine" / "calibration.cache").read_text() == f"{first}\nimages: 3c010a14\n"
+    assert cache.read_text().startswith("TRT-8600-")
+
+
+def test_the_script_builds_from_no_calibration_cache_that_its_trtexec_might_ignore(script, tmp_path):
+    (tmp_path / "calibration.cache").write_text("TRT-8600-EntropyCalibration2\n")
+
+    done = script(CALIBRATED, trtexec="--fp16")
+
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("build.sh: expected a trtexec that tells its version, got none; ")
 
 
 @pytest.mark.parametrize(

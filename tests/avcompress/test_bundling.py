@@ -407,6 +407,7 @@ def test_a_bundle_for_a_device_is_signed_carried_and_built_there(whole_run: Path
         assert (status, err) == (0, ""), (step, err)
 
     assert "engine: trt_rtx, yet to be built on rtx-4090@tensorrt-rtx-1.7" in said["show"]
+    assert said["rebuild"].startswith("[1/1] rebuild there: ")
     new = json.loads((tmp_path / "here.json").read_text())
     assert (new["rebuilt_from"] is None, "engine/model.engine" in new["files"]) == (False, True)
     for wrong in ((), ("--engine", "ort", "--target", "rtx-4090")):

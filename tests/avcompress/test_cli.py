@@ -18,6 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import avcompress
+from avcompress.cli.app import Exit
+from avcompress.cli.process import _interrupted
 
 CLASSES = ("low", "middle", "high")
 
@@ -197,6 +199,23 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, job: dict[str, Any
     assert not (tmp_path / "out" / "report.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("demo --out d", "finished steps are kept; go on with: avcompress demo --out d --resume"),
+        ("run r.yaml --resume", "finished steps are kept; go on with: avcompress run r.yaml --resume"),
+        ("analyze r.yaml", "finished steps are kept; go on with: avcompress analyze r.yaml"),
+        ("bundle rebuild a --out b", "nothing was written; start again with: avcompress bundle rebuild a --out b"),
+        ("targets", "nothing was written; start again with: avcompress targets"),
+    ],
+)
+def test_an_interrupted_command_names_one_that_it_understands(
+    capsys: pytest.CaptureFixture[str], arguments: str, line: str
+) -> None:
+    assert _interrupted(Exit.INTERRUPTED, arguments.split()) == Exit.INTERRUPTED
+    assert capsys.readouterr().err == f"interrupted: {line}\n"
+
+
 @pytest.mark.parametrize(("sent", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_an_interrupt_that_a_library_swallows_comes_again(sent: str, code: int) -> None:
     program = f"""
@@ -245,7 +264,7 @@ sys.exit(cli.process._exit_code(["wait"]))
     found = subprocess.run([sys.executable, "-c", program], text=True, capture_output=True, check=False)
 
     assert found.returncode == code, found.stderr
-    assert found.stderr == "interrupted: finished steps are kept; go on with: avcompress wait --resume\n"
+    assert found.stderr == "interrupted: nothing was written; start again with: avcompress wait\n"
     assert time.monotonic() - start < 15
 
 

@@ -101,7 +101,9 @@ def test_a_bad_manifest_is_one_line(folder, change, message):
 
 
 def test_a_folder_without_a_manifest_is_one_line(tmp_path):
-    with pytest.raises(EngineError, match="expected a manifest, got No such file"):
+    with pytest.raises(
+        EngineError, match="expected a manifest, got No such file or directory; check the path, or copy"
+    ):
         read_manifest(tmp_path)
 
 

@@ -257,7 +257,7 @@ class FakeTensorrt:
 
     def __init__(self, cuda):
         self.cuda, self.plans, self.refuse, self.calls = cuda, {}, {}, []
-        self.configs, self.dla_cores = [], []
+        self.configs, self.dla_cores, self.host_code = [], [], []
         self.DataType, self.TensorIOMode = DataType, TensorIOMode
         self.TensorLocation, self.TensorFormat = TensorLocation, TensorFormat
 
@@ -279,12 +279,14 @@ class FakeTensorrt:
 
 class FakeRuntime:
     DLA_core = None
+    engine_host_code_allowed = False
 
     def __init__(self, trt, logger):
         self.trt, self.logger = trt, logger
 
     def deserialize_cuda_engine(self, plan):
         self.trt.dla_cores.append(self.DLA_core)
+        self.trt.host_code.append(self.engine_host_code_allowed)
         if self.trt.refused("deserialize_cuda_engine", self.logger):
             return None
         if plan not in self.trt.plans:

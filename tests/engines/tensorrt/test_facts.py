@@ -27,7 +27,7 @@ from engines.tensorrt.build import build_tensorrt
 from engines.tensorrt.configure import RefusedError
 from engines.tensorrt.load import Loaded
 from engines.tensorrt.optimization import parse_profile
-from engines.tensorrt.session import open_trt
+from engines.tensorrt.session import TrtSettings, open_trt
 from engines.tensorrt.settings import BuildSettings
 from engines.tensorrt.worker import compile_network
 
@@ -481,7 +481,7 @@ def test_an_engine_that_comes_back_as_none_is_one_error(plan, spoil, words):
     trt = pytest.importorskip("tensorrt_rtx")
 
     with pytest.raises(EngineError) as caught:
-        Loaded(trt, spoil(plan), None, False, "net.engine")
+        Loaded(trt, spoil(plan), TrtSettings(graphs=False), "net.engine")
 
     assert "net.engine: expected an engine that TensorRT" in str(caught.value)
     assert words in str(caught.value)

@@ -582,6 +582,16 @@ def test_an_engine_for_dla_gets_its_core(load, static, trt):
     assert trt.dla_cores == [1, None]
 
 
+def test_an_engine_that_brings_its_runtime_is_allowed_to_only_when_asked(load, static, trt):
+    load(static, host_code=True).close()
+    load(static).close()
+    assert trt.host_code == [True, False]
+
+    trt.Runtime = lambda _: object()  # that of 8.5
+    with pytest.raises(EngineError, match=r"here: expected a TensorRT of 8\.6 or later for .*; build the engine again"):
+        load(static, host_code=True)
+
+
 def test_a_file_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(EngineError, match="expected an engine file, got No such file"):
         open_trt(tmp_path / "model.engine")

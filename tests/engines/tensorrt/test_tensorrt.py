@@ -1,5 +1,6 @@
 """TensorRT 8.5 to 11 through a fake that behaves as the real one: what is asked of it, and every way it refuses."""
 
+import gzip
 import json
 import os
 import signal
@@ -79,6 +80,19 @@ def test_every_version_builds_a_quantized_network_in_its_own_way(build, tensorrt
     assert built.versions == {"tensorrt": version}
     assert sorted(built.files) == sorted(path.name for path in built.folder.iterdir())
     assert json.loads((built.folder / "inspector.json").read_text())["format"] == "JSON"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_instance_normalization_is_tensorrts_own_layer_or_before_8_6_its_plugin(build, tensorrt, network, version):
+    tensorrt(version)
+    nodes = [helper.make_node("InstanceNormalization", ["x", "s", "b"], ["y"], name="norm")]
+    numbers = {"s": np.ones(3, "f"), "b": np.zeros(3, "f")}
+
+    built, asked = build(network(nodes, {"x": (1, 3, 8, 8)}, {"y": (1, 3, 8, 8)}, numbers))
+
+    assert [layer[0] for layer in asked["layers"]] == ["norm"]
+    by_plugin = "by its plugin" in gzip.decompress((built.folder / "build.log.gz").read_bytes()).decode()
+    assert by_plugin == (version == "8.5.2")
 
 
 def test_a_float_network_on_tensorrt_8_gets_no_int8_flag(build, tensorrt, two_convs):

@@ -52,6 +52,16 @@ class ILogger:
         self.made = True
 
 
+if NUMBER >= (8, 6):
+    OnnxParserFlag = enumeration("OnnxParserFlag", ["NATIVE_INSTANCENORM"])
+registered = []
+
+
+def init_libnvinfer_plugins(logger, namespace):
+    registered.append(namespace)
+    return True
+
+
 def say(logger, severity, message):
     logger.log(severity, message)
 
@@ -133,10 +143,15 @@ class ParserError:
 
 
 class OnnxParser:
-    __slots__ = ("errors", "logger", "network")
+    __slots__ = ("errors", "logger", "native", "network")
 
     def __init__(self, network, logger):
-        self.network, self.logger, self.errors = network, logger, []
+        self.network, self.logger, self.errors, self.native = network, logger, [], NUMBER >= (10, 0)
+
+    if NUMBER >= (8, 6):
+
+        def set_flag(self, flag):
+            self.native = self.native or flag == OnnxParserFlag.NATIVE_INSTANCENORM
 
     @property
     def num_errors(self):
@@ -156,6 +171,12 @@ class OnnxParser:
             if node.op_type == fault("unparsable"):
                 self.errors.append(ParserError("No importer registered for op", node.name, node.op_type, number))
                 return False
+            if node.op_type == "InstanceNormalization" and not self.native:
+                if not registered:
+                    text = "Assertion failed: plugin != nullptr: InstanceNormalization plugin was not found"
+                    self.errors.append(ParserError(text, node.name, node.op_type, number))
+                    return False
+                say(self.logger, Severity.INFO, "InstanceNormalization by its plugin")
             kind = LayerType(KINDS.get(node.op_type, 5))
             self.network.layers.append(Layer(node.name, kind))
         for value in model.graph.input:
