@@ -29,8 +29,8 @@ WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """The ONNX operators that multiply and accumulate: those that a precision is chosen for."""
 
 T = TypeVar("T")
-Precision = Literal["int8", "fp8", "int8 weights", "int4 weights", "int8 dynamic", "fp16", "bf16", "float"]
-"""What a weighted layer computes in; "... weights": only they are stored so, the arithmetic is float."""
+Precision = Literal["int8", "fp8", "int8 weights", "int4 weights", "int8 dynamic", "fp16", "bf16", "fp32", "float"]
+"""What a weighted layer computes in: "float" is any float type; "... weights": only they are stored so."""
 
 QDtype = Literal["int8", "uint8", "int4", "float8e4m3fn"]
 """What values are stored as, by the names of ONNX; "float8e4m3fn" has no zero point."""

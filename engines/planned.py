@@ -36,7 +36,7 @@ def planned_layers(model: onnx.ModelProto, folder: Path | None = None) -> tuple[
 
 def with_precisions(plan: tuple[LayerPlan, ...], precisions: Mapping[str, str]) -> tuple[LayerPlan, ...]:
     """The plan where precisions are told apart from the graph, as for DLA: int8, fp16 or fp32 by node."""
-    named: Mapping[str, Precision] = {"int8": "int8", "fp16": "fp16", "fp32": "float"}
+    named: Mapping[str, Precision] = {"int8": "int8", "fp16": "fp16", "fp32": "fp32"}
     return tuple(
         LayerPlan(layer.name, layer.op, named[precisions[layer.name]], "told for this layer", layer.macs)
         if layer.name in precisions

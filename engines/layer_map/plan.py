@@ -36,7 +36,7 @@ def as_planned(planned: Precision, got: str) -> bool:
     numbers are the same.
     """
     match planned:
-        case "int8" | "fp8" | "fp16" | "bf16":
+        case "int8" | "fp8" | "fp16" | "bf16" | "fp32":
             return got == planned
         case "float" | "int8 weights" | "int4 weights":
             return got in _FLOATS

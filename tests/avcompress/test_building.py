@@ -415,7 +415,7 @@ def test_the_plan_follows_the_operands():
 def test_precisions_told_apart_from_the_graph_are_the_plan():
     plan = with_precisions(planned_layers(network(quantized=())), {"conv0": "int8", "conv1": "fp32"})
 
-    assert [layer.precision for layer in plan] == ["int8", "float", "float"]
+    assert [layer.precision for layer in plan] == ["int8", "fp32", "float"]
 
 
 COUNTS = Counts({"conv": {"fp16": 3, "int8": 2}, "gemm": {"fp16": 4}}, 4, 512, 1, None, 0, 0)

@@ -16,7 +16,7 @@ def test_a_float_plan_is_kept_by_every_float_type(got):
 @pytest.mark.parametrize(
     ("precision", "got"),
     [
-        *((kind, kind) for kind in ("int8", "fp8", "fp16", "bf16")),
+        *((kind, kind) for kind in ("int8", "fp8", "fp16", "bf16", "fp32")),
         *((f"{kind} weights", got) for kind in ("int8", "int4") for got in ("fp32", "fp16", "bf16")),
         *(("int8 dynamic", got) for got in ("int8", "fp32", "bf16")),
         ("float", "float"),
@@ -36,6 +36,7 @@ def test_each_precision_is_kept_by_the_type_that_it_computes_in(precision, got):
         ("fp8", "fp32", "a (Conv): planned fp8, but it runs in fp32"),
         ("fp8", "int8", "a (Conv): planned fp8, but it runs in int8"),
         ("fp16", "fp32", "a (Conv): planned fp16, but it runs in fp32"),
+        ("fp32", "fp16", "a (Conv): planned fp32, but it runs in fp16"),
         ("bf16", "fp16", "a (Conv): planned bf16, but it runs in fp16"),
         ("int8 weights", "int8", "a (Conv): planned int8 weights, but it runs in int8"),
         ("int4 weights", "unknown", "a (Conv): planned int4 weights, and the engine does not say what it runs in"),
