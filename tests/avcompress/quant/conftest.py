@@ -1,5 +1,7 @@
 """A small quantized network that several tests take apart."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnx
 import pytest
@@ -72,3 +74,14 @@ def run():
         return session.run(None, {session.get_inputs()[0].name: image})[0]
 
     return first
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread: for small tensors, and beside other tests, several mostly wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -25,13 +25,7 @@ from engines.onnx_graph import infer_shapes, initializers, name_nodes, with_outp
 FAST = Reconstruct(kind="reconstruct", steps=200, learning_rate=3e-2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """For tensors this small several threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

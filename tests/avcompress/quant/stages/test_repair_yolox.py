@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from avcompress.quant.learning.blocks import extract
 from avcompress.quant.stages.adaround import adaround
@@ -20,13 +19,7 @@ LAST = "717"
 """The end of the first residual block: six convolutions deep, at a quarter of the resolution."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Beside other tests, several threads mostly wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
