@@ -8,8 +8,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     NonNegativeInt,
@@ -19,15 +17,11 @@ from pydantic import (
     model_validator,
 )
 
+from avcompress.contract import Contract, Measure, Validation
+from avcompress.frozen import Fraction, Model
+
 SceneSide = Annotated[int, Field(ge=32, le=4096)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Triple = tuple[float, float, float]
-
-
-class Model(BaseModel):
-    """Frozen, and closed: an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 # --- the network
@@ -98,6 +92,9 @@ class SourceSettings(Model):
     every: PositiveInt = Field(1, description="take every n-th image, in the order of the format")
     limit: PositiveInt | None = Field(None, description="take at most so many, after `every`")
     on_bad_image: Literal["fail", "skip"] = Field("fail", description="what an undecodable image does to the run")
+    tags: str | None = Field(
+        None, description="JSON file: image name -> {tag: value}; each tag's values become slices of the accuracy"
+    )
 
 
 class CocoSource(SourceSettings):
@@ -185,6 +182,9 @@ class Detection(Model):
     strides: tuple[PositiveInt, ...] = Field((8, 16, 32), description="of the feature maps, in the output's order")
     score_threshold: Fraction = Field(
         0.001, description="lower scores are dropped before NMS; low for average precision"
+    )
+    deployed_threshold: Fraction = Field(
+        0.3, description="the score from which the vehicle believes a box: precision, recall and false alarms are of it"
     )
     nms_iou: Fraction = Field(0.65, description="a box that overlaps a better one of its class by more is dropped")
     max_detections: PositiveInt = Field(100, description="at most so many an image")
@@ -431,58 +431,6 @@ class Target(Model):
     engines: tuple[Engine, ...] = Field(min_length=1, description="each backend at most once")
 
 
-# --- contract
-
-
-class AccuracyTerm(Model):
-    """A floor on one metric, absolute or against the float network."""
-
-    metric: str = Field(description="AP, AP50, AP75, AP_small ..., AP/CLASS or AP50/CLASS; mIoU or IoU/CLASS")
-    min: Fraction | None = Field(None, description="the least that the quantized network must reach, 0-1")
-    max_drop: Fraction | None = Field(None, description="float network minus quantized, in the metric's own unit, 0-1")
-
-    @model_validator(mode="after")
-    def _asks_for_something(self) -> AccuracyTerm:
-        if self.min is None and self.max_drop is None:
-            raise ValueError("expected `min` or `max_drop`, got neither")
-        return self
-
-
-class LatencyTerm(Model):
-    """A deadline on one percentile of the time from the image in memory to the prediction, at batch 1."""
-
-    percentile: Literal["p50", "p90", "p99", "p99.9"] = Field("p99", description="which share of images must keep it")
-    deadline_ms: PositiveFloat = Field(description="milliseconds from image to prediction")
-    engine: Literal["ort", "openvino"] = Field("openvino", description="the engine it is measured on")
-
-
-class Int8Term(Model):
-    """A floor on the share of multiply-accumulates that are planned in INT8, 0-1."""
-
-    min_macs: Fraction = Field(description="the least share, 0-1")
-
-
-class Contract(Model):
-    """What the result must keep. Accuracy terms hold on every engine that runs on this machine."""
-
-    accuracy: tuple[AccuracyTerm, ...] = Field((), description="floors on metrics")
-    latency: tuple[LatencyTerm, ...] = Field((), description="deadlines")
-    int8: Int8Term | None = Field(None, description="how much of the network must be INT8")
-
-    @model_validator(mode="after")
-    def _asks_for_something(self) -> Contract:
-        if not (self.accuracy or self.latency or self.int8):
-            raise ValueError("expected at least one term, got none: a contract that asks for nothing cannot be kept")
-        return self
-
-
-class Measure(Model):
-    """How latency is sampled."""
-
-    warmup: NonNegativeInt = Field(20, description="runs before the first one that counts")
-    runs: PositiveInt = Field(200, description="runs that count; p99 needs 100, p99.9 needs 1000")
-
-
 class Recipe(Model):
     """One compression job: a network, data, a target, stages, and the contract the result must keep."""
 
@@ -497,4 +445,5 @@ class Recipe(Model):
     stages: tuple[Stage, ...] = Field(min_length=1, description="what is done to the network, in this order")
     target: Target = Field(description="where it shall run")
     contract: Contract = Field(description="what the result must keep")
+    validation: Validation = Field(Validation(), description="how accuracy is judged")
     measure: Measure = Field(Measure(), description="how latency is sampled")

@@ -11,7 +11,8 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from avcompress.recipe import Model, Recipe
+from avcompress.frozen import Model
+from avcompress.recipe import Recipe
 from avcompress.spec import RecipeError
 from avcompress.yaml_file import Kind, Location, complaint, compose, line_of, plain, spell
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -29,25 +29,30 @@ class Boxes:
         labels: (N,) int64, index into the class table; ALIASED_AWAY where a null alias ignores the object.
         ignore: (N,) bool, a detection there counts neither for nor against: COCO iscrowd, KITTI DontCare, a null alias.
         area: (N,) float64, square pixels; COCO's own `area` (of the polygon), which sorts objects into small to large.
+        attributes: what else is known of the objects, by name: (N,) float64, NaN where unknown (distance_m), or (N,)
+            str, empty where unknown (occlusion: none, partly, largely; truncation: none, partly, largely; any tag).
 
-    Raises ValueError when the four disagree about N.
+    Raises ValueError when they disagree about N.
     """
 
     xyxy: Array
     labels: Array
     ignore: Array
     area: Array
+    attributes: Mapping[str, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         count = len(self.labels)
-        if self.xyxy.shape != (count, 4) or not len(self.ignore) == len(self.area) == count:
+        columns = (self.ignore, self.area, *self.attributes.values())
+        if self.xyxy.shape != (count, 4) or any(len(column) != count for column in columns):
             raise ValueError(f"boxes: expected {count} of each, got {len(self.xyxy)} boxes of shape {self.xyxy.shape}")
 
     # No __len__: an image without objects would be as false as no boxes at all.
 
     def keep(self, wanted: Array) -> Boxes:
         """Those where `wanted`, (N,) bool, holds."""
-        return Boxes(self.xyxy[wanted], self.labels[wanted], self.ignore[wanted], self.area[wanted])
+        attributes = {name: values[wanted] for name, values in self.attributes.items()}
+        return Boxes(self.xyxy[wanted], self.labels[wanted], self.ignore[wanted], self.area[wanted], attributes)
 
 
 @dataclass(frozen=True)
@@ -87,12 +92,14 @@ class Sample:
         image: (H, W, 3) uint8, RGB.
         boxes: the objects; None where the source has no boxes, empty where the image has none.
         mask: (H, W) uint8, index into the class table, VOID where unlabelled; None where the source has no masks.
+        tags: what is known of the image as a whole: weather -> rain.
     """
 
     name: str
     image: Array
     boxes: Boxes | None = None
     mask: Array | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 class Source(Protocol):

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, field_validator
 
+from avcompress.contract import Contract
 from avcompress.files import sha256_file, write_atomically
-from avcompress.recipe import Contract, Engine, Preprocess, Task
+from avcompress.recipe import Engine, Preprocess, Task
 from avcompress.spec import EngineError, Sense
 from engines.bundle_files import check_file, read_bounded
 

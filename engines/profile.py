@@ -10,7 +10,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from avcompress.recipe import Model
+from avcompress.frozen import Model
 from avcompress.spec import RecipeError
 from engines.capabilities import Target
 

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from avcompress.recipe import Model
+from avcompress.frozen import Model
 from avcompress.spec import RecipeError
 from avcompress.yaml_file import Kind, Location, complaint, compose, depth_of, line_of, plain, spell
 from engines.profile import Chosen, Dla, Platform, Profile

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from avcompress.recipe import Model
+from avcompress.frozen import Model
 from validation.report import Measured
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from avcompress.recipe import AccuracyTerm, Contract, LatencyTerm, Measure
+from avcompress.contract import AccuracyTerm, Contract, LatencyTerm, Measure
 from avcompress.spec import Check, LayerPlan, RecipeError, Verdict
 from validation.latency import RUNS_NEEDED, Latency
 
@@ -62,10 +62,11 @@ def check_contract(contract: Contract, metric_names: Iterable[str], measure: Mea
     for accuracy in contract.accuracy:
         find_metric(known, accuracy.metric)
     for latency in contract.latency:
-        needed = RUNS_NEEDED[latency.percentile]
+        percentile = latency.percentile or "p99"
+        needed = RUNS_NEEDED[percentile]
         if measure.runs < needed:
             raise RecipeError(
-                f"measure.runs: expected at least {needed} for {latency.percentile}, got {measure.runs}; raise it"
+                f"measure.runs: expected at least {needed} for {percentile}, got {measure.runs}; raise it"
             )
 
 
@@ -131,11 +132,12 @@ def _why_no_metric(ran: bool, value: float) -> str:
 
 def _deadline(term: LatencyTerm, evidence: Evidence) -> _Judged:
     latency = evidence.latency.get(term.engine, Latency(()))
-    value = latency.percentile(term.percentile)
-    check = Check(f"{term.percentile} @ {term.engine}", value, "<=", term.deadline_ms, "ms")
+    percentile = term.percentile or "p99"
+    value = latency.percentile(percentile)
+    check = Check(f"{percentile} @ {term.engine}", value, "<=", term.deadline_ms, "ms")
     if not latency.samples_ms:
         return _Judged(check, "not measured: this engine did not run here; add it to the target's engines")
     if math.isnan(value):
-        runs, needed = len(latency.samples_ms), RUNS_NEEDED[term.percentile]
+        runs, needed = len(latency.samples_ms), RUNS_NEEDED[percentile]
         return _Judged(check, f"not measured: {runs} runs cannot support it; set `measure.runs` to {needed} or more")
     return _Judged(check)

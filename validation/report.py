@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BeforeValidator, Field, model_validator
 
-from avcompress.recipe import LatencyTerm, Model
+from avcompress.contract import LatencyTerm
+from avcompress.frozen import Model
 from avcompress.spec import Check, LayerPlan, Precision, Sense, Verdict
 from engines.layer_map import as_planned
 from validation.latency import TOTAL, Latency
@@ -248,7 +249,7 @@ def latency_facts(
         total=percentiles(total),
         stages={name: percentiles(stage) for name, stage in stages.items() if name != TOTAL},
         float_total=None if float_total is None else percentiles(float_total),
-        deadlines=tuple(Deadline(percentile=term.percentile, ms=term.deadline_ms) for term in deadlines),
+        deadlines=tuple(Deadline(percentile=term.percentile or "p99", ms=term.deadline_ms) for term in deadlines),
         samples_ms=total.samples_ms,
     )
 

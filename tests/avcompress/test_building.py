@@ -17,10 +17,11 @@ from avcompress import building
 from avcompress.build_script import build_script
 from avcompress.building import BuildFile, BuildJob, outcome_facts, run_build
 from avcompress.cli.build import _counts_line
+from avcompress.contract import AccuracyTerm, Contract
 from avcompress.files import sha256_file
 from avcompress.quant.placement.onnx_view import graph_view
 from avcompress.quant.placement.policy import place
-from avcompress.recipe import AccuracyTerm, Contract, KeepFloat, Preprocess, Segmentation, TrtEngine
+from avcompress.recipe import KeepFloat, Preprocess, Segmentation, TrtEngine
 from avcompress.spec import EngineBuildError, MissingError, ModelError, QuantParams, RecipeError
 from engines.layer_map import Counts, layers_json
 from engines.manifest import Gpu, Manifest, network_tensors, read_manifest, write_manifest

@@ -9,7 +9,9 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from avcompress import contract
 from avcompress import recipe as layout
+from avcompress.frozen import Model
 from avcompress.recipe import Recipe
 from avcompress.recipe_load import load_recipe
 
@@ -48,7 +50,9 @@ SECTIONS = {
     "Contract": "contract",
     "AccuracyTerm": "contract.accuracy",
     "LatencyTerm": "contract.latency",
+    "DriftTerm": "contract.drift",
     "Int8Term": "contract.int8",
+    "Validation": "validation",
     "Measure": "measure",
 }
 ABSTRACT = {"Model", "SourceSettings"}
@@ -58,8 +62,8 @@ TAGS = ("kind", "format", "backend")  # where they are required, the section's t
 def models() -> dict[str, type[BaseModel]]:
     return {
         name: value
-        for name, value in vars(layout).items()
-        if isinstance(value, type) and issubclass(value, layout.Model) and name not in ABSTRACT
+        for name, value in (vars(layout) | vars(contract)).items()
+        if isinstance(value, type) and issubclass(value, Model) and name not in ABSTRACT
     }
 
 

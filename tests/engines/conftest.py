@@ -165,7 +165,8 @@ def every_kind() -> Model:
 @pytest.fixture(scope="session")
 def whole_bundle(tmp_path_factory, two_convs, quantize) -> Callable[[str], Path]:
     """Unsigned bundles of the two quantized convolutions by backend; not to be changed."""
-    from avcompress.recipe import AccuracyTerm, Contract, OpenVinoEngine, OrtEngine, Preprocess, RtxEngine, Segmentation
+    from avcompress.contract import AccuracyTerm, Contract
+    from avcompress.recipe import OpenVinoEngine, OrtEngine, Preprocess, RtxEngine, Segmentation
     from engines.build import build_engine
     from engines.manifest import Manifest, network_tensors, write_manifest
 

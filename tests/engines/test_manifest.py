@@ -4,7 +4,8 @@ import onnx
 import pytest
 from pydantic import ValidationError
 
-from avcompress.recipe import AccuracyTerm, Contract, OrtEngine, Preprocess, Segmentation
+from avcompress.contract import AccuracyTerm, Contract
+from avcompress.recipe import OrtEngine, Preprocess, Segmentation
 from avcompress.spec import EngineError
 from engines.manifest import Manifest, Tensor, network_tensors, read_manifest, write_manifest
 

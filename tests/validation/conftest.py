@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from avcompress.recipe import LatencyTerm
+from avcompress.contract import LatencyTerm
 from avcompress.spec import Check, LayerPlan, Verdict
 from calibration.sample import Sample
 from engines.postprocess import Detections

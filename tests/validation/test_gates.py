@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avcompress.recipe import AccuracyTerm, Contract, Int8Term, LatencyTerm, Measure
+from avcompress.contract import AccuracyTerm, Contract, Int8Term, LatencyTerm, Measure
 from avcompress.spec import Check, LayerPlan, RecipeError, Verdict
 from validation.detection import detection_metric_names
 from validation.gates import Evidence, check_contract, explain, find_metric, int8_share, judge

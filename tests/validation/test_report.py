@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from avcompress.recipe import Model
+from avcompress.frozen import Model
 from avcompress.spec import Check, LayerPlan, Verdict
 from validation import report as layout
 from validation.latency import Latency
