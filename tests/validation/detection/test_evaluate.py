@@ -59,7 +59,7 @@ BOX, FAR = (10.0, 10.0, 50.0, 50.0), (200.0, 200.0, 240.0, 240.0)
 def test_one_hit_of_two_objects_by_hand():
     # Recall reaches 0.5 at precision 1: 51 of the 101 recall points are 1, the others 0.
     found = evaluate(([Truth(BOX), Truth(FAR)], [Found(BOX)]))
-    assert found["AP"] == found["AP50"] == found["AP75"] == found["AP/car"] == pytest.approx(51 / 101)
+    assert [found[name] for name in ("AP", "AP50", "AP75", "AP/car")] == pytest.approx([51 / 101] * 4)
     assert found["AR"] == 0.5
     assert found["AP_medium"] == pytest.approx(51 / 101)  # 40 x 40 px
     assert math.isnan(found["AP_small"])
