@@ -120,7 +120,7 @@ def test_a_kept_contract_exits_with_0_and_leaves_network_engine_and_report(tmp_p
     }  # fmt: skip
     onnx.checker.check_model(str(folder / "model.onnx"), full_check=True)
     report = json.loads((folder / "report.json").read_text())
-    assert report["schema_version"] == 1
+    assert report["schema_version"] == 2
     assert json.loads((tmp_path / "facts.json").read_text()) == report
 
 
