@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -72,9 +72,8 @@ def open_coco(settings: CocoSource, root: Path, classes: tuple[str, ...] | None)
     """
     path, folder = root / settings.labels, root / settings.images
     labels = _load(path)
-    categories = _by_id(labels.categories, f"{path}: categories")
-    table = ClassTable.build(classes, [category.name for category in _in_order(categories)], settings.aliases)
-    images = _by_id(labels.images, f"{path}: images")
+    images, categories = _by_id(labels.images, f"{path}: images"), _by_id(labels.categories, f"{path}: categories")
+    table = _table(categories, settings, classes)
     objects: defaultdict[int | str, list[LabelledBox]] = defaultdict(list)
     for index, annotation in enumerate(labels.annotations):
         where = f"{path}: annotation {annotation.id}" if annotation.id is not None else f"{path}: annotations.{index}"
@@ -95,6 +94,31 @@ def open_coco(settings: CocoSource, root: Path, classes: tuple[str, ...] | None)
         for image in chosen
     ]
     return file_source(folder, records, table.names, settings, _read)
+
+
+@dataclass(frozen=True)
+class CocoIds:
+    """What a label file calls its images and categories, by id, and the class table that the categories map onto."""
+
+    images: Mapping[int | str, str]
+    categories: Mapping[int | str, str]
+    table: ClassTable
+
+
+def read_ids(settings: CocoSource, root: Path, classes: tuple[str, ...] | None) -> CocoIds:
+    """The ids of a COCO JSON, those of images that are not chosen included; raises DataError."""
+    path = root / settings.labels
+    labels = _load(path)
+    images, categories = _by_id(labels.images, f"{path}: images"), _by_id(labels.categories, f"{path}: categories")
+    return CocoIds(
+        {key: image.file_name for key, image in images.items()},
+        {category.id: category.name for category in _in_order(categories)},
+        _table(categories, settings, classes),
+    )
+
+
+def _table(categories: dict[int | str, _Category], settings: CocoSource, classes: tuple[str, ...] | None) -> ClassTable:
+    return ClassTable.build(classes, [category.name for category in _in_order(categories)], settings.aliases)
 
 
 def _load(path: Path) -> _Labels:

@@ -28,15 +28,15 @@ def decode_mask(png: bytes, where: str = "mask") -> Array:
     except cv2.error:
         mask = None
     if mask is None:
-        raise DataError(f"{where}: expected a whole PNG, got a damaged one; write the masks again")
+        raise DataError(f"{where}: expected a whole PNG, got a damaged one; make the masks anew")
     return np.asarray(mask, np.uint8)
 
 
 def mask_size(png: bytes, where: str = "mask") -> tuple[int, int]:
     """Height and width, from the PNG's header alone; raises DataError for what is no grey PNG of 8 bit."""
     if len(png) < 26 or png[:8] != _SIGNATURE or png[12:16] != b"IHDR":
-        raise DataError(f"{where}: expected a PNG of class indices, got {png[:8]!r}; write the masks again")
+        raise DataError(f"{where}: expected a PNG of one 8-bit channel, got {png[:8]!r}; make the masks anew")
     width, height, *kind = struct.unpack(">IIBB", png[16:26])
     if tuple(kind) != _GREY_8:
-        raise DataError(f"{where}: expected a grey PNG of 8 bit, got depth and colour type {kind}; write indices")
+        raise DataError(f"{where}: expected a PNG of one 8-bit channel, got bits and colour type {kind}; write indices")
     return height, width

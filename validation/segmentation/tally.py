@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from avcompress.spec import Array
 from calibration.sample import VOID
+from validation.mask_png import decode_mask
 from validation.predictions import MaskPredictions
 from validation.segmentation.bands import Band
 from validation.segmentation.boundary import boundary_map, near, tolerance_px
@@ -21,7 +22,6 @@ from validation.segmentation.figures import (
     mean_of_classes,
     pixel_f_score,
 )
-from validation.segmentation.png import decode_mask
 from validation.truth import Truth
 
 
