@@ -79,15 +79,25 @@ def open_openvino(folder: Path, settings: OpenVinoEngine) -> OpenVinoSession:
     return OpenVinoSession(_compile(folder / MODEL["openvino"], settings), f"openvino, {folder.name}")
 
 
-def _compile(path: Path, settings: OpenVinoEngine) -> Any:
+def _compile(path: Path, settings: OpenVinoEngine, profiled: bool = False) -> Any:
     import openvino
 
-    core = openvino.Core()
-    if settings.precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise MissingError(
-            "openvino, precision: expected a CPU with bf16, got one without; set precision: f32, or use a CPU with "
-            "AVX512-BF16 or AMX"
-        )
+    _require_precision(settings)
+    try:
+        model = openvino.Core().read_model(path)
+    except Exception as error:  # OpenVINO's errors share no base but this
+        raise _refusal(str(path), error) from error
+    return compile_openvino(model, settings, str(path), profiled)
+
+
+def compile_openvino(model: Any, settings: OpenVinoEngine, where: str, profiled: bool = False) -> Any:
+    """Compile an openvino.Model for one stream of single images; `profiled`: each run tells its operators' times.
+
+    Raises EngineError when OpenVINO refuses it, MissingError for bf16 on a CPU without it.
+    """
+    import openvino
+
+    _require_precision(settings)
     properties: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": settings.precision,
         "PERFORMANCE_HINT": "LATENCY",
@@ -95,17 +105,28 @@ def _compile(path: Path, settings: OpenVinoEngine) -> Any:
     }
     if settings.threads is not None:
         properties["INFERENCE_NUM_THREADS"] = settings.threads
+    if profiled:
+        properties["PERF_COUNT"] = True
+    if any(op.get_type_name() == "FakeQuantize" for op in model.get_ops()):
+        properties |= int8_properties()
     try:
-        model = core.read_model(path)
-        if any(op.get_type_name() == "FakeQuantize" for op in model.get_ops()):
-            properties |= int8_properties()
-        return core.compile_model(model, "CPU", properties)
-    except EngineError:
-        raise
+        return openvino.Core().compile_model(model, "CPU", properties)
     except Exception as error:  # OpenVINO's errors share no base but this
-        raise EngineError(
-            f"{path}: expected an engine that OpenVINO can load, got: {one_line(error)}; build it again"
-        ) from error
+        raise _refusal(where, error) from error
+
+
+def _require_precision(settings: OpenVinoEngine) -> None:
+    import openvino
+
+    if settings.precision == "bf16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise MissingError(
+            "openvino, precision: expected a CPU with bf16, got one without; set precision: f32, or use a CPU with "
+            "AVX512-BF16 or AMX"
+        )
+
+
+def _refusal(where: str, error: Exception) -> EngineError:
+    return EngineError(f"{where}: expected an engine that OpenVINO can load, got: {one_line(error)}; build it again")
 
 
 def _runtime_layers(compiled: Any) -> tuple[BuilderLayer, ...]:

@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-EVERYWHERE = "all"
-"""The slice that is the whole set."""
+from validation.bootstrap import Estimate
+from validation.slices import EVERYWHERE
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure and the ends of its confidence interval; NaN where nothing was there to measure it on."""
-
-    value: float
-    low: float
-    high: float
+__all__ = ["EVERYWHERE", "Comparison", "Estimate", "SliceResult"]
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,11 @@ def test_an_unknown_backend_is_answered_with_the_known_ones(tmp_path: Path) -> N
         (("task", "nms_iou"), 1.5, "task.nms_iou: expected less than or equal to 1, got 1.5"),
         (("preprocess", "size"), [0, 4], "preprocess.size[0]: expected greater than 0, got 0"),
         (("contract",), {}, "contract: expected at least one term, got none"),
-        (("contract", "accuracy", 0), {"metric": "AP"}, "contract.accuracy[0]: expected `min`, `max`, `max_drop` or `max_drop_relative`"),
+        (
+            ("contract", "accuracy", 0),
+            {"metric": "AP"},
+            "contract.accuracy[0]: expected `min`, `max`, `max_drop` or `max_drop_relative`",
+        ),
         (("stages",), [], "stages: "),
     ],
 )
