@@ -83,7 +83,8 @@ class _Class:
 
 def tells_kitti(objects: Objects) -> bool:
     """Whether the labels tell all that KITTI's levels of difficulty ask for."""
-    return all(name in objects.attributes for name in ATTRIBUTES)
+    kinds = [objects.attributes[name].dtype.kind for name in ATTRIBUTES if name in objects.attributes]
+    return kinds == ["U", "f", "f"]
 
 
 def draw_kitti_curves(
