@@ -180,7 +180,7 @@ def measured_facts(report: Report) -> Measured:
     """What a report says of accuracy, latency and the verdict."""
     return Measured(
         passed=report.passed,
-        contract=tuple(CheckLine(**line.model_dump(exclude={"margin"})) for line in report.contract),
+        contract=tuple(CheckLine(**line.model_dump(include=set(CheckLine.model_fields))) for line in report.contract),
         reference=report.accuracy.reference,
         metrics=report.accuracy.engines,
         latency={

@@ -27,10 +27,8 @@ from validation.report import (
     Report,
     SourceFacts,
     StageFacts,
-    contract_lines,
-    latency_facts,
-    layer_facts,
 )
+from validation.report.facts import contract_lines, latency_facts, layer_facts
 
 
 def gather(compressed: Compressed, reference: Measured, results: tuple[EngineResult, ...]) -> Evidence:

@@ -21,10 +21,8 @@ from validation.report import (
     Report,
     SourceFacts,
     StageFacts,
-    contract_lines,
-    latency_facts,
-    layer_facts,
 )
+from validation.report.facts import contract_lines, latency_facts, layer_facts
 
 CLASSES = ("car", "truck", "bus", "person", "bicycle", "motorcycle", "traffic light", "stop sign", "dog", "bench")
 NAN = float("nan")

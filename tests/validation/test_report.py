@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -7,16 +8,15 @@ from pydantic import ValidationError
 from avcompress.frozen import Model
 from avcompress.spec import Check, LayerPlan, Verdict
 from validation import report as layout
+from validation.comparison import Comparison, Estimate, SliceResult
+from validation.drift import LayerDrift
 from validation.latency import Latency
-from validation.report import Report, contract_lines, latency_facts, layer_facts, report_json
+from validation.report import Report, ScenarioFacts, report_json
+from validation.report.facts import comparison_facts, contract_lines, drift_facts, latency_facts, layer_facts
 
 NAN = float("nan")
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "report.md"
-MODELS = [
-    model
-    for model in vars(layout).values()
-    if isinstance(model, type) and issubclass(model, Model) and model.__module__ == layout.__name__
-]
+MODELS = [model for model in vars(layout).values() if isinstance(model, type) and issubclass(model, Model)]
 
 
 def strict(text):
@@ -29,7 +29,7 @@ def strict(text):
 def test_the_json_is_valid_and_says_null_for_what_was_not_measured(make_report):
     report = make_report(checks=(Check("p99.9 @ openvino", NAN, "<=", 8.0, "ms"),))
     data = strict(report_json(report))
-    assert data["schema_version"] == 1
+    assert data["schema_version"] == 2
     assert data["passed"] is False
     assert data["contract"][0]["measured"] is None
     assert data["contract"][0]["margin"] is None
@@ -53,7 +53,7 @@ def test_the_verdict_cannot_contradict_its_lines(make_report):
 @pytest.mark.parametrize("field", ["created", "schema_version"])
 def test_a_time_without_zone_and_another_layout_are_refused(make_report, field):
     with pytest.raises(ValidationError, match=field):
-        make_report(**{field: {"created": "2027-03-04T15:09:00", "schema_version": 2}[field]})
+        make_report(**{field: {"created": "2027-03-04T15:09:00", "schema_version": 1}[field]})
 
 
 def test_margins_are_positive_inside_the_limit():
@@ -75,6 +75,35 @@ def test_every_latency_sample_is_kept():
     facts = latency_facts({"total": Latency((3.0, 1.0, 2.0))}, 5, [])
     assert facts.samples_ms == (3.0, 1.0, 2.0)
     assert (facts.runs, facts.warmup, facts.total.p50_ms, facts.total.p90_ms) == (3, 5, 2.0, None)
+
+
+def test_intervals_keep_their_ends_and_only_the_whole_set_has_figures_by_class():
+    figures = {"AP": Estimate(0.5, 0.4, 0.6), "AP/dog": Estimate(NAN, NAN, NAN)}
+    part = SliceResult(9, 40, figures, figures, {"AP": Estimate(0.0, -0.1, 0.1)})
+    found = comparison_facts(Comparison({"all": part, "size:small": part, "fog:3": part}, 1000, 0.95), {"fog:3"})
+
+    assert [list(row.reference) for row in found.slices] == [["AP", "AP/dog"], ["AP"], ["AP"]]
+    assert [row.corruption for row in found.slices] == [False, False, True]
+    assert (found.slices[0].drop["AP"].low, found.slices[0].network["AP/dog"].value) == (-0.1, None)
+    assert found.find("size:small") is found.slices[1]
+    assert found.find("size:large") is None
+
+
+def test_the_first_layer_below_the_bound_is_named_and_equal_layers_have_no_ratio():
+    rows = [LayerDrift(name, name, db, 1.0, 0.1, 2.0) for name, db in (("a", math.inf), ("b", 20.0), ("c", 9.0))]
+
+    assert drift_facts(rows, 10.0).first_beyond == "c"
+    assert drift_facts(rows, 9.0).first_beyond is None
+    assert drift_facts([*rows, LayerDrift("d", "d", NAN, NAN, NAN, NAN)], 9.0).first_beyond == "d"
+    assert [layer.sqnr_db for layer in drift_facts(rows).layers] == [None, 20.0, 9.0]
+
+
+def test_every_sample_of_a_scenario_has_its_arrival():
+    with pytest.raises(ValidationError, match="expected one for each of 2 arrivals, got 1"):
+        ScenarioFacts(
+            engine="ort", scenario="single_stream", warmup=0, percentiles={}, mean_ms=1.0, max_ms=1.0,
+            arrivals_s=(0.0, 0.1), samples_ms=(1.0,),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)

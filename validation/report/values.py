@@ -1,0 +1,33 @@
+"""What every part of the report is made of: figures that may be missing, and intervals."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+from avcompress.frozen import Model
+
+
+def _null_unless_finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Measured = Annotated[float | None, BeforeValidator(_null_unless_finite)]
+"""A figure, or null where it could not be measured: JSON knows no NaN."""
+
+
+class Interval(Model):
+    """A figure and its confidence interval; null where there was nothing to measure it on, or no bound can be given."""
+
+    value: Measured = Field(description="the estimate")
+    low: Measured = Field(description="the low end of the interval")
+    high: Measured = Field(description="the high end")
+
+
+class Range(Model):
+    """The least and the most that was seen."""
+
+    low: float = Field(description="the least")
+    high: float = Field(description="the most")
