@@ -38,7 +38,7 @@ LESS_IS_BETTER = ("false_alarms", "ece")
 FEWEST_IMAGES = 5
 """With objects, or with objects of the class, that a slice needs for an interval; fewer cannot tell how they vary."""
 
-_AT_A_TIME = 250
+_AT_A_TIME = 500
 """Resamples: what bounds the memory."""
 
 
