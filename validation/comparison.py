@@ -160,12 +160,14 @@ class _Bench:
     threshold: float | None
 
     def compare(self, parts: tuple[Slice, ...], reference: Predictions, network: Predictions) -> dict[str, SliceResult]:
-        """Every slice that has anything labelled in it."""
+        """Every slice, the whole set first, that has anything labelled in it."""
         before, after = self.tallies(parts, reference), self.tallies(parts, network)
-        results = {}
+        results: dict[str, SliceResult] = {}
         for part, one, other in zip(parts, before, after, strict=True):
             held = _held(part, self.truth, one)
-            if held.any():
+            if part.is_everything and results:
+                results[part.name] = next(iter(results.values()))
+            elif held.any():
                 results[part.name] = self.result(part, held, one, other)
         return results
 

@@ -82,6 +82,7 @@ def test_two_networks_of_equal_worth_show_no_drop(labels):
     assert (everywhere.images, everywhere.objects) == (IMAGES, 6 * IMAGES)
     assert tuple(everywhere.drop) == tuple(everywhere.reference) == box_metric_names(CLASSES, kitti=False)
     assert list(comparison.slices)[:4] == ["all", "size:small", "size:medium", "size:large"]
+    assert comparison.slices["brightness:medium"] is everywhere, "every image is as bright"
     assert comparison.slices["weather:rain"].images == IMAGES / 5
     assert comparison.slices["weather:rain"].objects == 6 * IMAGES / 5
     small = labels.objects.area < 1000
