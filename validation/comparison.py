@@ -195,9 +195,9 @@ class _Bench:
         )
         drop = {}
         for name in points[0]:
-            sign = -1.0 if less_is_better(name) else 1.0
-            point = sign * float(points[0][name][0] - points[1][name][0])
-            drop[name] = self.estimate(point, sign * (samples[0][name] - samples[1][name]), sure[name])
+            one, other = (1, 0) if less_is_better(name) else (0, 1)
+            point = float(points[one][name][0] - points[other][name][0])
+            drop[name] = self.estimate(point, samples[one][name] - samples[other][name], sure[name])
         images = part.images if part.objects is None else images_with_part(part, self.truth)
         return SliceResult(int(images.sum()), int(held.sum()), before, after, drop)
 

@@ -175,6 +175,21 @@ def test_corrupted_images_are_slices_of_their_own(labels):
     assert not comparison.slices["all"].drop["recall"].low > 0
 
 
+def test_a_network_that_finds_nothing_loses_all_that_the_reference_has(labels):
+    reference = detect(labels, 1)
+    nothing = reference.keep(np.zeros(len(reference.labels), bool))
+    comparison = compare_networks(labels, reference, nothing, only(), THRESHOLD)
+    everywhere = comparison.slices["all"]
+    for metric in ("AP", "recall"):
+        assert everywhere.network[metric].value == 0
+        assert everywhere.drop[metric] == everywhere.reference[metric]
+    assert everywhere.drop["false_alarms"].value == -everywhere.reference["false_alarms"].value
+    assert math.isnan(everywhere.drop["precision"].value)
+    assert math.isnan(comparison.thresholds.restoring)
+    changes = find_changes(labels, reference, nothing, THRESHOLD)
+    assert len(changes.lost) == round(everywhere.reference["recall"].value * everywhere.objects)
+
+
 def test_what_rests_on_few_images_gets_no_interval(labels):
     few = labels.objects.keep((labels.objects.labels != PERSON) | (labels.objects.image < FEWEST_IMAGES - 1))
     everywhere = compare_networks(
