@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 EVERYWHERE = "all"
 """The slice that is the whole set."""
+LESS_IS_BETTER = ("false_alarms", "ece")
+"""The metrics, of all classes or of one, that are better the smaller they are."""
 
 
 @dataclass(frozen=True)
