@@ -160,7 +160,7 @@ def _inputs(job: Job) -> Iterator[tuple[str, Path]]:
 def _data_inputs(job: Job) -> Iterator[tuple[str, Path]]:
     for part in ("train", "calibration", "validation"):
         source = getattr(job.recipe.data, part)
-        for key in ("images", "labels"):
+        for key in ("images", "labels", "tags"):
             written = getattr(source, key, None)
             if written is not None and not isinstance(source, SceneSource):
                 label = f"data.{part}.{key}"
@@ -186,10 +186,10 @@ def _engines(recipe: Recipe) -> tuple[tuple[Engine, ...], list[str]]:
 
 
 def _is_folder(label: str, recipe: Recipe) -> bool:
-    """Whether an input is a folder: only networks, weights, statistics and COCO labels are files."""
+    """Whether an input is a folder: only networks, weights, statistics, tags and COCO labels are files."""
     if label.endswith(".labels"):
         return not isinstance(getattr(recipe.data, label.split(".")[1]), CocoSource)
-    return label not in ("model.onnx", "model.weights") and not label.endswith(".statistics")
+    return label not in ("model.onnx", "model.weights") and not label.endswith((".statistics", ".tags"))
 
 
 def _require_input(label: str, path: Path, folder: bool) -> None:

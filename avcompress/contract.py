@@ -108,6 +108,9 @@ class Measure(Model):
     queue: Literal["newest", "every"] = Field(
         "newest", description="what a busy engine does with waiting images: takes each camera's newest, or every one"
     )
+    phases: Literal["spread", "same"] = Field(
+        "spread", description="of several cameras: evenly over the period, or all at one moment, as a trigger does"
+    )
     background_load: NonNegativeInt = Field(0, description="processes that keep the CPU busy meanwhile")
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from avcompress.recipe import Preprocess, Train
 from avcompress.spec import Array, Artifact, AvcompressError, DataError, ModelError, Track, untracked
 from calibration.preprocess import mask_to_network, preprocess, to_network
-from calibration.sample import Boxes, Sample, Source
+from calibration.sample import Sample, Source
 
 WARMUP = 0.05
 """Share of the steps in which the learning rate rises; after it, it falls along half a cosine."""
@@ -231,7 +231,7 @@ def mirror(sample: Sample) -> Sample:
     boxes, mask = sample.boxes, sample.mask
     if boxes is not None:
         xyxy = boxes.xyxy[:, (2, 1, 0, 3)] * np.array((-1, 1, -1, 1), np.float32)
-        boxes = Boxes(xyxy + np.array((width, 0, width, 0), np.float32), boxes.labels, boxes.ignore, boxes.area)
+        boxes = replace(boxes, xyxy=xyxy + np.array((width, 0, width, 0), np.float32))
     if mask is not None:
         mask = np.ascontiguousarray(mask[:, ::-1])
     return replace(sample, image=np.ascontiguousarray(sample.image[:, ::-1]), boxes=boxes, mask=mask)

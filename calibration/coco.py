@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -13,9 +15,11 @@ from avcompress.spec import Array, DataError
 from calibration.classes import ClassTable
 from calibration.decode import read_bytes
 from calibration.files import FileSource, Record, file_source, select
-from calibration.sample import LabelledBox, Sample, stack
+from calibration.sample import Kind, LabelledBox, Sample, stack
+from calibration.tags import BOM, SCALARS, as_text, read_tags, text
 
-BOM = b"\xef\xbb\xbf"
+FLAGS = ("occluded", "truncated")
+"""Attributes that tools also write beside the box itself, often as 0 and 1."""
 
 
 def _number(value: Any) -> Any:
@@ -31,6 +35,8 @@ class _Image(BaseModel):
     file_name: str = Field(min_length=1)
     width: int | None = None
     height: int | None = None
+    tags: Any = None
+    attributes: Any = None
 
 
 class _Category(BaseModel):
@@ -45,6 +51,9 @@ class _Annotation(BaseModel):
     bbox: tuple[float, float, float, float]
     area: float | None = None
     iscrowd: bool | None = None
+    attributes: Any = None
+    occluded: Any = None
+    truncated: Any = None
 
 
 T = TypeVar("T", _Image, _Category)
@@ -63,21 +72,53 @@ def open_coco(settings: CocoSource, root: Path, classes: tuple[str, ...] | None)
     """
     path, folder = root / settings.labels, root / settings.images
     labels = _load(path)
-    categories = _by_id(labels.categories, f"{path}: categories")
-    table = ClassTable.build(classes, [category.name for category in _in_order(categories)], settings.aliases)
-    images = _by_id(labels.images, f"{path}: images")
+    images, categories = _by_id(labels.images, f"{path}: images"), _by_id(labels.categories, f"{path}: categories")
+    table = _table(categories, settings, classes)
     objects: defaultdict[int | str, list[LabelledBox]] = defaultdict(list)
     for index, annotation in enumerate(labels.annotations):
         where = f"{path}: annotation {annotation.id}" if annotation.id is not None else f"{path}: annotations.{index}"
         if annotation.image_id not in images:
             raise DataError(f"{where}: expected a listed image, got image_id {annotation.image_id!r}; add or remove it")
         objects[annotation.image_id].append(_labelled_box(annotation, categories, table, where))
+    tags = read_tags(settings, root, [image.file_name for image in images.values()])
     chosen = select(_in_order(images), settings)
+    kinds = _kinds(box.attributes for image in chosen for box in objects[image.id])
     records = [
-        Record(image.file_name, folder / image.file_name, boxes=stack(objects[image.id]), size=_size(image))
+        Record(
+            image.file_name,
+            folder / image.file_name,
+            boxes=stack([_of_kinds(box, kinds) for box in objects[image.id]], kinds),
+            size=_size(image),
+            tags={**as_text(image.attributes), **as_text(image.tags), **tags.get(image.file_name, {})},
+        )
         for image in chosen
     ]
     return file_source(folder, records, table.names, settings, _read)
+
+
+@dataclass(frozen=True)
+class CocoIds:
+    """What a label file calls its images and categories, by id, and the class table that the categories map onto."""
+
+    images: Mapping[int | str, str]
+    categories: Mapping[int | str, str]
+    table: ClassTable
+
+
+def read_ids(settings: CocoSource, root: Path, classes: tuple[str, ...] | None) -> CocoIds:
+    """The ids of a COCO JSON, those of images that are not chosen included; raises DataError."""
+    path = root / settings.labels
+    labels = _load(path)
+    images, categories = _by_id(labels.images, f"{path}: images"), _by_id(labels.categories, f"{path}: categories")
+    return CocoIds(
+        {key: image.file_name for key, image in images.items()},
+        {category.id: category.name for category in _in_order(categories)},
+        _table(categories, settings, classes),
+    )
+
+
+def _table(categories: dict[int | str, _Category], settings: CocoSource, classes: tuple[str, ...] | None) -> ClassTable:
+    return ClassTable.build(classes, [category.name for category in _in_order(categories)], settings.aliases)
 
 
 def _load(path: Path) -> _Labels:
@@ -116,11 +157,43 @@ def _labelled_box(
     if annotation.category_id not in categories:
         raise DataError(f"{where}: expected a listed category, got category_id {annotation.category_id!r}; add it")
     index = table.index(categories[annotation.category_id].name, where)
-    box = LabelledBox((left, top, left + width, top + height), index, area, bool(annotation.iscrowd))
+    edges = (left, top, left + width, top + height)
+    box = LabelledBox(edges, index, area, bool(annotation.iscrowd), _attributes(annotation))
     # COCO itself holds boxes of zero width or height; official evaluation counts them, so they stay.
     if not box.plausible:
         raise DataError(f"{where}: expected a box of size >= 0, got bbox {annotation.bbox}, area {area}; mend it")
     return box
+
+
+def _attributes(annotation: _Annotation) -> dict[str, float | str]:
+    """The scalars among an annotation's attributes, truths as text; others, such as lists, are left out."""
+    beside = {name: getattr(annotation, name) for name in FLAGS}
+    inner = annotation.attributes if isinstance(annotation.attributes, dict) else {}
+    found = {str(name): value for name, value in {**beside, **inner}.items() if isinstance(value, SCALARS)}
+    return {name: text(value) if isinstance(value, bool) else value for name, value in found.items()}
+
+
+def _kinds(objects: Iterable[Mapping[str, float | str]]) -> dict[str, Kind]:
+    """What each attribute's column holds: numbers where all its values are, but for flags, which are words."""
+    values: defaultdict[str, set[float | str]] = defaultdict(set)
+    for attributes in objects:
+        for name, value in attributes.items():
+            values[name].add(value)
+    return {
+        name: str if any(isinstance(v, str) for v in found) or (name in FLAGS and found <= {0, 1}) else float
+        for name, found in sorted(values.items())
+    }
+
+
+def _of_kinds(box: LabelledBox, kinds: Mapping[str, Kind]) -> LabelledBox:
+    """The box with its attributes as its source's columns hold them; a flag's 0 and 1 become false and true."""
+
+    def fitted(name: str, value: float | str) -> float | str:
+        if kinds[name] is float or isinstance(value, str):
+            return value
+        return text(bool(value) if name in FLAGS and value in (0, 1) else value)
+
+    return replace(box, attributes={name: fitted(name, value) for name, value in box.attributes.items()})
 
 
 def _read(record: Record, image: Array) -> Sample:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -23,13 +23,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One image and its labels before anything is decoded; `size` is (height, width) where the labels state it."""
+    """One image and its labels before anything is decoded; `size` is (height, width) where the labels state it.
+
+    `tags` become those of the sample.
+    """
 
     name: str
     image: Path
     boxes: Boxes | None = None
     mask: Path | None = None
     size: tuple[int, int] | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 Read = Callable[[Record, Array], Sample]
@@ -58,20 +62,24 @@ class FileSource:
 
     def __getitem__(self, index: int) -> Sample:
         record = self.records[index]
-        return self.read(record, decode_image(record.image))
+        return self._sample(record, decode_image(record.image))
 
     def __iter__(self) -> Iterator[Sample]:
         good = 0
         for record in self.records:
             image = self._decode(record)
             if image is not None:
-                yield self.read(record, image)
+                yield self._sample(record, image)
                 good += 1
         if not good:
             raise DataError(
                 f"{self.records[0].image.parent}: expected a readable image, got {len(self.records)} that are not; "
                 "set on_bad_image: fail to see why"
             )
+
+    def _sample(self, record: Record, image: Array) -> Sample:
+        sample = self.read(record, image)
+        return replace(sample, tags=record.tags) if record.tags else sample
 
     def _decode(self, record: Record) -> Array | None:
         try:
@@ -94,7 +102,7 @@ class FileSource:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The sha256 over class table, names, image files and labels; nothing is decoded."""
+        """The sha256 over class table, names, image files, labels and tags; nothing is decoded."""
         digest = hashlib.sha256(json.dumps([self.classes, self.label_rules]).encode())
         for record in self.records:
             digest.update(json.dumps([record.name, _content(record.image, self.skip_bad), record.size]).encode())
@@ -102,8 +110,12 @@ class FileSource:
                 boxes = record.boxes
                 for array in (boxes.xyxy, boxes.labels, boxes.ignore, boxes.area):
                     digest.update(array.tobytes())
+                for name, values in sorted(boxes.attributes.items()):
+                    digest.update(json.dumps([name, values.tolist()]).encode())
             if record.mask is not None:
                 digest.update(hashlib.sha256(read_bytes(record.mask)).digest())
+            if record.tags:
+                digest.update(json.dumps(sorted(record.tags.items())).encode())
         return digest.hexdigest()
 
 

@@ -6,6 +6,8 @@ rotation_y, and in results a score).
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +18,29 @@ from avcompress.spec import Array, DataError
 from calibration.classes import ClassTable
 from calibration.decode import read_bytes
 from calibration.files import FileSource, Record, file_source, list_images, require, select
-from calibration.sample import Boxes, LabelledBox, Sample, stack
+from calibration.sample import Boxes, Kind, LabelledBox, Sample, stack
+from calibration.tags import read_tags
 
 TYPES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc")
+
+ATTRIBUTES: Mapping[str, Kind] = {
+    "type": str,
+    "occlusion_level": float,
+    "truncated": float,
+    "occlusion": str,
+    "truncation": str,
+    "distance_m": float,
+}
+"""What is kept of an object beside its box: the label as written, its three figures, and two of them as words."""
+
+OCCLUSIONS = ("none", "partly", "largely", "unknown")
+"""The kit's `occluded` 0 to 3."""
+
+TRUNCATIONS = ((0.15, "none"), (0.3, "partly"), (0.5, "largely"), (1.0, "mostly"))
+"""The greatest `truncated` of each word; the first three are the limits of the kit's easy, moderate and hard."""
+
+NO_PLACE = -1000.0
+"""The kit's location of what has none."""
 
 
 def open_kitti(settings: KittiSource, root: Path, classes: tuple[str, ...] | None) -> FileSource:
@@ -29,11 +51,14 @@ def open_kitti(settings: KittiSource, root: Path, classes: tuple[str, ...] | Non
     # A recipe that adds an alias of its own must not turn DontCare regions into errors.
     table = ClassTable.build(classes, TYPES, {"DontCare": None, **settings.aliases})
     folder = root / settings.images
-    images = select(list_images(folder), settings)
+    everything = list_images(folder)
+    tags = read_tags(settings, root, [path.name for path in everything])
+    images = select(everything, settings)
     labels = [root / settings.labels / f"{path.stem}.txt" for path in images]
     require(labels, "the KITTI label of an image", "an image without objects has an empty txt")
     records = [
-        Record(image.name, image, boxes=read_kitti(label, table)) for image, label in zip(images, labels, strict=True)
+        Record(image.name, image, boxes=read_kitti(label, table), tags=tags.get(image.name, {}))
+        for image, label in zip(images, labels, strict=True)
     ]
     return file_source(folder, records, table.names, settings, _read)
 
@@ -48,7 +73,7 @@ def read_kitti(path: Path, table: ClassTable) -> Boxes:
         lines = read_bytes(path).decode().splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: expected KITTI text, got bytes that are not UTF-8; check the file") from error
-    return stack([_parse(line, f"{path}:{n}", table) for n, line in enumerate(lines, 1) if line.strip()])
+    return stack([_parse(line, f"{path}:{n}", table) for n, line in enumerate(lines, 1) if line.strip()], ATTRIBUTES)
 
 
 def _parse(line: str, where: str, table: ClassTable) -> LabelledBox:
@@ -61,10 +86,25 @@ def _parse(line: str, where: str, table: ClassTable) -> LabelledBox:
         raise DataError(f"{where}: expected numbers after the type, got {error}; mend the line") from error
     left, top, right, bottom = numbers[3:7]
     area = (right - left) * (bottom - top)
-    box = LabelledBox((left, top, right, bottom), table.index(name, where), area)
+    attributes = {"type": name, **_attributes(numbers)}
+    box = LabelledBox((left, top, right, bottom), table.index(name, where), area, attributes=attributes)
     if not box.plausible:
         raise DataError(f"{where}: expected pixels, left <= right, top <= bottom, got {box.xyxy}; mend the line")
     return box
+
+
+def _attributes(numbers: Sequence[float]) -> dict[str, float | str]:
+    """What the fields after the type tell; placeholders are left out: -1, -1000, and a location of all zeros."""
+    truncated, occluded, location = numbers[0], numbers[1], numbers[10:13]
+    found: dict[str, float | str] = {}
+    if 0 <= truncated <= 1:
+        found |= {"truncated": truncated, "truncation": next(word for most, word in TRUNCATIONS if truncated <= most)}
+    if occluded in range(len(OCCLUSIONS)):
+        found |= {"occlusion_level": occluded, "occlusion": OCCLUSIONS[int(occluded)]}
+    # Other tools write zeros for the 3D fields that they do not know: nothing stands inside the camera.
+    if all(map(math.isfinite, location)) and NO_PLACE not in location and any(location):
+        found["distance_m"] = location[2]
+    return found
 
 
 def _clip(boxes: Boxes, height: int, width: int) -> Boxes:

@@ -13,6 +13,7 @@ from calibration.classes import ClassTable, nearest
 from calibration.decode import MASK_ADVICE, decode_image, decode_index_mask
 from calibration.files import FileSource, Record, file_source, list_images, require, select
 from calibration.sample import VOID, Sample
+from calibration.tags import read_tags
 
 ToIndices = Callable[[Path], Array]
 
@@ -26,9 +27,11 @@ def open_masks(settings: MaskSource, root: Path, classes: tuple[str, ...] | None
     images, labels = root / settings.images, root / settings.labels
     if images.resolve() == labels.resolve():
         raise DataError(f"{labels}: expected masks in a folder of their own, got that of the images; move them")
+    named = {path.relative_to(images).as_posix(): path for path in _images(images, settings)}
+    tags = read_tags(settings, root, named)
     records = [
-        Record(path.relative_to(images).as_posix(), path, mask=labels / _mask_name(path.relative_to(images), settings))
-        for path in select(_images(images, settings), settings)
+        Record(name, named[name], mask=labels / _mask_name(Path(name), settings), tags=tags.get(name, {}))
+        for name in select(tuple(named), settings)
     ]
     advice = "a mask is a PNG of its image's stem; `image_suffix` and `label_suffix` say where the two differ"
     require([record.mask for record in records if record.mask], "the mask of an image", advice)

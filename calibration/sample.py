@@ -63,6 +63,7 @@ class LabelledBox:
     index: int | None
     area: float
     crowd: bool = False
+    attributes: Mapping[str, float | str] = field(default_factory=dict)
 
     @property
     def plausible(self) -> bool:
@@ -73,14 +74,36 @@ class LabelledBox:
         return sized and left <= right and top <= bottom
 
 
-def stack(boxes: list[LabelledBox]) -> Boxes:
-    """Gather the objects of one image into arrays, in their order."""
+Kind = type[float] | type[str]
+"""What a column of attributes holds: numbers, NaN where unknown, or text, empty where unknown."""
+
+
+def unknown(kind: Kind, count: int) -> Array:
+    """The column of an attribute that nothing is known of."""
+    return np.full(count, np.nan) if kind is float else np.full(count, "")
+
+
+def stack(boxes: list[LabelledBox], kinds: Mapping[str, Kind] | None = None) -> Boxes:
+    """Gather the objects of one image into arrays, in their order.
+
+    `kinds`: the attributes to gather, the same for all images of a source; what a box lacks is unknown.
+    """
+    attributes = {
+        name: _column([box.attributes.get(name) for box in boxes], kind) for name, kind in (kinds or {}).items()
+    }
     return Boxes(
         xyxy=np.array([box.xyxy for box in boxes], np.float32).reshape(-1, 4),
         labels=np.array([ALIASED_AWAY if box.index is None else box.index for box in boxes], np.int64),
         ignore=np.array([box.crowd or box.index is None for box in boxes], np.bool_),
         area=np.array([box.area for box in boxes], np.float64),
+        attributes=attributes,
     )
+
+
+def _column(values: list[float | str | None], kind: Kind) -> Array:
+    if kind is float:
+        return np.array([np.nan if value is None else value for value in values], np.float64)
+    return np.array(["" if value is None else value for value in values], np.str_)
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,8 @@ def open_source(settings: DataSource, root: Path, classes: tuple[str, ...] | Non
         root: what the paths of the settings are relative to.
         classes: the network's classes in output order; default: the labels' own table.
 
-    Raises DataError when files are missing or labels do not fit the classes, RecipeError for classes that scenes lack.
+    Raises DataError when files are missing or labels do not fit the classes, RecipeError for classes or tags that
+    scenes lack.
     """
     match settings:
         case CocoSource():
@@ -38,6 +39,8 @@ def open_source(settings: DataSource, root: Path, classes: tuple[str, ...] | Non
             # Not at the top: the renderer builds its samples from this module's types.
             from calibration.scenes import open_scenes
 
+            if settings.tags is not None:
+                raise RecipeError("tags: expected none of scenes, which bring their own; leave `tags` out")
             scenes = open_scenes(settings)
             if classes not in (None, scenes.classes):
                 known, got = ", ".join(scenes.classes), ", ".join(classes or ())

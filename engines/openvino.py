@@ -46,7 +46,7 @@ def build_openvino(onnx: Path, folder: Path, settings: OpenVinoEngine) -> Built:
             "parse", f"{onnx.name}: expected operators that OpenVINO knows, got: {one_line(error)}; change the network"
         ) from error
     try:
-        layers = _runtime_layers(_compile(target, settings))
+        layers = runtime_layers(compile_file(target, settings))
     except EngineError as error:
         raise EngineBuildError("load", f"{onnx.name}: {str(error).removeprefix(f'{target}: ')}") from error
     produced = {value.name: outputs[value.name] for value in network.graph.output if value.name in outputs}
@@ -76,18 +76,29 @@ def open_openvino(folder: Path, settings: OpenVinoEngine) -> OpenVinoSession:
 
     Raises EngineError when OpenVINO refuses it, MissingError for bf16 on a CPU without it.
     """
-    return OpenVinoSession(_compile(folder / MODEL["openvino"], settings), f"openvino, {folder.name}")
+    return OpenVinoSession(compile_file(folder / MODEL["openvino"], settings), f"openvino, {folder.name}")
 
 
-def _compile(path: Path, settings: OpenVinoEngine) -> Any:
+def compile_file(path: Path, settings: OpenVinoEngine, profiled: bool = False) -> Any:
+    """Read model.xml and compile it; see `compile_openvino`."""
     import openvino
 
-    core = openvino.Core()
-    if settings.precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise MissingError(
-            "openvino, precision: expected a CPU with bf16, got one without; set precision: f32, or use a CPU with "
-            "AVX512-BF16 or AMX"
-        )
+    _require_precision(settings)
+    try:
+        model = openvino.Core().read_model(path)
+    except Exception as error:  # OpenVINO's errors share no base but this
+        raise _refusal(str(path), error) from error
+    return compile_openvino(model, settings, str(path), profiled)
+
+
+def compile_openvino(model: Any, settings: OpenVinoEngine, where: str, profiled: bool = False) -> Any:
+    """Compile an openvino.Model for one stream of single images; `profiled`: each run tells its operators' times.
+
+    Raises EngineError when OpenVINO refuses it, MissingError for bf16 on a CPU without it.
+    """
+    import openvino
+
+    _require_precision(settings)
     properties: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": settings.precision,
         "PERFORMANCE_HINT": "LATENCY",
@@ -95,20 +106,31 @@ def _compile(path: Path, settings: OpenVinoEngine) -> Any:
     }
     if settings.threads is not None:
         properties["INFERENCE_NUM_THREADS"] = settings.threads
+    if profiled:
+        properties["PERF_COUNT"] = True
+    if any(op.get_type_name() == "FakeQuantize" for op in model.get_ops()):
+        properties |= int8_properties()
     try:
-        model = core.read_model(path)
-        if any(op.get_type_name() == "FakeQuantize" for op in model.get_ops()):
-            properties |= int8_properties()
-        return core.compile_model(model, "CPU", properties)
-    except EngineError:
-        raise
+        return openvino.Core().compile_model(model, "CPU", properties)
     except Exception as error:  # OpenVINO's errors share no base but this
-        raise EngineError(
-            f"{path}: expected an engine that OpenVINO can load, got: {one_line(error)}; build it again"
-        ) from error
+        raise _refusal(where, error) from error
 
 
-def _runtime_layers(compiled: Any) -> tuple[BuilderLayer, ...]:
+def _require_precision(settings: OpenVinoEngine) -> None:
+    import openvino
+
+    if settings.precision == "bf16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise MissingError(
+            "openvino, precision: expected a CPU with bf16, got one without; set precision: f32, or use a CPU with "
+            "AVX512-BF16 or AMX"
+        )
+
+
+def _refusal(where: str, error: Exception) -> EngineError:
+    return EngineError(f"{where}: expected an engine that OpenVINO can load, got: {one_line(error)}; build it again")
+
+
+def runtime_layers(compiled: Any) -> tuple[BuilderLayer, ...]:
     """The operators as the CPU executes them, constants left out."""
     layers = []
     for node in compiled.get_runtime_model().get_ordered_ops():
@@ -142,13 +164,14 @@ def openvino_precisions(
         if layer.kind in _PRODUCTS:
             precision = _PRECISIONS.get(layer.inputs[0], UNKNOWN)
             for name in layer.nodes:
-                plain = _plain(name)
+                plain = onnx_name(name)
                 node = outputs.get(plain, plain)
                 found[node] = precision if found.get(node, precision) == precision else UNKNOWN
     return {name: found.get(name, UNKNOWN) for name in weighted}
 
 
-def _plain(name: str) -> str:
+def onnx_name(name: str) -> str:
+    """The name of a node without what OpenVINO's passes appended to it."""
     for suffix in _SUFFIXES:
         name = name.removesuffix(suffix)
     return name

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from avcompress.recipe import SceneSource
 from calibration.sample import Sample
 from calibration.scenes.canvas import STUFF, THINGS
-from calibration.scenes.labels import boxes_of, mask_of
+from calibration.scenes.labels import boxes_of, mask_of, tags_of
 from calibration.scenes.lens import make_textures
 from calibration.scenes.render import render
 
 __all__ = ["Scenes", "open_scenes"]
 
-VERSION = 1
+VERSION = 2
 """Counts changes of the renderer that change pictures or labels."""
 
 
@@ -55,11 +55,11 @@ class Scenes:
     def __getitem__(self, index: int, /) -> Sample:
         """Render one scene; raises IndexError beyond the end."""
         number = self._indices[index]
-        image, canvas = render((self._settings.seed, number), self._settings.size, self._textures)
+        image, canvas, world = render((self._settings.seed, number), self._settings.size, self._textures)
         name = f"scene_{self._settings.seed}_{number:05d}"
         if self._settings.labels == "boxes":
-            return Sample(name, image, boxes=boxes_of(canvas))
-        return Sample(name, image, mask=mask_of(canvas))
+            return Sample(name, image, boxes=boxes_of(canvas), tags=tags_of(world))
+        return Sample(name, image, mask=mask_of(canvas), tags=tags_of(world))
 
 
 def open_scenes(settings: SceneSource) -> Scenes:

@@ -36,12 +36,14 @@ class Owner:
     Attributes:
         stuff: index into STUFF.
         thing: index into THINGS.
+        distance: metres ahead of the camera.
         window: x0, y0, x1, y1 in canvas pixels that contain every pixel of it.
         painted: canvas pixels inside the frame, before anything nearer was painted over them.
     """
 
     stuff: int
     thing: int
+    distance: float
     window: tuple[int, int, int, int] = (0, 0, 0, 0)
     painted: int = 0
 
@@ -66,9 +68,9 @@ class Canvas:
         """Whether another owner would not fit into a byte."""
         return len(self.owners) >= MAX_OWNERS
 
-    def own(self, stuff: int, thing: int) -> int:
-        """Announce an object; returns the owner value to paint it with."""
-        self.owners.append(Owner(stuff, thing))
+    def own(self, stuff: int, thing: int, distance: float) -> int:
+        """Announce an object, so many metres ahead; returns the owner value to paint it with."""
+        self.owners.append(Owner(stuff, thing, distance))
         return FIRST_OWNER + len(self.owners) - 1
 
     def fill(self, polygons: Sequence[Array] | Array, colour: Sequence[float], owner: int) -> None:

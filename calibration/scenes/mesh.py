@@ -260,7 +260,7 @@ def draw_vehicle(canvas: Canvas, view: View, vehicle: Vehicle) -> None:
     points = _place(template.points * np.array(vehicle.size), vehicle)
     if points[..., 2].min() < NEAR:
         return
-    owner = canvas.own(VEHICLE, TRUCK if vehicle.kind in ("truck", "lorry") else CAR)
+    owner = canvas.own(VEHICLE, TRUCK if vehicle.kind in ("truck", "lorry") else CAR, vehicle.z)
     middles = points.mean(axis=1) - (0, view.camera.height, 0)
     normals = _normals(points)
     facing = (normals * middles).sum(axis=1) < 0

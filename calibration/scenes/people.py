@@ -15,7 +15,7 @@ COAT, LEGS, SHOES, SKIN, HAIR, BIKE = range(6)
 
 def draw_person(canvas: Canvas, view: View, person: Person) -> None:
     """Paint and label somebody on foot or on a bicycle."""
-    owner = canvas.own(PERSON, CYCLIST if person.cycling else PEDESTRIAN)
+    owner = canvas.own(PERSON, CYCLIST if person.cycling else PEDESTRIAN, person.z)
     limbs = _rider(person) if person.cycling else _walker(person)
     albedo = np.array((*person.clothes, (40, 44, 52)), np.float64)
     colours = view.light.flat(albedo, (person.x, person.z))

@@ -15,14 +15,14 @@ from calibration.scenes.people import draw_person
 from calibration.scenes.sky import draw_sky, draw_skyline, make_camera, make_light
 from calibration.scenes.street import draw_post, draw_tree
 from calibration.scenes.view import View
-from calibration.scenes.world import Building, Person, Post, Road, Thing, Tree, Vehicle, make_world
+from calibration.scenes.world import Building, Person, Post, Road, Thing, Tree, Vehicle, World, make_world
 
 
-def render(seed: tuple[int, int], size: tuple[int, int], textures: Textures) -> tuple[Array, Canvas]:
+def render(seed: tuple[int, int], size: tuple[int, int], textures: Textures) -> tuple[Array, Canvas, World]:
     """Draw scene seed[1] of series seed[0].
 
     Returns:
-        The picture (H, W, 3) uint8 RGB, and the canvas that labels are read from.
+        The picture (H, W, 3) uint8 RGB, the canvas that labels are read from, and what stands where.
     """
     rng = np.random.default_rng(seed)
     height, width = size
@@ -38,7 +38,7 @@ def render(seed: tuple[int, int], size: tuple[int, int], textures: Textures) -> 
             _draw(canvas, view, world.road, thing)
     if world.hood:
         _hood(canvas, view, rng)
-    return develop(canvas, world, textures, rng), canvas
+    return develop(canvas, world, textures, rng), canvas, world
 
 
 def _depth(thing: Thing) -> float:

@@ -100,7 +100,7 @@ def draw_post(canvas: Canvas, view: View, post: Post) -> None:
 def _plate(canvas: Canvas, view: View, post: Post, centre: Array) -> None:
     radius, layers = SIGNS[post.design]
     size = radius * view.camera.scale(post.z)
-    owner = canvas.own(SIGN, TRAFFIC_SIGN)
+    owner = canvas.own(SIGN, TRAFFIC_SIGN, post.z)
     albedo = np.array([colour for _, colour in layers], np.float64)
     # Reflective foil: brighter than paint, most of all in the headlights.
     place = (post.x * 0.4, post.z)
@@ -112,7 +112,7 @@ def _plate(canvas: Canvas, view: View, post: Post, centre: Array) -> None:
 
 def _lights(canvas: Canvas, view: View, post: Post, head: Array) -> None:
     scale = view.camera.scale(post.z)
-    owner = canvas.own(SIGN, TRAFFIC_LIGHT)
+    owner = canvas.own(SIGN, TRAFFIC_LIGHT, post.z)
     dark = view.light.flat(np.array([(44, 46, 48), (24, 25, 27), (52, 40, 38)], np.float64), (post.x, post.z)).tolist()
     board = np.array([(-0.34, -0.66), (0.34, -0.66), (0.34, 0.66), (-0.34, 0.66)])
     case = board * (0.68, 0.88)

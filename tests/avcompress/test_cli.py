@@ -655,6 +655,17 @@ def test_a_folder_for_a_file_and_the_other_way_round_are_named(tmp_path: Path, j
     assert_refused(run(tmp_path, job), "data.calibration.images: expected a folder, got a file at")
 
 
+def test_a_file_of_tags_is_checked_like_other_paths(tmp_path: Path, job: dict[str, Any]) -> None:
+    job["data"]["validation"]["tags"] = "tags.json"
+    assert_refused(run(tmp_path, job), "data.validation.tags: expected a file, got nothing at")
+
+    (tmp_path / "tags.json").write_text('{"no.png": {"light": "night"}}')
+    assert_refused(run(tmp_path, job), "tags.json: expected the names of images, got 'no.png'")
+
+    job["data"]["validation"]["tags"] = "train"
+    assert_refused(run(tmp_path, job), "data.validation.tags: expected a file, got a folder at")
+
+
 def stays_current(folder: Path, recipe: dict[str, Any]) -> bool:
     """Whether a resumed run reports what a run from the beginning does."""
     run(folder, recipe, "--resume")

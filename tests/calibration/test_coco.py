@@ -252,3 +252,68 @@ def test_a_byte_order_mark_is_passed_over(write) -> None:
     (root / "labels.json").write_bytes(b"\xef\xbb\xbf" + (root / "labels.json").read_bytes())
 
     assert len(open_coco(root)) == 3
+
+
+def test_attributes_become_columns_of_text_or_numbers_over_all_images(write) -> None:
+    def describe(labels: dict[str, Any]) -> None:
+        first, second, third = labels["annotations"]
+        first.update(attributes={"occluded": False, "distance_m": 12, "colour": "red", "track": 7})
+        second.update(occluded=1, attributes={"distance_m": 30.5, "track": "b", "parts": [1, 2], "note": None})
+        third.update(truncated=0)
+
+    early, middle, late = open_coco(write(describe))
+
+    assert {name: values.tolist() for name, values in late.boxes.attributes.items() if name != "distance_m"} == {
+        "colour": ["red", ""],
+        "occluded": ["false", ""],
+        "track": ["7", ""],
+        "truncated": ["", "false"],
+    }
+    np.testing.assert_array_equal(late.boxes.attributes["distance_m"], [12, np.nan])
+    assert early.boxes.attributes["occluded"].tolist() == ["true"]
+    assert early.boxes.attributes["track"].tolist() == ["b"]
+    kinds = [
+        {name: values.dtype.kind for name, values in one.boxes.attributes.items()} for one in (early, middle, late)
+    ]
+    assert kinds[0] == kinds[1] == kinds[2]
+    assert list(kinds[0]) == ["colour", "distance_m", "occluded", "track", "truncated"]
+
+
+def test_a_truncation_of_other_numbers_than_0_and_1_is_a_number(write) -> None:
+    source = open_coco(write(_annotation(truncated=0.25)))
+
+    assert source[2].boxes.attributes["truncated"].tolist()[0] == 0.25
+
+
+@pytest.mark.parametrize("value", [None, [], ["a"], "night", 3])
+def test_attributes_that_are_no_mapping_are_left_out(write, value: Any) -> None:
+    def describe(labels: dict[str, Any]) -> None:
+        labels["annotations"][0].update(attributes=value)
+        labels["images"][0].update(tags=value)
+
+    sample = open_coco(write(describe))[2]
+
+    assert dict(sample.boxes.attributes) == {}
+    assert dict(sample.tags) == {}
+
+
+def test_tags_come_from_image_attributes_image_tags_and_the_file_and_the_last_wins(write, tmp_path: Path) -> None:
+    def describe(labels: dict[str, Any]) -> None:
+        labels["images"][0].update(attributes={"weather": "rain", "light": "day", "wet": True}, tags={"light": "dusk"})
+
+    root = write(describe)
+    (root / "tags.json").write_text(json.dumps({"late.png": {"weather": "snow"}, "middle.png": {"lanes": 3}}))
+
+    early, middle, late = open_coco(root, tags="tags.json")
+
+    assert late.tags == {"weather": "snow", "light": "dusk", "wet": "true"}
+    assert middle.tags == {"lanes": "3"}
+    assert dict(early.tags) == {}
+
+
+def test_the_fingerprint_follows_attributes_and_tags(write) -> None:
+    plain = open_coco(write()).fingerprint
+    with_attribute = open_coco(write(_annotation(attributes={"colour": "red"}))).fingerprint
+    root = write(lambda labels: labels["images"][0].update(tags={"weather": "rain"}))
+
+    assert len({plain, with_attribute, open_coco(root).fingerprint}) == 3

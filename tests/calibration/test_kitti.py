@@ -37,6 +37,70 @@ def test_objects_come_as_written_and_dont_care_is_ignored(tmp_path: Path) -> Non
     assert boxes.area.tolist() == [400, 25, 400]
 
 
+def described(truncated: str, occluded: str, location: str) -> str:
+    return f"Car {truncated} {occluded} -0.20 10.0 20.5 30.0 40.5 1.89 0.48 1.20 {location} 0.01"
+
+
+def test_attributes_come_as_written_and_as_words(tmp_path: Path) -> None:
+    near, far = described("0.00", "0", "1.84 1.47 8.41"), described("0.31", "2", "-3.0 1.5 41.5")
+
+    attributes = open_kitti(write(tmp_path, near, DONT_CARE, far))[0].boxes.attributes
+
+    nan = float("nan")
+    assert {name: values.tolist() for name, values in attributes.items() if values.dtype.kind == "U"} == {
+        "type": ["Car", "DontCare", "Car"],
+        "occlusion": ["none", "", "largely"],
+        "truncation": ["none", "", "largely"],
+    }
+    np.testing.assert_array_equal(attributes["occlusion_level"], [0, nan, 2])
+    np.testing.assert_array_equal(attributes["truncated"], [0, nan, 0.31])
+    np.testing.assert_array_equal(attributes["distance_m"], [8.41, nan, 41.5])
+    assert {values.dtype.kind for values in attributes.values()} == {"U", "f"}
+
+
+@pytest.mark.parametrize(
+    ("truncated", "word"),
+    [("0.15", "none"), ("0.16", "partly"), ("0.30", "partly"), ("0.5", "largely"), ("1", "mostly")],
+)
+def test_truncation_has_the_kits_own_limits(tmp_path: Path, truncated: str, word: str) -> None:
+    boxes = open_kitti(write(tmp_path, described(truncated, "3", "1 1 9")))[0].boxes
+
+    assert boxes.attributes["truncation"].tolist() == [word]
+    assert boxes.attributes["occlusion"].tolist() == ["unknown"]
+
+
+@pytest.mark.parametrize(
+    ("truncated", "occluded", "location"),
+    [("-1", "-1", "-1000 -1000 -1000"), ("2", "4", "0 0 0"), ("nan", "0.5", "nan nan nan"), ("inf", "nan", "1 1 inf")],
+)
+def test_placeholders_are_unknown(tmp_path: Path, truncated: str, occluded: str, location: str) -> None:
+    attributes = open_kitti(write(tmp_path, described(truncated, occluded, location)))[0].boxes.attributes
+
+    assert np.isnan([attributes[name][0] for name in ("truncated", "occlusion_level", "distance_m")]).all()
+    assert attributes["truncation"].tolist() == attributes["occlusion"].tolist() == [""]
+
+
+def test_an_image_without_objects_has_the_same_columns(tmp_path: Path) -> None:
+    empty = open_kitti(write(tmp_path))[0].boxes.attributes
+
+    assert {name: values.dtype.kind for name, values in empty.items()} == {
+        "type": "U",
+        "occlusion_level": "f",
+        "truncated": "f",
+        "occlusion": "U",
+        "truncation": "U",
+        "distance_m": "f",
+    }
+
+
+def test_the_fingerprint_follows_attributes(tmp_path: Path) -> None:
+    before = open_kitti(write(tmp_path, described("0", "0", "1 1 9"))).fingerprint
+
+    assert open_kitti(write(tmp_path, described("0", "1", "1 1 9"))).fingerprint != before
+    assert open_kitti(write(tmp_path, described("0", "0", "1 1 9.5"))).fingerprint != before
+    assert open_kitti(write(tmp_path, described("0", "0", "1 1 9"))).fingerprint == before
+
+
 def test_boxes_are_clipped_to_the_image_and_dropped_outside_it(tmp_path: Path) -> None:
     partly = CAR.replace("30.0 40.5", "140.0 60.0")
     outside = CAR.replace("10.0 20.5 30.0 40.5", "101 0 120 50")

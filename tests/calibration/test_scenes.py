@@ -40,6 +40,26 @@ def square(x: int, y: int, side: int) -> Array:
 # --- the series
 
 
+def test_scenes_tell_light_weather_and_setting_and_how_far_objects_are():
+    source = scenes(count=40, size=(96, 160))
+
+    found = list(source)
+
+    assert {sample.tags["light"] for sample in found} == {"day", "sunset", "night"}
+    assert {sample.tags["weather"] for sample in found} == {"clear", "cloudy", "rain"}
+    assert {sample.tags["setting"] for sample in found} == {"city", "suburb", "country"}
+    luma = {light: [s.image.mean() for s in found if s.tags["light"] == light] for light in ("day", "night")}
+    assert np.mean(luma["night"]) < np.mean(luma["day"])
+    boxes = [sample.boxes for sample in found]
+    distance = np.concatenate([one.attributes["distance_m"] for one in boxes])
+    height = np.concatenate([one.xyxy[:, 3] - one.xyxy[:, 1] for one in boxes])
+    people = np.concatenate([one.labels == THINGS.index("pedestrian") for one in boxes])
+    assert (distance > 0).all()
+    # A pinhole camera: what is twice as far is half as high.
+    assert np.corrcoef(1 / distance[people], height[people])[0, 1] > 0.6
+    assert scenes(labels="masks")[0].tags == scenes()[0].tags
+
+
 def test_a_scene_is_the_same_bytes_whenever_and_in_whichever_order_it_is_asked_for():
     forwards = [digest(sample) for sample in scenes(count=3)]
 
@@ -116,7 +136,7 @@ def test_pictures_use_the_range_of_a_camera():
 @settings(max_examples=15, deadline=None)
 @given(number=st.integers(0, 10_000))
 def test_boxes_are_the_tight_hull_of_the_pixels_that_each_object_owns(number):
-    _, canvas = render((11, number), (192, 320), TEXTURES)
+    _, canvas, _ = render((11, number), (192, 320), TEXTURES)
 
     boxes = boxes_of(canvas)
     owner = canvas.paint[..., 3]
@@ -134,7 +154,7 @@ def test_boxes_are_the_tight_hull_of_the_pixels_that_each_object_owns(number):
 @settings(max_examples=10, deadline=None)
 @given(number=st.integers(0, 10_000))
 def test_masks_hold_classes_and_void_and_agree_with_the_boxes(number):
-    _, canvas = render((12, number), (192, 320), TEXTURES)
+    _, canvas, _ = render((12, number), (192, 320), TEXTURES)
 
     mask, boxes = mask_of(canvas), boxes_of(canvas)
 
@@ -150,7 +170,7 @@ def test_masks_hold_classes_and_void_and_agree_with_the_boxes(number):
 def test_what_stands_in_front_hides_what_is_behind_it():
     canvas = Canvas.blank(50, 50)
     for x, side in ((10, 40), (18, 40)):
-        owner = canvas.own(VEHICLE, CAR)
+        owner = canvas.own(VEHICLE, CAR, 9.0)
         canvas.fill([square(x, 10, side)], (200, 0, 0), owner)
         canvas.seal(owner, square(x, 10, side))
 
@@ -159,13 +179,15 @@ def test_what_stands_in_front_hides_what_is_behind_it():
     # 8 of the 40 columns of the first are left: a fifth of it.
     assert boxes.xyxy.tolist() == [[5, 5, 9, 25], [9, 5, 29, 25]]
     assert boxes.ignore.tolist() == [MIN_VISIBLE > 8 / 40, False]
+    assert boxes.attributes["occlusion"].tolist() == ["largely", "none"]
+    assert boxes.attributes["distance_m"].tolist() == [9, 9]
     assert (mask_of(canvas) == VEHICLE).sum() == 24 * 20
 
 
 def test_an_object_that_is_wholly_hidden_has_no_box():
     canvas = Canvas.blank(50, 50)
     for side in (20, 30):
-        owner = canvas.own(VEHICLE, CAR)
+        owner = canvas.own(VEHICLE, CAR, 9.0)
         canvas.fill([square(10, 10, side)], (0, 0, 0), owner)
         canvas.seal(owner, square(10, 10, side))
 
@@ -175,7 +197,7 @@ def test_an_object_that_is_wholly_hidden_has_no_box():
 @pytest.mark.parametrize(("side", "ignored"), [(int(MIN_SIDE) * SCALE - 2, True), (int(MIN_SIDE) * SCALE, False)])
 def test_tiny_objects_count_neither_for_nor_against(side, ignored):
     canvas = Canvas.blank(50, 50)
-    owner = canvas.own(PERSON, THINGS.index("pedestrian"))
+    owner = canvas.own(PERSON, THINGS.index("pedestrian"), 9.0)
     canvas.fill([square(20, 20, side)], (0, 0, 0), owner)
     canvas.seal(owner, square(20, 20, side))
 
@@ -184,7 +206,7 @@ def test_tiny_objects_count_neither_for_nor_against(side, ignored):
 
 def test_what_the_frame_cuts_off_does_not_count_as_hidden():
     canvas = Canvas.blank(50, 50)
-    owner = canvas.own(VEHICLE, CAR)
+    owner = canvas.own(VEHICLE, CAR, 9.0)
     canvas.fill([square(-70, 10, 90)], (0, 0, 0), owner)
     canvas.seal(owner, square(-70, 10, 90))
 

@@ -6,11 +6,12 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from validation.report import Machine
+if TYPE_CHECKING:
+    from validation.report import Machine
 
 LIBRARIES = (
-    "faster-coco-eval",
     "numpy",
     "onnx",
     "onnxruntime",
@@ -26,6 +27,9 @@ RUNTIMES = ("onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
 
 def describe_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Machine:
     """The processor, the cores this process may use, the operating system."""
+    # Not at the top: the report holds latencies, which are measured beside this package's logs.
+    from validation.report import Machine
+
     return Machine(
         cpu=_cpu_model(cpuinfo),
         cores=_usable_cores(),

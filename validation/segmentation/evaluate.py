@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from avcompress.spec import DataError, EngineError
-from calibration.sample import VOID, Sample
+from avcompress.spec import DataError
+from calibration.sample import Sample
+from validation.segmentation.confusion import confusion
+from validation.segmentation.figures import intersection_over_union, mean_of_classes
 
 
 @dataclass(frozen=True)
@@ -64,38 +66,12 @@ def evaluate_segmentation(
     return SegmentationMetrics(_figures(total, classes), images, rows)
 
 
-def confusion(
-    label: NDArray[np.uint8], predicted: NDArray[np.uint8], classes: int, where: str = "mask"
-) -> NDArray[np.int64]:
-    """Count the labelled pixels by (label, prediction): (classes, classes + 1), the last column for other indices.
-
-    Raises EngineError when the masks differ in size, DataError when a label is neither 255 nor below `classes`.
-    """
-    if predicted.shape != label.shape:
-        raise EngineError(
-            f"{where}: expected a mask of {label.shape}, got {predicted.shape}; "
-            "predictions are judged at the label's size"
-        )
-    judged = label != VOID
-    rows = label[judged].astype(np.int64)
-    columns = np.minimum(predicted[judged].astype(np.int64), classes)
-    if rows.size and rows.max() >= classes:
-        raise DataError(
-            f"{where}: expected class indices below {classes} or {VOID}, got {rows.max()}; "
-            "list it in `void` or give its class a name"
-        )
-    counts = np.bincount(rows * (classes + 1) + columns, minlength=classes * (classes + 1))
-    return counts.reshape(classes, classes + 1)
-
-
 def _figures(total: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float]:
-    hits = np.diagonal(total).astype(np.float64)
-    union = total.sum(axis=1) + total[:, :-1].sum(axis=0) - hits
-    seen = union > 0
-    iou = np.full(len(classes), np.nan)
-    iou[seen] = hits[seen] / union[seen]
+    counts = total.astype(np.float64)[..., None]
+    hits, labelled = np.diagonal(counts).T, counts.sum(axis=1)
+    iou = intersection_over_union(hits, labelled, counts[:, :-1].sum(axis=0))
     return {
-        "mIoU": float(iou[seen].mean()),
-        "pixel_accuracy": float(hits.sum() / total.sum()),
-        **{f"IoU/{name}": float(value) for name, value in zip(classes, iou, strict=True)},
+        "mIoU": float(mean_of_classes(iou)[0]),
+        "pixel_accuracy": float(hits.sum() / labelled.sum()),
+        **{f"IoU/{name}": float(value) for name, value in zip(classes, iou[:, 0], strict=True)},
     }

@@ -1,0 +1,53 @@
+import math
+
+import numpy as np
+import pytest
+
+from validation.bootstrap import estimate, resample_weights
+
+
+def test_every_resample_draws_as_many_images_as_there_are_and_a_seed_repeats_it():
+    weights = resample_weights(50, 200, seed=3)
+    assert weights.shape == (50, 200)
+    assert (weights.sum(axis=0) == 50).all()
+    assert (weights == resample_weights(50, 200, seed=3)).all()
+    assert (weights != resample_weights(50, 200, seed=4)).any()
+    # Poisson-like: each image is missed by about (1 - 1/50)^50 = 36.4 % of the resamples.
+    assert (weights == 0).mean() == pytest.approx((1 - 1 / 50) ** 50, abs=0.01)
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_claims():
+    # Pooled recall of 120 images, each with its own number of objects: a ratio of sums, as all our figures are.
+    rng = np.random.default_rng(0)
+    truth, trials, covered, paired = 0.7, 400, 0, 0
+    for trial in range(trials):
+        objects = rng.integers(1, 9, 120)
+        ease = rng.normal(0, 0.1, 120)  # objects of an image share its difficulty
+        hits = rng.binomial(objects, np.clip(truth + ease, 0, 1))
+        others = rng.binomial(objects, np.clip(truth + ease, 0, 1))
+        weights = resample_weights(120, 300, seed=trial).astype(np.float64)
+        recall, other = (hits @ weights) / (objects @ weights), (others @ weights) / (objects @ weights)
+        found = estimate(hits.sum() / objects.sum(), recall, 0.9)
+        covered += found.low <= truth <= found.high
+        drop = estimate((hits - others).sum() / objects.sum(), recall - other, 0.9)
+        paired += drop.low <= 0 <= drop.high
+    # Binomial standard error: 1.5 %.
+    assert 0.85 < covered / trials < 0.94
+    assert 0.85 < paired / trials < 0.94
+
+
+def test_percentiles_by_hand():
+    found = estimate(0.5, np.arange(101) / 100, 0.9)
+    assert (found.value, found.low, found.high) == (0.5, pytest.approx(0.05), pytest.approx(0.95))
+
+
+def test_resamples_without_the_class_are_left_out_and_too_few_give_no_interval():
+    samples = np.r_[np.linspace(0, 1, 1000), np.full(100, math.nan)]
+    assert estimate(0.5, samples, 0.95).low == pytest.approx(0.025)
+    few = estimate(0.5, np.r_[samples, np.full(20, math.nan)], 0.95)
+    assert few.value == 0.5
+    assert math.isnan(few.low)
+    assert math.isnan(few.high)
+    assert math.isnan(estimate(0.5, np.linspace(0, 1, 39), 0.95).low)
+    assert estimate(0.5, np.linspace(0, 1, 40), 0.95).low > 0
+    assert math.isnan(estimate(math.nan, samples, 0.95).low)

@@ -1,0 +1,73 @@
+"""KITTI average precision at 40 recalls, under image weights.
+
+As there, a class with fewer objects than recalls cannot reach 1: each hit gives one threshold.
+
+Source: KITTI object development kit, evaluate_object.cpp: getThresholds, eval_class; 40 recalls since 8 October 2019,
+after Simonelli et al., Disentangling Monocular 3D Object Detection, ICCV 2019.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from validation.detection.kitti_curves import KittiCurve
+from validation.detection.ranked import Floats, Ints
+from validation.detection.weighting import count
+
+POINTS = 41
+_CELLS = 1 << 20  # of a cumulative sum at a time, 8 MiB
+
+
+def kitti_precision(curve: KittiCurve, weights: Floats) -> Floats:
+    """AP at 40 recalls, (R,), under whole weights (I, R); NaN where no object is drawn."""
+    if not np.array_equal(weights, np.rint(weights)):
+        raise ValueError("expected whole weights, got others; the recalls of KITTI count single hits")
+    objects = count(curve.objects, weights)
+    found = np.zeros(len(objects))
+    step = max(1, _CELLS // (1 + len(curve.image)))
+    for low in range(0, len(objects), step) if len(curve.hit_image) else ():
+        part = slice(low, low + step)
+        found[part] = _average(curve, weights[:, part], objects[part])
+    return np.where(objects > 0, found, np.nan)
+
+
+def _average(curve: KittiCurve, weights: Floats, objects: Floats) -> Floats:
+    drawn = weights[curve.image]
+    hits = np.cumsum(drawn * curve.hits[:, None], axis=0)
+    alarms = np.cumsum(drawn * curve.alarms[:, None], axis=0)
+    # The changes down to each hit's own score.
+    after = np.searchsorted(-curve.score, -curve.hit_score, side="right") - 1
+    precision = np.zeros((POINTS, weights.shape[1]))
+    for column, points in enumerate(_thresholds(weights[curve.hit_image], objects)):
+        at = after[points]
+        found = hits[at, column]
+        precision[: len(at), column] = found / (found + alarms[at, column])
+    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    average: Floats = envelope[1:].mean(axis=0)
+    return average
+
+
+def _thresholds(hits: Floats, objects: Floats) -> list[Ints]:
+    """The hits whose scores are the thresholds, for each resample: rows of `hits` (V, R), their weights, best first."""
+    so_far = np.ascontiguousarray(np.cumsum(hits, axis=0).T)
+    picked = _picked(so_far[:, -1], np.maximum(objects, 1))
+    return [
+        np.searchsorted(row, chosen[chosen >= 0], side="right") for row, chosen in zip(so_far, picked.T, strict=True)
+    ]
+
+
+def _picked(hits: Floats, objects: Floats) -> Floats:
+    """(41, R), which hits, counted from 0, come nearest to each recall in turn; -1 where there are no more."""
+    picked = np.full((POINTS, len(hits)), -1.0)
+    last, previous = hits - 1, np.full(len(hits), -1.0)
+    # The development kit adds up the steps, with their rounding.
+    for point, recall in enumerate(np.concatenate([[0.0], np.cumsum(np.full(POINTS - 1, 1 / (POINTS - 1)))])):
+        # A hit is passed over while the next one's recall is nearer; the guess is at most one too low.
+        at = np.maximum(previous + 1, np.floor(recall * objects - 1.5))
+        for _ in range(2):
+            at += ((at + 2) / objects - recall < recall - (at + 1) / objects) & (at < last)
+        at = np.minimum(at, np.maximum(last, previous + 1))
+        more = at <= last
+        picked[point, more] = at[more]
+        previous = np.where(more, at, last)
+    return picked
