@@ -113,6 +113,7 @@ class BoxChanges:
         threshold: the score from which a detection counts.
         lost: objects that the reference finds and the network does not.
         gained: objects that only the network finds.
+        moved: objects that the reference finds and the network detects with any score: those of `mean_move`.
         new_alarms: the network's false alarms that the reference does not raise.
         vanished_alarms: the reference's that the network does not raise.
         classes: by class, in the order of the class table.
@@ -123,6 +124,7 @@ class BoxChanges:
     threshold: float
     lost: tuple[ObjectChange, ...]
     gained: tuple[ObjectChange, ...]
+    moved: tuple[ObjectChange, ...]
     new_alarms: tuple[FalseAlarm, ...]
     vanished_alarms: tuple[FalseAlarm, ...]
     classes: tuple[ClassChange, ...]
@@ -202,6 +204,7 @@ def find_box_changes(truth: Truth, reference: BoxPredictions, network: BoxPredic
         threshold,
         changed.lost,
         changed.gained,
+        changed.moved,
         changed.new,
         changed.vanished,
         tuple(

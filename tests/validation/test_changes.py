@@ -70,6 +70,7 @@ def test_lost_gained_and_moved_objects_by_hand():
     assert (car.reference_score, car.network_score, car.move) == (0.75, 0.25, -0.5)
     assert (person.image, person.label, math.isnan(person.network_score)) == (1, PERSON, True)
     assert [each.image for each in changes.gained] == [2]
+    assert [each.move for each in changes.moved] == pytest.approx([-0.2, -0.5], abs=1e-6)
     assert math.isnan(changes.gained[0].reference_score)
     # Of another class than the object: a false alarm.
     assert [(each.image, each.label) for each in changes.new_alarms] == [(1, CAR)]

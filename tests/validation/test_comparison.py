@@ -82,6 +82,7 @@ def test_two_networks_of_equal_worth_show_no_drop(labels):
     assert (everywhere.images, everywhere.objects) == (IMAGES, 6 * IMAGES)
     assert tuple(everywhere.drop) == tuple(everywhere.reference) == box_metric_names(CLASSES, kitti=False)
     assert list(comparison.slices)[:4] == ["all", "size:small", "size:medium", "size:large"]
+    assert comparison.slices["brightness:medium"] is everywhere, "every image is as bright"
     assert comparison.slices["weather:rain"].images == IMAGES / 5
     assert comparison.slices["weather:rain"].objects == 6 * IMAGES / 5
     small = labels.objects.area < 1000
@@ -172,6 +173,21 @@ def test_corrupted_images_are_slices_of_their_own(labels):
     assert comparison.slices["fog:3"].images == IMAGES
     assert comparison.slices["fog:3"].drop["recall"].low > 0.2
     assert not comparison.slices["all"].drop["recall"].low > 0
+
+
+def test_a_network_that_finds_nothing_loses_all_that_the_reference_has(labels):
+    reference = detect(labels, 1)
+    nothing = reference.keep(np.zeros(len(reference.labels), bool))
+    comparison = compare_networks(labels, reference, nothing, only(), THRESHOLD)
+    everywhere = comparison.slices["all"]
+    for metric in ("AP", "recall"):
+        assert everywhere.network[metric].value == 0
+        assert everywhere.drop[metric] == everywhere.reference[metric]
+    assert everywhere.drop["false_alarms"].value == -everywhere.reference["false_alarms"].value
+    assert math.isnan(everywhere.drop["precision"].value)
+    assert math.isnan(comparison.thresholds.restoring)
+    changes = find_changes(labels, reference, nothing, THRESHOLD)
+    assert len(changes.lost) == round(everywhere.reference["recall"].value * everywhere.objects)
 
 
 def test_what_rests_on_few_images_gets_no_interval(labels):
