@@ -197,7 +197,8 @@ def show(console: Console, facts: BenchFacts) -> None:
     _say(console, f"{_came(facts)}; fed {facts.data}")
     console.print(_table(facts))
     latency = facts.scenario.latency
-    _say(console, _bounds_line(facts))
+    if facts.scenario.dropped:
+        _say(console, f"of the {latency.images} images that were not dropped")
     _say(
         console,
         f"jitter: standard deviation {_ms(latency.deviation_ms)}, p99 - p50 {_ms(latency.spread_ms)}, from image to "
@@ -228,36 +229,27 @@ def _table(facts: BenchFacts) -> Table:
     for column in ("ms", "mean", "p50", "p90", "p99", "p99.9", "max"):
         table.add_column(column, justify="left" if column == "ms" else "right", no_wrap=True)
     scenario = facts.scenario
-    rows = {**scenario.stages, "total": scenario.latency} if len(scenario.stages) > 1 else {"total": scenario.latency}
-    for name, found in rows.items():
-        table.add_row(Text(name, "bold" if name == "total" else ""), *_cells(found, bounds=name == "total"))
+    for name, found in scenario.stages.items() if len(scenario.stages) > 1 else ():
+        table.add_row(name, *_cells(found))
+    total = scenario.latency
+    table.add_row(Text("total", "bold"), *_cells(total))
+    bounded = _percentiles(total)
+    table.add_row(f"  {facts.confidence:.0%} at least", "", *(_plain(each.low_ms) for each in bounded), "")
+    table.add_row(f"  {facts.confidence:.0%} at most", "", *(_plain(each.high_ms) for each in bounded), "")
     return table
 
 
-def _bounds_line(facts: BenchFacts) -> str:
-    latency = facts.scenario.latency
-    of = f"of the {latency.images} images that were not dropped; " if facts.scenario.dropped else ""
-    percentiles = (latency.p50, latency.p90, latency.p99, latency.p99_9)
-    open_end = any(each.ms is not None and each.high_ms is None for each in percentiles)
-    few = "; ?: too few images for it" if open_end else ""
-    return f"{of}in brackets a lower and an upper {facts.confidence:.0%} bound{few}"
+def _cells(found: Distribution) -> list[str]:
+    return [_plain(found.mean_ms), *(_plain(each.ms) for each in _percentiles(found)), _plain(found.max_ms)]
 
 
-def _cells(found: Distribution, bounds: bool) -> list[str]:
-    percentiles = (found.p50, found.p90, found.p99, found.p99_9)
-    shown = [_bounded(each) if bounds else _plain(each.ms) for each in percentiles]
-    return [_plain(found.mean_ms), *shown, _plain(found.max_ms)]
+def _percentiles(found: Distribution) -> tuple[BoundedMs, ...]:
+    return found.p50, found.p90, found.p99, found.p99_9
 
 
-def _bounded(found: BoundedMs) -> str:
-    if found.ms is None:
-        return "-"
-    return f"{_plain(found.ms)} ({_plain(found.low_ms)}..{_plain(found.high_ms, '?')})"
-
-
-def _plain(value: float | None, missing: str = "-") -> str:
+def _plain(value: float | None) -> str:
     if value is None:
-        return missing
+        return "-"
     return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:.1f}"
 
 

@@ -238,7 +238,7 @@ def test_a_folder_without_images_is_refused(engine, tmp_path):
 
 
 def shown(facts):
-    console = Console(file=io.StringIO(), width=120, no_color=True)
+    console = Console(file=io.StringIO(), width=80, no_color=True)
     show(console, facts)
     return console.file.getvalue()
 
@@ -256,7 +256,11 @@ def test_people_read_the_figures_the_bounds_and_the_verdict(engine):
     assert lines[1] == "single_stream: 110 images after 1 of warm-up; fed 16 rendered scenes of 64x40"
     assert lines[2].split() == ["ms", "mean", "p50", "p90", "p99", "p99.9", "max"]
     assert [line.split()[0] for line in lines[3:7]] == ["preprocess", "inference", "postprocess", "total"]
-    assert lines[7] == "in brackets a lower and an upper 95% bound; ?: too few images for it"
+    assert lines[7].startswith("  95% at least  ")
+    assert lines[8].split()[:3] == ["95%", "at", "most"]
+    assert lines[8].split()[-2:] == ["-", "-"]  # 110 images give no upper bound of p99, still less of p99.9
+    assert max(len(line) for line in lines[2:9]) < 80
+    assert "…" not in text
     assert "later than 10000 ms: 0 of 110: 0 % (95% bounds 0 % and 2.69 %)" in text
     assert "governor performance, fastest core 4000 to 4000 MHz" in text
     assert "note: 110 images are too few for some percentiles: p99.9 takes 1000 (--runs)" in text
@@ -274,7 +278,7 @@ def test_a_percentile_of_dropped_images_has_no_figure_and_is_not_kept(engine):
     text = shown(bench_engine(job, quiet())[1])
 
     assert "2 cameras at 100000 Hz, of those that wait the newest of each is taken" in text
-    assert "images that were not dropped; in brackets" in text
+    assert "images that were not dropped\n" in text
     assert "p99 has no figure, at most 10000.0 ms allowed: NOT kept (too many of 100 images were dropped" in text
 
 
