@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from avcompress import contract
+from avcompress import contract, recipe_network
 from avcompress import recipe as layout
 from avcompress.frozen import Model
 from avcompress.recipe import Recipe
@@ -62,7 +62,7 @@ TAGS = ("kind", "format", "backend")  # where they are required, the section's t
 def models() -> dict[str, type[BaseModel]]:
     return {
         name: value
-        for name, value in (vars(layout) | vars(contract)).items()
+        for name, value in (vars(layout) | vars(contract) | vars(recipe_network)).items()
         if isinstance(value, type) and issubclass(value, Model) and name not in ABSTRACT
     }
 
