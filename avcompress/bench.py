@@ -31,10 +31,10 @@ from avcompress.recipe import (
     Smooth,
     Stage,
     TorchModel,
-    Train,
     TrtEngine,
     WeightOnly,
 )
+from avcompress.recipe_training import Train
 from avcompress.spec import MissingError, RecipeError, Track
 from avcompress.state import State
 from avcompress.watch import Watch
