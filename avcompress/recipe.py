@@ -12,6 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from avcompress.contract import Contract, Measure, Validation
 from avcompress.frozen import Fraction, Model
 from avcompress.recipe_network import Network
+from avcompress.recipe_training import Train
 
 SceneSide = Annotated[int, Field(ge=32, le=4096)]
 Triple = tuple[float, float, float]
@@ -156,17 +157,6 @@ class Segmentation(Model):
 Task = Annotated[Detection | Segmentation, Field(discriminator="kind")]
 
 # --- stages
-
-
-class Train(Model):
-    """Train the network's float weights on `data.train`; the module brings its own `loss`."""
-
-    kind: Literal["train"]
-    steps: PositiveInt = Field(description="batches to train on")
-    batch_size: PositiveInt = Field(16, description="images a step")
-    learning_rate: PositiveFloat = Field(2e-3, description="the highest one of the schedule")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(1e-2, description="decoupled, as AdamW has it")
-    seed: NonNegativeInt = Field(0, description="of the order of images")
 
 
 class KeepFloat(Model):
