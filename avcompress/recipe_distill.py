@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, Positi
 
 from avcompress.frozen import Fraction, Model
 from avcompress.recipe_network import OnnxModel, TorchModel, network_kind
+from avcompress.recipe_training import Training
 
 
 class Tap(Model):
@@ -153,6 +154,12 @@ class Teaching(Model):
     losses: Annotated[tuple[Loss, ...], Field(min_length=1)] = Field(
         description="what is made small: the weighted sum of these"
     )
+
+
+class Distill(Training, Teaching):
+    """Train the network on what a teacher says of images; labels are needed only by the losses that say so."""
+
+    kind: Literal["distill"]
 
 
 class Generation(Model):

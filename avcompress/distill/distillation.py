@@ -40,16 +40,18 @@ class Distillation(nn.Module):
         self.other = Tapped(teacher, theirs, "peer") if mutual else Teacher(teacher, theirs)
         self.taught = any(not isinstance(loss, Labels | Itself) for loss in settings.losses)
 
-    def forward(self, inputs: Tensor, targets: Any = None) -> Tensor:
-        """The same as `loss`."""
-        return self.loss(inputs, targets)
+    def forward(self, inputs: Tensor) -> Any:
+        """What the student gives; the other student is run too, so that its normalization sees the same images."""
+        if self.peer is not None:
+            self.peer(inputs)
+        return self.student(inputs)
 
     def loss(self, inputs: Tensor, targets: Any = None) -> Tensor:
         """The weighted sum of the losses of one batch: ().
 
         Args:
             inputs: (N, C, H, W).
-            targets: what the label loss takes; None for images without labels.
+            targets: what the label loss takes, as the samples of the batch; None for images without labels.
         """
         parts = list(self.parts(inputs, targets).values())
         return sum(parts[1:], parts[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from avcompress.models.loading import load_torch
 from avcompress.onnx_import import import_onnx
 from avcompress.recipe_distill import Teaching
 from avcompress.recipe_network import OnnxModel, TorchModel
-from avcompress.spec import ModelError, RecipeError
+from avcompress.spec import Artifact, ModelError, RecipeError
 from engines.onnx_load import load_onnx
 
 
@@ -56,6 +57,12 @@ def _picked(output: Any, name: str) -> Any:
         known = ", ".join(map(str, found)) if isinstance(found, Mapping) else "one output without a name"
         raise RecipeError(f"teacher.output: expected one of the network's, {known}, got {name!r}; mend it")
     return found[name]
+
+
+def float_module(artifact: Artifact) -> nn.Module:
+    """The float network of an artifact as a module of its own: what it was quantized from, or else as it is now."""
+    network = artifact.model if artifact.reference is None else artifact.reference
+    return copy.deepcopy(network).eval() if isinstance(network, nn.Module) else import_onnx(network).eval()
 
 
 class Teacher:
