@@ -22,7 +22,6 @@ from avcompress.recipe import (
     Equalize,
     ImageSource,
     MaskSource,
-    OnnxModel,
     Ptq,
     Recipe,
     Reconstruct,
@@ -30,11 +29,11 @@ from avcompress.recipe import (
     SceneSource,
     Smooth,
     Stage,
-    TorchModel,
-    Train,
     TrtEngine,
     WeightOnly,
 )
+from avcompress.recipe_network import OnnxModel, TorchModel
+from avcompress.recipe_training import Train
 from avcompress.spec import MissingError, RecipeError, Track
 from avcompress.state import State
 from avcompress.watch import Watch

@@ -12,7 +12,8 @@ from avcompress.quant.apply import apply
 from avcompress.quant.observe import observe
 from avcompress.quant.plan import prepare
 from avcompress.quant.stages.ptq import candidates
-from avcompress.recipe import Equalize, Ptq, Recipe, Smooth, Train
+from avcompress.recipe import Equalize, Ptq, Recipe, Smooth
+from avcompress.recipe_training import Train
 from avcompress.spec import Artifact, RecipeError, Track, untracked
 from calibration.batches import Batches
 from calibration.part import take_part

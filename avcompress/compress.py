@@ -25,7 +25,9 @@ from avcompress.files import sha256_file, write_atomically
 from avcompress.float_network import with_output
 from avcompress.quant.apply import NetworkStage, apply, title
 from avcompress.quant.stages.ptq import calibrate, calibration_settings, quantize
-from avcompress.recipe import Cast, OnnxModel, Ptq, Recipe, TorchModel, Train
+from avcompress.recipe import Cast, Ptq, Recipe
+from avcompress.recipe_network import OnnxModel, TorchModel
+from avcompress.recipe_training import Train
 from avcompress.rehearsing import rehearse
 from avcompress.spec import Artifact, Track
 from avcompress.state import step_key

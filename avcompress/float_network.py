@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from avcompress.recipe import OnnxModel, Recipe
+from avcompress.recipe import Recipe
+from avcompress.recipe_network import OnnxModel
 from avcompress.spec import RecipeError
 from engines.onnx_graph import keep_output
 from engines.onnx_load import load_onnx

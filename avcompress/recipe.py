@@ -5,60 +5,18 @@ Config flows one way: YAML -> these models -> function arguments. Paths are stor
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    Discriminator,
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    Tag,
-    model_validator,
-)
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from avcompress.contract import Contract, Measure, Validation
 from avcompress.frozen import Fraction, Model
+from avcompress.recipe_network import Network
+from avcompress.recipe_training import Train
 
 SceneSide = Annotated[int, Field(ge=32, le=4096)]
 Triple = tuple[float, float, float]
 
-
-# --- the network
-
-
-class OnnxModel(Model):
-    """An ONNX file."""
-
-    onnx: str = Field(description="path of the ONNX file")
-    output: str | None = Field(
-        None, description="the output to decode, where there are several: the others are cut off"
-    )
-
-
-class TorchModel(Model):
-    """A torch.nn.Module built by the user's own code."""
-
-    factory: str = Field(pattern=r"^[\w.]+:\w+$", description="module:function that returns the module")
-    import_from: str | None = Field(None, description="folder to import the module from, relative to the recipe")
-    weights: str | None = Field(None, description="state dict: .safetensors, or .pth read with weights_only=True")
-    args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the factory")
-    output: str | None = Field(
-        None,
-        description="the output to decode, where there are several: the key of a returned mapping, "
-        "`output_0` for the first of a returned sequence; the others are cut off",
-    )
-
-
-def _model_kind(value: Any) -> str:
-    """A network is an ONNX file or built by a factory: the key that is there decides."""
-    has_file = "onnx" in value if isinstance(value, dict) else isinstance(value, OnnxModel)
-    return "file" if has_file else "module"
-
-
-Network = Annotated[
-    Annotated[OnnxModel, Tag("file")] | Annotated[TorchModel, Tag("module")], Discriminator(_model_kind)
-]
 
 # --- data
 
@@ -199,17 +157,6 @@ class Segmentation(Model):
 Task = Annotated[Detection | Segmentation, Field(discriminator="kind")]
 
 # --- stages
-
-
-class Train(Model):
-    """Train the network's float weights on `data.train`; the module brings its own `loss`."""
-
-    kind: Literal["train"]
-    steps: PositiveInt = Field(description="batches to train on")
-    batch_size: PositiveInt = Field(16, description="images a step")
-    learning_rate: PositiveFloat = Field(2e-3, description="the highest one of the schedule")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(1e-2, description="decoupled, as AdamW has it")
-    seed: NonNegativeInt = Field(0, description="of the order of images")
 
 
 class KeepFloat(Model):

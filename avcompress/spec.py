@@ -6,6 +6,7 @@ AvcompressError             one clear line for the user, and an exit code
 ├── ModelError        (2)   the user's network
 ├── EngineError       (2)   a backend refused or failed
 │   └── EngineBuildError    ... while it built an engine
+├── PeerError         (2)   another process of the same run ended
 ├── MissingError      (3)   something this machine lacks: a backend, a GPU
 └── OutputError       (3)   the output could not be written: full disk, no permission
 
@@ -73,6 +74,10 @@ class EngineBuildError(EngineError):
         self.stage = stage
         self.node = node
         self.remedy = remedy or message.rpartition("; ")[2]
+
+
+class PeerError(AvcompressError):
+    """Another process of the same run ended; what it said tells why."""
 
 
 class MissingError(AvcompressError):

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from avcompress.recipe import TorchModel
+from avcompress.recipe_network import TorchModel
 from avcompress.spec import MissingError, ModelError, RecipeError
 
 if TYPE_CHECKING:

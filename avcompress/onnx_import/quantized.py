@@ -112,6 +112,11 @@ def stored_type(node: OnnxNode, operand: Operand | None, stored: dict[str, int])
     return int(node.attribute("output_dtype", 0)) or onnx.TensorProto.UINT8
 
 
+def bounds_of(kind: int) -> Grid:
+    """The integers that a constant of an ONNX type may hold, those of biases among them."""
+    return (-(2**31), 2**31 - 1) if kind == onnx.TensorProto.INT32 else _BOUNDS.get(kind)
+
+
 def grid_of(node: OnnxNode, kind: int) -> Grid:
     """The integers of an ONNX type."""
     if kind == onnx.TensorProto.FLOAT8E4M3FN:

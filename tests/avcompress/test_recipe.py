@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from avcompress import contract
+from avcompress import contract, recipe_network, recipe_training
 from avcompress import recipe as layout
 from avcompress.frozen import Model
 from avcompress.recipe import Recipe
@@ -31,6 +31,7 @@ SECTIONS = {
     "MaskSource": "data, format: masks",
     "SceneSource": "data, format: scenes",
     "Train": "stages, kind: train",
+    "Augment": "stages, augment",
     "Equalize": "stages, kind: equalize",
     "Smooth": "stages, kind: smooth",
     "Ptq": "stages, kind: ptq",
@@ -55,14 +56,14 @@ SECTIONS = {
     "Validation": "validation",
     "Measure": "measure",
 }
-ABSTRACT = {"Model", "SourceSettings"}
+ABSTRACT = {"Model", "SourceSettings", "Training"}
 TAGS = ("kind", "format", "backend")  # where they are required, the section's title says them
 
 
 def models() -> dict[str, type[BaseModel]]:
     return {
         name: value
-        for name, value in (vars(layout) | vars(contract)).items()
+        for name, value in (vars(layout) | vars(contract) | vars(recipe_network) | vars(recipe_training)).items()
         if isinstance(value, type) and issubclass(value, Model) and name not in ABSTRACT
     }
 

@@ -14,8 +14,9 @@ import torch
 
 from avcompress.export import to_onnx
 from avcompress.models.loading import load_torch
-from avcompress.recipe import MaskSource, TorchModel
+from avcompress.recipe import MaskSource
 from avcompress.recipe_load import load_recipe
+from avcompress.recipe_network import TorchModel
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "espnet_camvid.yaml"

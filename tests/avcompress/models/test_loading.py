@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from avcompress.models.loading import load_torch
-from avcompress.recipe import TorchModel
+from avcompress.recipe_network import TorchModel
 from avcompress.spec import AvcompressError, MissingError, ModelError, RecipeError
 
 CODE = """

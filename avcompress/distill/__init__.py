@@ -1,0 +1,20 @@
+"""Learning from another network: losses between two of them, taps into both, and what a training loop makes small."""
+
+from avcompress.distill.distillation import Distillation, distillation, label_free
+from avcompress.distill.generation import generate
+from avcompress.distill.statistics import recorded_statistics, stored_statistics
+from avcompress.distill.teacher import float_module, load_teacher
+from avcompress.distill.training import Guidance, distill
+
+__all__ = [
+    "Distillation",
+    "Guidance",
+    "distill",
+    "distillation",
+    "float_module",
+    "generate",
+    "label_free",
+    "load_teacher",
+    "recorded_statistics",
+    "stored_statistics",
+]

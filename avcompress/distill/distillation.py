@@ -1,0 +1,143 @@
+"""What a training loop makes small where one network learns from another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from avcompress.distill.places import find_places
+from avcompress.distill.taps import OUTPUT, Record, Tapped
+from avcompress.distill.teacher import Teacher, check_two_networks, evaluating
+from avcompress.distill.terms import LabelLoss, Lesson, Subject, Term
+from avcompress.recipe import Detection
+from avcompress.recipe_distill import Itself, Labels, Loss, Mutual, Teaching
+from avcompress.spec import AvcompressError, ModelError
+
+
+class Distillation(nn.Module):
+    """A student, and the losses by which it learns from a teacher.
+
+    Its parameters are the student's and those that the losses train along: adapters, generators and, for mutual
+    learning, the other student. The student runs in the mode that it is in, the teacher in eval mode.
+
+    Attributes:
+        student: the network that was given, not a copy.
+        peer: the other student of mutual learning; None without it.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, settings: Teaching, subject: Subject) -> None:
+        super().__init__()
+        self.student = student
+        self.losses = settings.losses
+        mutual = any(isinstance(loss, Mutual) for loss in settings.losses)
+        self.peer = teacher if mutual else None
+        terms = [Term(loss, find_places(loss, student, teacher), subject) for loss in settings.losses]
+        self.terms = nn.ModuleList(terms)
+        ours, theirs = _wanted(terms)
+        self.tapped = Tapped(student, ours, "student")
+        self.other = Tapped(teacher, theirs, "peer") if mutual else Teacher(teacher, theirs)
+        self.taught = any(not isinstance(loss, Labels | Itself) for loss in settings.losses)
+
+    def forward(self, inputs: Tensor) -> Any:
+        """What the student gives; the other student is run too, so that its normalization sees the same images."""
+        if self.peer is not None:
+            self.peer(inputs)
+        return self.student(inputs)
+
+    def loss(self, inputs: Tensor, targets: Any = None) -> Tensor:
+        """The weighted sum of the losses of one batch: ().
+
+        Args:
+            inputs: (N, C, H, W).
+            targets: what the label loss takes, as the samples of the batch; None for images without labels.
+        """
+        parts = list(self.parts(inputs, targets).values())
+        return sum(parts[1:], parts[0])
+
+    def parts(self, inputs: Tensor, targets: Any = None) -> dict[str, Tensor]:
+        """Each loss of one batch times its weight, by its place in the list and its kind: `0 response`."""
+        student = self.tapped(inputs)
+        nothing = Record(None, {})
+        other = self.other(inputs) if self.taught else nothing
+        size = (int(inputs.shape[-2]), int(inputs.shape[-1]))
+        teacher = other.map(torch.detach)
+        found = {}
+        for index, (settings, term) in enumerate(zip(self.losses, self.terms, strict=True)):
+            lesson = Lesson(student, student if isinstance(settings, Itself) else teacher, targets, size)
+            value = term(lesson)
+            if self.peer is not None and isinstance(settings, Mutual | Labels):
+                value = value + term(Lesson(other, student.map(torch.detach), targets, size))
+            found[f"{index} {settings.kind}"] = settings.weight * value
+        return found
+
+
+def _wanted(terms: list[Term]) -> tuple[list[str], list[str]]:
+    """The taps of the student and of the teacher that the losses look at."""
+    ours: list[str] = []
+    theirs: list[str] = []
+    for term in terms:
+        ours += [pair.student for pair in term.pairs]
+        (ours if isinstance(term.settings, Itself) else theirs).extend(pair.teacher for pair in term.pairs)
+    return [name for name in ours if name != OUTPUT], [name for name in theirs if name != OUTPUT]
+
+
+def distillation(
+    student: nn.Module,
+    teacher: nn.Module,
+    settings: Teaching,
+    example: Tensor,
+    task: Detection | None = None,
+    label_loss: LabelLoss | None = None,
+) -> Distillation:
+    """What a training loop makes small; used alone, in quantization-aware training, or after pruning.
+
+    Args:
+        student: the network that learns; a fake-quantized one, a smaller or a pruned one.
+        teacher: a network of its own that takes the same inputs; it stays as it is, but for mutual learning.
+        settings: the losses; who the teacher is was decided before.
+        example: (N, C, H, W), run once through both networks, in eval mode, to see the shapes at the taps.
+        task: how the outputs are decoded, for detectors.
+        label_loss: the task's own loss, of a network's output and the targets; default: the student's method `loss`.
+
+    Raises ModelError for a tap that is not there, or where the two networks' shapes do not fit; RecipeError for losses
+    that the task has not.
+    """
+    check_two_networks(student, teacher)
+    own = getattr(student, "loss", None)
+    subject = Subject(task, label_loss or (own if callable(own) else None))
+    made = Distillation(student, teacher, settings, subject)
+    _prepare_(made, teacher, example)
+    return made
+
+
+def _prepare_(made: Distillation, teacher: nn.Module, example: Tensor) -> None:
+    """Run both networks once, and let every loss see the shapes."""
+    taps = made.other.names if isinstance(made.other, Tapped) else made.other.tapped.names
+    with evaluating(made.student), evaluating(teacher), torch.no_grad():
+        student = _tried(made.tapped, example)
+        other = _tried(Tapped(teacher, taps, "teacher"), example) if made.taught else Record(None, {})
+    size = (int(example.shape[-2]), int(example.shape[-1]))
+    for settings, term in zip(made.losses, made.terms, strict=True):
+        source = student if isinstance(settings, Itself) else other
+        term.prepare_(Lesson(student, source, None, size))  # type: ignore[operator]
+    made.terms.to(example.device)
+
+
+def _tried(tapped: Tapped, example: Tensor) -> Record:
+    try:
+        return tapped(example)
+    except AvcompressError:
+        raise
+    except Exception as error:  # whatever a user's network raises
+        raise ModelError(
+            f"{tapped.where}: expected to take {tuple(example.shape)}, got {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}; check preprocess.size and how that network was trained"
+        ) from error
+
+
+def label_free(losses: tuple[Loss, ...]) -> bool:
+    """Whether no loss needs labels."""
+    soft = [loss.by if isinstance(loss, Mutual) else loss for loss in losses]
+    return not any(isinstance(loss, Labels) or getattr(loss, "alpha", 0.0) > 0 for loss in soft)
