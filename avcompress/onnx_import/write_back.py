@@ -63,8 +63,8 @@ def _changed(module: fx.GraphModule, network: onnx.ModelProto) -> dict[str, Tens
     wrong = [name for name, value in found.items() if value.shape != shaped[name]]
     if wrong:
         raise ModelError(
-            f"write_back: expected {wrong[0]!r} of shape {tuple(shaped[wrong[0]])}, got {tuple(found[wrong[0]].shape)}; "
-            "give the module of this network"
+            f"write_back: expected {wrong[0]!r} of shape {tuple(shaped[wrong[0]])}, got "
+            f"{tuple(found[wrong[0]].shape)}; give the module of this network"
         )
     return {name: value for name, value in found.items() if not _same(value, initial[places[name]])}
 
@@ -105,7 +105,8 @@ def _integers(
         if not name:
             return None
         if name in current:
-            return module.state_dict()[current[name]].detach().cpu().double()
+            held: Tensor = module.state_dict()[current[name]]
+            return held.detach().cpu().double()
         return torch.from_numpy(numpy_helper.to_array(stored[name]).astype(np.float64))
 
     scale, zero = operand(1), operand(2)

@@ -1,4 +1,4 @@
-"""What chance does to a training picture and its labels: mirrored, lit, resized and moved within the network's input."""
+"""What chance does to a training picture and its labels: mirrored, lit, resized, moved within the network's input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of a training, and its checkpoints: one file of tensors and JSON, written whole or not at all, no pickle."""
+"""The state of a training, and its checkpoints: one file of tensors and JSON, whole or not at all, no pickle."""
 
 from __future__ import annotations
 
