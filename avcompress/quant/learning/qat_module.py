@@ -1,0 +1,332 @@
+"""The trainable module of a quantized ONNX network, and back.
+
+It is what `import_onnx` makes of the network, with its Q/DQ pairs, weights and biases replaced by modules that learn:
+one quantizer for all tensors whose scales are tied. Going back fills the same graph with other numbers, so that sites,
+ties and names are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, fx, nn
+
+from avcompress.onnx_import import import_onnx, write_back
+from avcompress.onnx_import.quantized import dequantize_linear, quantize_linear, requantize
+from avcompress.quant.learning.quantizers import QuantizedWeight, Quantizer, Scaled, Scaling, into_bins
+from avcompress.quant.placement.onnx_view import graph_view
+from avcompress.quant.placement.patterns import link
+from avcompress.quant.placement.ties import ties
+from avcompress.recipe_qat import Qat
+from avcompress.spec import Artifact, QuantParams, RecipeError
+from engines.onnx_graph import initializers
+
+_LEVELS = 127.0
+_TYPICAL = 32.0
+"""Of an input, in steps: what a bias is measured by is a step of a weight times this."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A quantized tensor of the network.
+
+    Attributes:
+        tensor: its name in the float network.
+        scale, zero_point: names of the constants; the latter "" where there is none.
+        quantizer: the path of its module.
+    """
+
+    tensor: str
+    scale: str
+    zero_point: str
+    quantizer: str
+
+
+def qat_module(artifact: Artifact, settings: Qat) -> fx.GraphModule:
+    """The network as it is trained; it computes what the artifact's does.
+
+    `meta["sites"]` are its quantized tensors, `meta["constants"]` the path of the module of every parameter by the name
+    of its constant. Weights begin as what they were before they were rounded to what is stored.
+    Raises RecipeError when a pattern of `scales` names no quantized tensor, or for lsq_plus without zero points.
+    """
+    builder = _Builder(artifact, settings)
+    for node in list(builder.graph.nodes):
+        builder.visit(node)
+    return builder.finish()
+
+
+class _Builder:
+    """The state of one construction."""
+
+    def __init__(self, artifact: Artifact, settings: Qat) -> None:
+        self.module = import_onnx(artifact.model)
+        self.graph = self.module.graph
+        self.settings = settings
+        self.constants: dict[str, str] = {}
+        self.sites: list[Site] = []
+        self.quantizers, self.weights, self.plain = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+        for name in ("quantizers", "weights", "plain"):
+            self.module.add_module(name, getattr(self, name))
+        self.floats = _float_weights(artifact)
+        self.leaders = tied(artifact)
+        self.asymmetric = any(any(params.zero_point) for params in artifact.qparams.values())
+        if settings.method == "lsq_plus" and not self.asymmetric:
+            raise RecipeError(
+                "qat.method: expected activations with zero points for lsq_plus, got none; set activations: asymmetric "
+                "in `ptq`, or method: lsq"
+            )
+        self.matched: set[str] = set()
+
+    def visit(self, node: fx.Node) -> None:
+        """Replace a node by a call of a module, where it quantizes or is trained."""
+        if node.op == "call_function" and node.target is quantize_linear:
+            self._pair(node)
+        elif node.op == "call_function" and node.target is requantize and not node.args[4]:
+            self._weight(node)
+
+    def _value(self, argument: Any) -> Tensor | None:
+        """Of a constant."""
+        constant = isinstance(argument, fx.Node) and argument.op == "get_attr"
+        return cast(Tensor, getattr(self.module, str(argument.target))).detach() if constant else None
+
+    def _pair(self, node: fx.Node) -> None:
+        """A QuantizeLinear and the DequantizeLinears after it."""
+        source, scale, zero, axis, grid = cast("tuple[Any, ...]", node.args)
+        value = self._value(scale)
+        users = list(node.users)
+        alike = all(user.target is dequantize_linear and user.args[1:4] == node.args[1:4] for user in users)
+        if value is None or not alike:
+            return
+        tensor = _tensor(source)
+        leader = self.leaders.get(tensor, tensor)
+        shape = _along(axis, len(source.meta["shape"]), value)
+        path = _key(leader)
+        if path not in self.quantizers:
+            learns = self.settings.method != "ste" and self._may_learn(leader)
+            known = Scaling(value.reshape(shape), self._shift(zero, shape), grid, learns)
+            offset = learns and self.settings.method == "lsq_plus"
+            self.quantizers[path] = Quantizer(
+                known._replace(clipping=self.settings.method == "pact", offset=offset)
+            )
+        with self.graph.inserting_before(node):
+            made = self.graph.call_module(f"quantizers.{path}", (source,))
+        made.meta.update(onnx=("", source.meta["onnx"][1]), shape=source.meta["shape"])
+        self.sites.append(_site(tensor, scale, zero, f"quantizers.{path}"))
+        for user in users:
+            user.replace_all_uses_with(made)
+            self.graph.erase_node(user)
+        self.graph.erase_node(node)
+
+    def _weight(self, node: fx.Node) -> None:
+        """A weight that is stored as integers, and its DequantizeLinear."""
+        stored, scale, zero, axis, _, grid = cast("tuple[Any, ...]", node.args)
+        value, step = self._value(stored), self._value(scale)
+        if value is None or step is None or not isinstance(getattr(self.module, str(stored.target)), nn.Parameter):
+            return
+        shape = _along(axis, value.dim(), step)
+        name = self.floats.get(_tensor(node), (_tensor(stored), None))
+        step, shift = step.reshape(shape), self._shift(zero, shape)
+        before = name[1] if name[1] is not None and name[1].shape == value.shape else value
+        start = into_bins(before, (value / step).round(), step) if grid is not None else before
+        mode = self.settings.weight_scales if self.settings.method != "ste" else _without(self.settings)
+        may = self._may_learn(name[0])
+        scaling = Scaling(step, shift, grid, may and mode == "learned", recomputed=may and mode == "recomputed")
+        path = _key(name[0])
+        self.weights[path] = QuantizedWeight(start, scaling)
+        with self.graph.inserting_before(node):
+            made = self.graph.call_module(f"weights.{path}")
+        made.meta.update(node.meta)
+        self.constants[_tensor(stored)] = f"weights.{path}"
+        self.sites.append(_site(name[0], scale, zero, f"weights.{path}"))
+        node.replace_all_uses_with(made)
+        self.graph.erase_node(node)
+
+    def _shift(self, zero: Any, shape: tuple[int, ...]) -> Tensor | None:
+        """The zero points; None where they are all 0 and stay so."""
+        value = self._value(zero)
+        if value is None or not self.asymmetric:
+            return None
+        return value.float().reshape(shape)
+
+    def _may_learn(self, tensor: str) -> bool:
+        """Whether a pattern names it, or one that is tied to it."""
+        group = {tensor, *(name for name, leader in self.leaders.items() if leader == tensor)}
+        hits = [p for p in self.settings.scales if any(fnmatchcase(name, p) for name in group)]
+        self.matched.update(hits)
+        return bool(hits)
+
+    def finish(self) -> fx.GraphModule:
+        """Replace the parameters that are left, and check the graph."""
+        self._refuse_unmatched()
+        for node in list(self.graph.nodes):
+            if node.op == "get_attr" and isinstance(getattr(self.module, str(node.target)), nn.Parameter):
+                self._parameter(node)
+        self.graph.lint()
+        self.module.recompile()
+        for attribute in {*self.module.meta["parameters"].values(), *self.module.meta["buffers"].values()}:
+            if not any(node.op == "get_attr" and node.target == attribute for node in self.graph.nodes):
+                delattr(self.module, attribute)
+        self.module.meta.update(sites=tuple(self.sites), constants=self.constants)
+        return self.module
+
+    def _parameter(self, node: fx.Node) -> None:
+        value = self._value(node)
+        if value is None or not node.users:
+            if not node.users:
+                self.graph.erase_node(node)
+            return
+        path = _key(_tensor(node))
+        self.plain[path] = Scaled(value, self._unit(node, value))
+        with self.graph.inserting_before(node):
+            made = self.graph.call_module(f"plain.{path}")
+        made.meta.update(node.meta)
+        self.constants[_tensor(node)] = f"plain.{path}"
+        node.replace_all_uses_with(made)
+        self.graph.erase_node(node)
+
+    def _unit(self, node: fx.Node, value: Tensor) -> Tensor:
+        """What an INT8 step of it would be: of a bias what one step of its layer's weight may add to the output."""
+        user = next(iter(node.users))
+        weight = user.args[1] if len(user.args) > 2 and user.args[2] is node else None
+        module = self._module(weight)
+        if isinstance(module, QuantizedWeight) and module.base.numel() in (1, value.numel()):
+            source = self._module(user.args[0])
+            step = source.base if isinstance(source, Quantizer) and source.base.numel() == 1 else None
+            typical = 1.0 if step is None else _TYPICAL * float(step)
+            return (module.base * typical).reshape(value.shape if module.base.numel() > 1 else ())
+        axes = tuple(range(1, value.dim()))
+        amax = value.abs().amax(axes, keepdim=True) if axes else value.abs().amax()
+        return torch.where(amax > 0, amax, torch.ones_like(amax)) / _LEVELS
+
+    def _module(self, argument: Any) -> nn.Module | None:
+        if not isinstance(argument, fx.Node) or argument.op != "call_module":
+            return None
+        kind, _, path = str(argument.target).partition(".")
+        return cast(nn.Module, getattr(self, kind)[path])
+
+    def _refuse_unmatched(self) -> None:
+        unmatched = [pattern for pattern in self.settings.scales if pattern not in self.matched and pattern != "*"]
+        if unmatched:
+            raise RecipeError(
+                f"qat.scales: expected names or patterns of quantized tensors, got {unmatched[0]!r}, which fits none; "
+                "see `avcompress inspect`, or leave it out"
+            )
+
+
+def _without(settings: Qat) -> str:
+    """How weight scales go on where nothing of scales is learned."""
+    return "recomputed" if settings.weight_scales == "recomputed" else "fixed"
+
+
+def _tensor(node: fx.Node) -> str:
+    """The ONNX tensor that an fx node stands for."""
+    return str(node.meta["onnx"][1][0])
+
+
+def _site(tensor: str, scale: fx.Node, zero: Any, quantizer: str) -> Site:
+    return Site(tensor, _tensor(scale), _tensor(zero) if isinstance(zero, fx.Node) else "", quantizer)
+
+
+def _along(axis: int | None, rank: int, scale: Tensor) -> tuple[int, ...]:
+    """The shape in which scales broadcast."""
+    if axis is None or scale.dim() != 1:
+        return ()
+    return tuple(-1 if i == axis else 1 for i in range(rank))
+
+
+def _key(name: str) -> str:
+    """A name that a module may have; different ones stay different."""
+    return "".join(c if c.isascii() and c.isalnum() else f"_{ord(c):x}_" for c in name)
+
+
+def tied(artifact: Artifact) -> dict[str, str]:
+    """Of every activation that shares its scale with others, the first of them.
+
+    Shared: values pass between them unchanged, and `ptq` gave them one scale.
+    """
+    quantized = [node.input[0] for node in artifact.model.graph.node if node.op_type == "QuantizeLinear"]
+    network = artifact.model if artifact.reference is None else artifact.reference
+    leaders: dict[str, str] = {}
+    for group in ties(list(dict.fromkeys(quantized)), link(graph_view(network))):
+        first: dict[QuantParams, str] = {}
+        for tensor in group:
+            if tensor in artifact.qparams:
+                leaders[tensor] = first.setdefault(artifact.qparams[tensor], tensor)
+    return leaders
+
+
+def _float_weights(artifact: Artifact) -> dict[str, tuple[str, Tensor | None]]:
+    """By the dequantized tensor of every weight: its name in the float network, and its value there."""
+    if artifact.reference is None:
+        return {}
+    constants = initializers(artifact.reference)
+    originals = {node.name: node for node in artifact.reference.graph.node}
+    outputs = {node.output[0] for node in artifact.model.graph.node if node.op_type == "DequantizeLinear"}
+    found: dict[str, tuple[str, Tensor | None]] = {}
+    for node in artifact.model.graph.node:
+        original = originals.get(node.name)
+        for index, name in enumerate(node.input):
+            if name not in outputs or original is None or index >= len(original.input):
+                continue
+            stored = constants.get(original.input[index])
+            if stored is not None:
+                value = torch.from_numpy(numpy_helper.to_array(stored).astype(np.float32))
+                found[name] = (original.input[index], value)
+    return found
+
+
+# --- and back
+
+
+def trained_artifact(artifact: Artifact, module: fx.GraphModule) -> Artifact:
+    """The artifact with what a trained `qat_module` of it has learned; of an untrained one, with the same bytes."""
+    with torch.no_grad():
+        values = dict(_constants(module))
+        scales, qparams = _scales(module, artifact.qparams)
+    model = _filled(artifact.model, {**values, **scales})
+    return replace(artifact, model=model, qparams=qparams)
+
+
+def _constants(module: fx.GraphModule) -> Iterable[tuple[str, Tensor]]:
+    """What every parameter is by now, by the name of its constant."""
+    paths: Mapping[str, str] = module.meta["constants"]
+    for name, path in paths.items():
+        yield name, module.get_submodule(path)()
+
+
+def _scales(
+    module: fx.GraphModule, before: Mapping[str, QuantParams]
+) -> tuple[dict[str, Tensor], dict[str, QuantParams]]:
+    """Scales and zero points by the name of their constant, and as parameters by that of the tensor."""
+    values: dict[str, Tensor] = {}
+    qparams = dict(before)
+    sites: tuple[Site, ...] = module.meta["sites"]
+    for site in sites:
+        quantizer = cast(Quantizer, module.get_submodule(site.quantizer))
+        scale, zero = quantizer.scale(), quantizer.zero_point()
+        values[site.scale] = scale
+        if zero is not None and site.zero_point:
+            values[site.zero_point] = zero
+        known = qparams.get(site.tensor)
+        if known is not None:
+            zeros = known.zero_point if zero is None else tuple(int(v) for v in zero.reshape(-1).tolist())
+            qparams[site.tensor] = replace(known, scale=tuple(scale.reshape(-1).tolist()), zero_point=zeros)
+    return values, qparams
+
+
+def _filled(model: onnx.ModelProto, values: Mapping[str, Tensor]) -> onnx.ModelProto:
+    """The network with other constants."""
+    plain = import_onnx(model)
+    places: dict[str, str] = {**plain.meta["parameters"], **plain.meta["buffers"]}
+    held = plain.state_dict()
+    for name, value in values.items():
+        there = held[places[name]]
+        there.copy_(value.reshape(there.shape))
+    return write_back(plain, model)

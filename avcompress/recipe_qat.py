@@ -1,0 +1,55 @@
+"""What a recipe says of quantization-aware training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from avcompress.recipe_distill import Loss, Teacher
+from avcompress.recipe_training import Augment, Training
+
+
+class Qat(Training):
+    """Train the quantized network, its scales too, after `ptq`: on `data.train`, or else on the calibration images."""
+
+    kind: Literal["qat"]
+    method: Literal["lsq", "lsq_plus", "pact", "ste"] = Field(
+        "lsq",
+        description="how activation scales learn. lsq: from rounding and clipping; lsq_plus: zero points too, after "
+        "`ptq` with `activations: asymmetric`; pact: from clipping alone; ste: they stay as they are",
+    )
+    weight_scales: Literal["learned", "recomputed", "fixed"] = Field(
+        "learned",
+        description="learned: as LSQ has it; recomputed: they follow the largest weight of each channel; "
+        "fixed: those of `ptq`",
+    )
+    scales: tuple[str, ...] = Field(
+        ("*",), description="fnmatch patterns of the quantized tensors whose scales may change; tied ones go together"
+    )
+    learning_rate: PositiveFloat = Field(
+        1e-2, description="the highest one of the schedule, of weights and biases: in steps of their INT8 grid"
+    )
+    scale_rate: PositiveFloat = Field(1e-3, description="the same of scales: in shares of themselves")
+    pact_decay: Annotated[float, Field(ge=0)] = Field(
+        1e-4, description="of pact: the factor of the sum of squared clips, each in parts of what it was"
+    )
+    losses: tuple[Loss, ...] = Field(
+        (),
+        description="what is made small, as of `distill`. Default: `response` to the teacher of a detector, "
+        "`soft` with temperature 1 of a segmenter; neither needs labels",
+    )
+    teacher: Teacher = Field("self", description="as of `distill`; self: the float network")
+    batch_size: PositiveInt = Field(8, description="images a step, those of all processes together")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="of weights; decoupled for AdamW, in the gradient for SGD"
+    )
+    augment: Augment = Field(Augment(), description="what chance does to a training picture")
+
+    @model_validator(mode="after")
+    def _has_scales_to_learn(self) -> Qat:
+        if self.method == "ste" and "weight_scales" in self.model_fields_set and self.weight_scales == "learned":
+            raise ValueError(
+                "expected weight_scales fixed or recomputed where method is ste, got learned; mend one of them"
+            )
+        return self

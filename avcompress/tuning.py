@@ -1,0 +1,76 @@
+"""The `qat` stages of a recipe: steps of a run that, killed, go on from their last checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from avcompress import ranks
+from avcompress.bench import Bench
+from avcompress.checkpoint import load_artifact, save_artifact
+from avcompress.files import write_atomically
+from avcompress.recipe import Detection
+from avcompress.recipe_distill import Loss, Response, Soft, Teaching
+from avcompress.recipe_qat import Qat
+from avcompress.spec import Track
+from avcompress.training import SKIPPED, around, length, under_way
+from calibration.source import Source
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import Tensor, nn
+
+    from avcompress.quant.stages.qat import Learner, Lesson
+
+
+def images_of(bench: Bench) -> Source:
+    """What a network is trained on after quantization: data.train, or else the calibration images."""
+    return bench.train or bench.calibration
+
+
+def qat_step(bench: Bench, index: int, stage: Qat, before: Path, key: str) -> Path:
+    """Take the step of one stage on the artifact that lies in `before`; returns the folder of the new one."""
+    from avcompress.quant.stages.qat import network_of, qat, trained_artifact
+
+    name = f"{index}-qat"
+
+    def compute(folder: Path, track: Track) -> None:
+        artifact, samples = load_artifact(before), images_of(bench)
+
+        def export(module: nn.Module) -> onnx.ModelProto:
+            network: onnx.ModelProto = trained_artifact(artifact, network_of(module)).model
+            return network
+
+        with around(bench, name, stage, key, export, track) as surroundings:
+            done = qat(artifact, stage, samples, bench.recipe.preprocess, surroundings, _lesson(bench, stage))
+        save_artifact(done, folder)
+        write_atomically(folder / SKIPPED, json.dumps(samples.skipped))
+
+    title = f"train quantized ({stage.method}, {length(stage)})"
+    folder = bench.step(name, title, key, compute, together=True)
+    if ranks.leads():
+        shutil.rmtree(under_way(bench, name), ignore_errors=True)
+    return folder
+
+
+def _lesson(bench: Bench, stage: Qat) -> Lesson:
+    from avcompress.distill import distillation, label_free, load_teacher
+    from avcompress.quant.stages.qat import Lesson
+
+    job, task = bench.job, bench.recipe.task
+    detection = task if isinstance(task, Detection) else None
+    losses: tuple[Loss, ...] = stage.losses or _default_losses(detection)
+    teaching = Teaching(teacher=stage.teacher, losses=losses)
+
+    def make(student: nn.Module, float_self: nn.Module, example: Tensor) -> Learner:
+        size = bench.recipe.preprocess.size
+        teacher = load_teacher(teaching, float_self, size, job.data_root, job.recipe_path.parent)
+        return distillation(student, teacher, teaching, example, detection)
+
+    return Lesson(make, labels=not label_free(losses))
+
+
+def _default_losses(task: Detection | None) -> tuple[Loss, ...]:
+    return (Soft(kind="soft", temperature=1.0),) if task is None else (Response(kind="response"),)
