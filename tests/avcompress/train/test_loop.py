@@ -14,7 +14,7 @@ from avcompress.models import detector, segmenter
 from avcompress.recipe import Preprocess, SceneSource, Train
 from avcompress.spec import Artifact, DataError, ModelError
 from avcompress.train import Around, average_, load, rate, run_steps, train
-from calibration.sample import Boxes, Sample
+from calibration.sample import Sample
 from calibration.scenes import open_scenes
 
 
@@ -128,7 +128,9 @@ def test_a_module_without_a_loss_is_told_what_to_add():
 
 
 def test_a_loss_that_is_not_a_number_names_the_step():
-    with pytest.raises(ModelError, match=r"finite loss, got nan at step 1 \(scene_0_\d+, .*\); lower the learning rate"):
+    with pytest.raises(
+        ModelError, match=r"finite loss, got nan at step 1 \(scene_0_\d+, .*\); lower the learning rate"
+    ):
         train(Artifact(Diverging()), plan(learning_rate=0.1), scenes("masks"), PREPROCESS)
 
 
@@ -186,7 +188,6 @@ def test_averaging_moves_part_of_the_way_and_copies_counters():
 
     assert averaged.weight.item() == pytest.approx(0.75 * 1 + 0.25 * 3)
     assert averaged.num_batches_tracked.item() == 7
-
 
 
 def test_the_first_steps_of_momentum_by_hand():

@@ -49,7 +49,7 @@ def plan(**changes: object) -> Train:
     return Train.model_validate({"kind": "train", "steps": STEPS, "batch_size": 4, "keep_every": 5, **changes})
 
 
-class Stop(Exception):
+class StopError(Exception):
     """As if the process ended here."""
 
 
@@ -58,7 +58,7 @@ def fit(folder: Path | None, settings: Train, stop: int | None = None, module: n
 
     def loss_of(turn):
         if turn.step == stop:
-            raise Stop
+            raise StopError
         return F.cross_entropy(module(INPUTS[turn.step]), torch.tensor([0, 1, 0, 1]))
 
     store = None if folder is None else Store(folder, {"data": "d"})
@@ -83,10 +83,8 @@ def same(a, b) -> bool:
 def test_a_training_that_was_stopped_ends_like_one_that_was_not(tmp_path, changes, stops):
     settings = plan(**changes)
     for stop in stops:
-        try:
+        with pytest.raises(StopError):
             fit(tmp_path, settings, stop)
-        except Stop:
-            continue
     resumed, whole = fit(tmp_path, settings), fit(None, settings)
 
     assert same(state(resumed), state(whole))
@@ -106,7 +104,7 @@ torch.save(done.module.state_dict(), {out!r})
 
 
 def test_a_training_that_is_killed_at_any_moment_ends_like_one_that_was_not(tmp_path):
-    out, rng = tmp_path / "out.pt", random.Random(0)
+    out, rng = tmp_path / "out.pt", random.Random(0)  # noqa: S311
     script = SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "c"), out=str(out))
     killed = 0
     while not out.exists():
@@ -128,7 +126,7 @@ def test_a_training_that_is_killed_at_any_moment_ends_like_one_that_was_not(tmp_
 @pytest.fixture
 def stopped(tmp_path) -> Path:
     """A checkpoint of step 5."""
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         fit(tmp_path, plan(), 7)
     return tmp_path
 
@@ -165,7 +163,7 @@ def test_a_damaged_checkpoint_is_one_line(stopped, damage):
             content = bytearray(b"not at all")
     path.write_bytes(content)
 
-    with pytest.raises(ModelError, match="expected a whole checkpoint, got .*; remove it, or start without --resume"):
+    with pytest.raises(ModelError, match=r"expected a whole checkpoint, got .*; remove it, or start without --resume"):
         fit(stopped, plan())
 
 
@@ -188,7 +186,8 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(tmp_path):
 
     around = Around(store=Store(tmp_path), names=lambda step: [f"{step}-{i}.jpg" for i in range(4)])
     with pytest.raises(
-        ModelError, match=r"got nan at step 12 \(12-0\.jpg, .* 12-3\.jpg\); the checkpoint .*checkpoint.safetensors stays"
+        ModelError,
+        match=r"got nan at step 12 \(12-0\.jpg, .* 12-3\.jpg\); the checkpoint .*checkpoint.safetensors stays",
     ):
         run_steps(module, plan(), loss_of, around)
     from safetensors import safe_open

@@ -46,7 +46,7 @@ def test_a_picture_without_objects_only_lowers_objectness():
 
 
 def test_one_object_by_hand():
-    """The box 0 0 8 8 of class 1: the first cell fits it wholly; its two best overlaps add up to 1: one cell answers."""
+    """The box 0 0 8 8 of class 1: the first cell fits it wholly; its best overlaps add up to 1: one cell answers."""
     loss = yolox_loss(rows(QUIET, QUIET, QUIET, QUIET), [sample([[0, 0, 8, 8]], [1])], TASK)
 
     objectness = -math.log(0.1) - 3 * math.log(0.9)
@@ -92,7 +92,10 @@ def in_loops(predicted: Predicted, xyxy, labels, grid: Cells) -> dict[int, int]:
         k = max(1, int(sum(sorted(ious[m, candidates])[::-1][:10])))
         for n in sorted(candidates, key=lambda n: costs[m, n])[:k]:
             wanted.setdefault(int(n), {})[m] = costs[m, n]
-    return {n: (min(range(len(xyxy)), key=lambda m: costs[m, n]) if len(by) > 1 else next(iter(by))) for n, by in wanted.items()}
+    return {
+        n: (min(range(len(xyxy)), key=lambda m: costs[m, n]) if len(by) > 1 else next(iter(by)))
+        for n, by in wanted.items()
+    }
 
 
 @settings(deadline=None, max_examples=30)
@@ -117,7 +120,9 @@ def test_the_assignment_is_that_of_the_loops(seed, count):
 
     found = assign(predicted, xyxy, labels, grid)
 
-    assert dict(zip(found.rows.tolist(), found.objects.tolist(), strict=True)) == in_loops(predicted, xyxy, labels, grid)
+    assert dict(zip(found.rows.tolist(), found.objects.tolist(), strict=True)) == in_loops(
+        predicted, xyxy, labels, grid
+    )
 
 
 def test_the_loss_has_a_finite_gradient_where_scores_are_0_or_1():

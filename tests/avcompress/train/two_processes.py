@@ -1,6 +1,7 @@
 """Three small trainings, alone or under torchrun; then one of the processes ends in the middle of a fourth."""
 
 import json
+import sys
 
 import torch
 
@@ -44,9 +45,11 @@ if __name__ == "__main__":
     with ranks.joined():
         found = {what: curve(what) for what in NETWORKS}
         if ranks.leads():
-            print(json.dumps(found), flush=True)
+            sys.stdout.write(f"{json.dumps(found)}\n")
+            sys.stdout.flush()
         try:
             curve("segmenter", fault=True)
         except PeerError as error:
-            print(f"peer: {error}", flush=True)
+            sys.stdout.write(f"peer: {error}\n")
+            sys.stdout.flush()
             raise SystemExit(2) from error
