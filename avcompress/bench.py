@@ -35,8 +35,9 @@ from avcompress.recipe import (
     TrtEngine,
     WeightOnly,
 )
-from avcompress.recipe_network import OnnxModel, TorchModel
-from avcompress.recipe_training import Train
+from avcompress.recipe_network import Network, OnnxModel, TorchModel
+from avcompress.recipe_qat import Qat
+from avcompress.recipe_training import Train, Training
 from avcompress.spec import MissingError, RecipeError, Track
 from avcompress.state import State
 from avcompress.watch import Watch
@@ -157,14 +158,7 @@ def _resolve(label: str, folder: Path, written: str) -> Path:
 
 def _inputs(job: Job) -> Iterator[tuple[str, Path]]:
     """Every path of the recipe by its key, resolved."""
-    match job.recipe.model:
-        case OnnxModel(onnx=file):
-            yield "model.onnx", _resolve("model.onnx", job.data_root, file)
-        case TorchModel(import_from=folder, weights=weights):
-            if folder is not None:
-                yield "model.import_from", _resolve("model.import_from", job.recipe_path.parent, folder)
-            if weights is not None:
-                yield "model.weights", _resolve("model.weights", job.data_root, weights)
+    yield from _network_inputs(job, "model", job.recipe.model)
     yield from _data_inputs(job)
     for index, stage in enumerate(job.recipe.stages):
         if isinstance(stage, Ptq) and stage.statistics is not None:
@@ -173,6 +167,19 @@ def _inputs(job: Job) -> Iterator[tuple[str, Path]]:
         if isinstance(stage, Train) and stage.import_from is not None:
             label = f"stages[{index}].import_from"
             yield label, _resolve(label, job.recipe_path.parent, stage.import_from)
+        if isinstance(stage, Qat) and not isinstance(stage.teacher, str):
+            yield from _network_inputs(job, f"stages[{index}].teacher", stage.teacher)
+
+
+def _network_inputs(job: Job, where: str, network: Network) -> Iterator[tuple[str, Path]]:
+    match network:
+        case OnnxModel(onnx=file):
+            yield f"{where}.onnx", _resolve(f"{where}.onnx", job.data_root, file)
+        case TorchModel(import_from=folder, weights=weights):
+            if folder is not None:
+                yield f"{where}.import_from", _resolve(f"{where}.import_from", job.recipe_path.parent, folder)
+            if weights is not None:
+                yield f"{where}.weights", _resolve(f"{where}.weights", job.data_root, weights)
 
 
 def _data_inputs(job: Job) -> Iterator[tuple[str, Path]]:
@@ -207,7 +214,7 @@ def _is_folder(label: str, recipe: Recipe) -> bool:
     """Whether an input is a folder: only networks, weights, statistics, tags and COCO labels are files."""
     if label.endswith(".labels"):
         return not isinstance(getattr(recipe.data, label.split(".")[1]), CocoSource)
-    return label not in ("model.onnx", "model.weights") and not label.endswith((".statistics", ".tags"))
+    return not label.endswith((".onnx", ".weights", ".statistics", ".tags"))
 
 
 def _require_input(label: str, path: Path, folder: bool) -> None:
@@ -282,7 +289,7 @@ def _check_stages(recipe: Recipe) -> None:
         stage, before = recipe.stages[index], recipe.stages[index - 1]
         if ranks[index] < ranks[index - 1] or (ranks[index] == ranks[index - 1] and ranks[index] in _ONCE):
             raise RecipeError(f"stages[{index}]: {_misplaced(stage, before)}; {_ORDER}")
-    repairing = [i for i, stage in enumerate(recipe.stages) if isinstance(stage, Repairing)]
+    repairing = [i for i, stage in enumerate(recipe.stages) if isinstance(stage, Repairing | Qat)]
     if repairing and not any(isinstance(stage, Ptq) for stage in recipe.stages):
         kind = recipe.stages[repairing[0]].kind
         raise RecipeError(f"stages[{repairing[0]}]: expected `ptq` before `{kind}`, got none; add it, or drop `{kind}`")
@@ -297,8 +304,8 @@ def _misplaced(stage: Stage, before: Stage) -> str:
     return f"expected `{stage.kind}` before `{before.kind}`, got it after"
 
 
-_ONCE = frozenset({2, 4})
-_ORDER = "order them: train, equalize, smooth, one of ptq, dynamic or weight_only, what repairs, cast"
+_ONCE = frozenset({2, 5})
+_ORDER = "order them: train, equalize, smooth, one of ptq, dynamic or weight_only, what repairs, qat, cast"
 
 
 def _rank(stage: Stage) -> int:
@@ -311,8 +318,10 @@ def _rank(stage: Stage) -> int:
             return 2
         case CorrectBias() | AdaRound() | Reconstruct():
             return 3
-        case Cast():
+        case Qat():
             return 4
+        case Cast():
+            return 5
         case _:
             assert_never(stage)
 
@@ -323,10 +332,27 @@ def _check_training(recipe: Recipe) -> None:
         raise RecipeError(f"stages[{training[0][0]}]: expected data.train to train on, got nothing; add it")
     for index, stage in training:
         _check_loss(recipe, f"stages[{index}]", stage)
-        if stage.log is not None and importlib.util.find_spec(stage.log) is None:
-            raise MissingError(
-                f'stages[{index}].log: expected {stage.log}, got none installed; pip install "avcompress[{stage.log}]"'
-            )
+    for index, any_stage in enumerate(recipe.stages):
+        if isinstance(any_stage, Training):
+            _check_log(f"stages[{index}]", any_stage)
+        if isinstance(any_stage, Qat):
+            _check_qat(recipe, f"stages[{index}]", any_stage)
+
+
+def _check_log(where: str, stage: Training) -> None:
+    if stage.log is not None and importlib.util.find_spec(stage.log) is None:
+        raise MissingError(
+            f'{where}.log: expected {stage.log}, got none installed; pip install "avcompress[{stage.log}]"'
+        )
+
+
+def _check_qat(recipe: Recipe, where: str, stage: Qat) -> None:
+    ptq = next(each for each in recipe.stages if isinstance(each, Ptq))
+    if stage.method == "lsq_plus" and ptq.activations != "asymmetric":
+        raise RecipeError(
+            f"{where}.method: expected activations: asymmetric in `ptq` for lsq_plus, which learns zero points, got "
+            f"{ptq.activations}; set it, or method: lsq"
+        )
 
 
 _LOSSES = {"yolox": frozenset[str](), "cross_entropy": frozenset({"class_weights"})}

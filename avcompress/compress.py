@@ -25,11 +25,13 @@ from avcompress.quant.apply import NetworkStage, apply, title
 from avcompress.quant.stages.ptq import calibrate, calibration_settings, quantize
 from avcompress.recipe import Cast, Ptq, Recipe
 from avcompress.recipe_network import OnnxModel, TorchModel
+from avcompress.recipe_qat import Qat
 from avcompress.recipe_training import Train
 from avcompress.rehearsing import rehearse
 from avcompress.spec import Artifact, Track
 from avcompress.state import step_key
 from avcompress.training import SKIPPED, Export, module_code, train_folders, train_stages
+from avcompress.tuning import images_of, qat_step
 from calibration.batches import Batches
 from calibration.statistics_file import load_statistics, save_statistics
 from engines.onnx_load import load_onnx
@@ -168,11 +170,19 @@ def _trained(bench: Bench, artifact: Artifact, key: str, export: Export, network
     return replace(trained, model=export(trained.model))
 
 
-def _run_stage(bench: Bench, index: int, stage: NetworkStage, before: Path) -> tuple[Path, ...]:
+def _run_stage(bench: Bench, index: int, stage: NetworkStage | Qat, before: Path) -> tuple[Path, ...]:
     """Take the steps of one stage; the last folder holds the network."""
+    if isinstance(stage, Qat):
+        teacher = [sha256_file(path) for label, path in bench.inputs.items() if _is_teacher(label, index, path)]
+        known = (bench.recipe.preprocess.model_dump(), images_of(bench).fingerprint, teacher)
+        return (qat_step(bench, index, stage, before, step_key("qat", _files(before), stage.model_dump(), *known)),)
     if isinstance(stage, Ptq):
         return _ptq(bench, index, stage, before)
     return (_step(bench, f"{index}-{stage.kind}", stage, before, None),)
+
+
+def _is_teacher(label: str, index: int, path: Path) -> bool:
+    return label.startswith(f"stages[{index}].teacher") and path.is_file()
 
 
 def _ptq(bench: Bench, index: int, stage: Ptq, before: Path) -> tuple[Path, ...]:

@@ -12,6 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from avcompress.contract import Contract, Measure, Validation
 from avcompress.frozen import Fraction, Model
 from avcompress.recipe_network import Network
+from avcompress.recipe_qat import Qat
 from avcompress.recipe_training import Train
 
 SceneSide = Annotated[int, Field(ge=32, le=4096)]
@@ -288,7 +289,7 @@ Preparing = Equalize | Smooth
 Repairing = CorrectBias | AdaRound | Reconstruct
 """Stages that hold a quantized network against its float one: after `ptq`."""
 
-Stage = Annotated[Train | Preparing | Quantizing | Repairing | Cast, Field(discriminator="kind")]
+Stage = Annotated[Train | Preparing | Quantizing | Repairing | Qat | Cast, Field(discriminator="kind")]
 
 # --- engines
 

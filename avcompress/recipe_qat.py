@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from avcompress.recipe_distill import Loss, Teacher
 from avcompress.recipe_training import Augment, Training
@@ -22,7 +22,7 @@ class Qat(Training):
     weight_scales: Literal["learned", "recomputed", "fixed"] = Field(
         "learned",
         description="learned: as LSQ has it; recomputed: they follow the largest weight of each channel; "
-        "fixed: those of `ptq`",
+        "fixed: those of `ptq`, as with ste",
     )
     scales: tuple[str, ...] = Field(
         ("*",), description="fnmatch patterns of the quantized tensors whose scales may change; tied ones go together"
@@ -46,10 +46,12 @@ class Qat(Training):
     )
     augment: Augment = Field(Augment(), description="what chance does to a training picture")
 
-    @model_validator(mode="after")
-    def _has_scales_to_learn(self) -> Qat:
-        if self.method == "ste" and "weight_scales" in self.model_fields_set and self.weight_scales == "learned":
-            raise ValueError(
-                "expected weight_scales fixed or recomputed where method is ste, got learned; mend one of them"
-            )
-        return self
+    @property
+    def learns_activations(self) -> bool:
+        """Whether the scales of activations change."""
+        return self.method != "ste"
+
+    @property
+    def learns_weights(self) -> bool:
+        """Whether the scales of weights are trained themselves."""
+        return self.weight_scales == "learned" and self.method != "ste"

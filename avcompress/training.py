@@ -80,7 +80,7 @@ def _train(
         save_decisions(trained, folder)
         write_atomically(folder / SKIPPED, json.dumps(samples.skipped))
 
-    folder = bench.step(name, f"train, {_length(stage)}", key, compute, together=True)
+    folder = bench.step(name, f"train, {length(stage)}", key, compute, together=True)
     if ranks.leads():
         shutil.rmtree(under_way(bench, name), ignore_errors=True)
     load_state_(artifact.model, (folder / WEIGHTS).read_bytes())
@@ -88,7 +88,8 @@ def _train(
     return load_decisions(folder, artifact.model)
 
 
-def _length(stage: Training) -> str:
+def length(stage: Training) -> str:
+    """How long it trains, for people."""
     return f"{stage.steps} steps" if stage.steps is not None else f"{stage.epochs:g} epochs"
 
 

@@ -32,7 +32,8 @@ def images_of(bench: Bench) -> Source:
 
 def qat_step(bench: Bench, index: int, stage: Qat, before: Path, key: str) -> Path:
     """Take the step of one stage on the artifact that lies in `before`; returns the folder of the new one."""
-    from avcompress.quant.stages.qat import network_of, qat, trained_artifact
+    from avcompress.quant.learning.qat_module import trained_artifact
+    from avcompress.quant.stages.qat import network_of, qat
 
     name = f"{index}-qat"
 

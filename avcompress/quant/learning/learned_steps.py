@@ -101,7 +101,8 @@ def _inside(gradient: Tensor, x: Tensor, ends: tuple[Tensor, Tensor]) -> Tensor:
     """The gradient where x is between the ends, else 0."""
     low, high = ends
     if low.dim() == 0 and not x.is_cuda:  # one pass, where asking for a number costs nothing
-        return torch.ops.aten.hardtanh_backward(gradient, x, float(low), float(high))
+        passed: Tensor = torch.ops.aten.hardtanh_backward(gradient, x, float(low), float(high))
+        return passed
     return gradient * ((x > low) & (x < high))
 
 

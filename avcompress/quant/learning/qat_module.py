@@ -109,12 +109,10 @@ class _Builder:
         shape = _along(axis, len(source.meta["shape"]), value)
         path = _key(leader)
         if path not in self.quantizers:
-            learns = self.settings.method != "ste" and self._may_learn(leader)
+            learns = self._may_learn(leader) and self.settings.learns_activations
             known = Scaling(value.reshape(shape), self._shift(zero, shape), grid, learns)
             offset = learns and self.settings.method == "lsq_plus"
-            self.quantizers[path] = Quantizer(
-                known._replace(clipping=self.settings.method == "pact", offset=offset)
-            )
+            self.quantizers[path] = Quantizer(known._replace(clipping=self.settings.method == "pact", offset=offset))
         with self.graph.inserting_before(node):
             made = self.graph.call_module(f"quantizers.{path}", (source,))
         made.meta.update(onnx=("", source.meta["onnx"][1]), shape=source.meta["shape"])
@@ -135,9 +133,9 @@ class _Builder:
         step, shift = step.reshape(shape), self._shift(zero, shape)
         before = name[1] if name[1] is not None and name[1].shape == value.shape else value
         start = into_bins(before, (value / step).round(), step) if grid is not None else before
-        mode = self.settings.weight_scales if self.settings.method != "ste" else _without(self.settings)
         may = self._may_learn(name[0])
-        scaling = Scaling(step, shift, grid, may and mode == "learned", recomputed=may and mode == "recomputed")
+        recomputed = may and self.settings.weight_scales == "recomputed"
+        scaling = Scaling(step, shift, grid, may and self.settings.learns_weights, recomputed=recomputed)
         path = _key(name[0])
         self.weights[path] = QuantizedWeight(start, scaling)
         with self.graph.inserting_before(node):
@@ -218,11 +216,6 @@ class _Builder:
                 f"qat.scales: expected names or patterns of quantized tensors, got {unmatched[0]!r}, which fits none; "
                 "see `avcompress inspect`, or leave it out"
             )
-
-
-def _without(settings: Qat) -> str:
-    """How weight scales go on where nothing of scales is learned."""
-    return "recomputed" if settings.weight_scales == "recomputed" else "fixed"
 
 
 def _tensor(node: fx.Node) -> str:

@@ -1,7 +1,7 @@
 """Quantization-aware training: the quantized network learns with its rounding in place, its scales along with it.
 
-It starts from what `ptq` and the repairs after it have left. Q/DQ stay where they are and tied scales tied: what changes
-are the numbers in the graph.
+It starts from what `ptq` and the repairs after it have left. Q/DQ stay where they are and tied scales stay tied: what
+changes are the numbers in the graph.
 
 Sources: as in avcompress.quant.learning.learned_steps; that a quantized network learns best from its own float self:
 Mishra and Marr: Apprentice, arXiv:1711.05852.
@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from avcompress.onnx_import import import_onnx
 from avcompress.quant.learning.qat_module import Site, qat_module, trained_artifact
-from avcompress.quant.learning.quantizers import Quantizer, QuantizedWeight, groups
+from avcompress.quant.learning.quantizers import QuantizedWeight, Quantizer, groups
 from avcompress.recipe import Preprocess
 from avcompress.recipe_qat import Qat
 from avcompress.spec import Artifact
