@@ -91,7 +91,8 @@ def _encoded(
     array = value.float().numpy() if value.dtype == torch.bfloat16 else value.numpy()
     # What the network computes from constants alone is stored nowhere yet.
     dtype = onnx.helper.tensor_dtype_to_np_dtype(stored[name].data_type) if name in stored else array.dtype
-    return numpy_helper.from_array(np.ascontiguousarray(array).astype(dtype), name)
+    # Not ascontiguousarray, which makes a list of one of a scalar.
+    return numpy_helper.from_array(np.array(array, dtype, order="C"), name)
 
 
 def _integers(

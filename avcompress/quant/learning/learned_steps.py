@@ -66,7 +66,7 @@ class _Quantize(Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, scale, zero_point, result = ctx.saved_tensors
         gradient = grads[0]
-        inside = _inside(gradient, x, _ends(scale, zero_point, ctx.grid))
+        inside = _inside(gradient, x, scale, zero_point, ctx.grid)
         by_scale = by_zero = None
         if ctx.needs_input_grad[1]:
             # PACT: inside the range the step changes nothing, so that q stands for x there.
@@ -89,21 +89,15 @@ def _rounded(x: Tensor, scale: Tensor, zero_point: Tensor | None, grid: Grid) ->
     return steps.add_(zero_point).clamp_(*grid).sub_(zero_point).mul_(scale)
 
 
-def _ends(scale: Tensor, zero_point: Tensor | None, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Between which x is rounded rather than clipped."""
-    if grid is None:
-        return -FP8_MAX * scale, FP8_MAX * scale
-    shift = 0.0 if zero_point is None else zero_point
-    return (grid[0] - 0.5 - shift) * scale, (grid[1] + 0.5 - shift) * scale
-
-
-def _inside(gradient: Tensor, x: Tensor, ends: tuple[Tensor, Tensor]) -> Tensor:
-    """The gradient where x is between the ends, else 0."""
-    low, high = ends
-    if low.dim() == 0 and not x.is_cuda:  # one pass, where asking for a number costs nothing
-        passed: Tensor = torch.ops.aten.hardtanh_backward(gradient, x, float(low), float(high))
+def _inside(gradient: Tensor, x: Tensor, scale: Tensor, zero_point: Tensor | None, grid: Grid) -> Tensor:
+    """The gradient where x is rounded rather than clipped, else 0."""
+    low, high = (-FP8_MAX, FP8_MAX) if grid is None else (grid[0] - 0.5, grid[1] + 0.5)
+    if scale.dim() == 0 and not x.is_cuda:  # one pass, where asking for a number costs nothing
+        step, shift = float(scale), 0.0 if zero_point is None else float(zero_point)
+        passed: Tensor = torch.ops.aten.hardtanh_backward(gradient, x, (low - shift) * step, (high - shift) * step)
         return passed
-    return gradient * ((x > low) & (x < high))
+    moved = 0.0 if zero_point is None else zero_point
+    return gradient * ((x > (low - moved) * scale) & (x < (high - moved) * scale))
 
 
 def _difference(a: Tensor, b: Tensor, c: Tensor, d: Tensor, scale: Tensor) -> Tensor:
