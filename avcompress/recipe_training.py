@@ -105,9 +105,9 @@ class Train(Training):
     kind: Literal["train"]
     loss: str | None = Field(
         None,
-        pattern=r"^(yolox|cross_entropy|[\w.]+:\w+)$",
-        description="yolox, of a detector with `decode: yolox`; cross_entropy, of a segmenter; or module:function of "
-        "(outputs, samples). Default: the torch module's own methods `targets` and `loss`",
+        pattern=r"^(yolox|ltrb|cross_entropy|[\w.]+:\w+)$",
+        description="yolox or ltrb, of a detector that is decoded so; cross_entropy, of a segmenter; or "
+        "module:function of (outputs, samples). Default: the torch module's own methods `targets` and `loss`",
     )
     loss_args: dict[str, Any] = Field(
         default_factory=dict,
