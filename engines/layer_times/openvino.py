@@ -84,8 +84,7 @@ class _Round(NamedTuple):
 
 
 def _round(path: Path, settings: OpenVinoEngine, inputs: Mapping[str, Array], timing: Timing) -> _Round:
-    # Nothing of it outlives the round: OpenVINO 2026.4 crashes at the next Ctrl-C after two networks were there at once
-    # whose counters had been read.
+    # Nothing of it outlives the round: see `by_openvino` for the order in which OpenVINO's networks may be released.
     compiled = compile_file(path, settings, profiled=True)
     request = compiled.create_infer_request()
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import signal
 
 import numpy as np
 import onnx
@@ -142,6 +143,14 @@ def test_a_spoiled_layer_is_named_on_openvino_too(batches):
     found = compare_layers(chain(), chain(True, 3), batches, run=by_openvino)
 
     assert first_beyond(found, 15).layer == "conv3"
+
+
+def test_ctrl_c_works_after_several_passes_on_openvino(batches, monkeypatch):
+    monkeypatch.setattr(module, "_PASS_BYTES", 5000)
+    compare_layers(chain(), chain(), batches, run=by_openvino)
+
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_fp16_tensors_are_compared_with_their_values():
