@@ -65,7 +65,7 @@ class Training(Model):
     seed: NonNegativeInt = Field(0, description="of the order of images, of what chance does to them and in the loss")
     validate_every: PositiveInt | None = Field(
         None,
-        description="steps between two measurements of the contract's first accuracy metric on `data.validation`; the "
+        description="steps between two measurements of the contract's first AP or IoU on `data.validation`; the "
         "best network is returned. Default: none, the last one is",
     )
     patience: PositiveInt = Field(5, description="measurements without a better one after which training stops")

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from avcompress import ranks
 from avcompress.bench import Bench
 from avcompress.checkpoint import load_decisions, save_decisions
+from avcompress.early_stop import judge
 from avcompress.files import sha256_file, write_atomically
-from avcompress.judging import judge
 from avcompress.recipe import Detection
 from avcompress.recipe_training import Train, Training
 from avcompress.spec import Artifact, DataError, ModelError, Track
