@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from avcompress import ranks
 from avcompress.bench import Bench
 from avcompress.checkpoint import load_decisions, save_decisions
+from avcompress.early_stop import judge
 from avcompress.files import sha256_file, write_atomically
-from avcompress.judging import judge
 from avcompress.recipe import Detection
 from avcompress.recipe_training import Train, Training
-from avcompress.spec import Artifact, ModelError, Track
+from avcompress.spec import Artifact, DataError, ModelError, Track
 from avcompress.state import step_key
 
 if TYPE_CHECKING:
@@ -137,6 +137,8 @@ def task_loss(bench: Bench, index: int, stage: Train) -> TaskLoss | None:
             return None
         case "yolox" if isinstance(task, Detection):
             return TaskLoss(lambda outputs, samples: yolox_loss(chosen(outputs, output), samples, task))
+        case "ltrb":
+            return TaskLoss(lambda outputs, samples: _ltrb(chosen(outputs, output), samples))
         case "cross_entropy":
             weights = stage.loss_args.get("class_weights")
             return TaskLoss(lambda outputs, samples: cross_entropy(chosen(outputs, output), samples, weights))
@@ -148,6 +150,16 @@ def task_loss(bench: Bench, index: int, stage: Train) -> TaskLoss | None:
                 return found
 
             return TaskLoss(of, labels=False)
+
+
+def _ltrb(outputs: Tensor, samples: Sequence[Sample]) -> Tensor:
+    from avcompress.models.detection import box_targets, ltrb_loss
+    from avcompress.train.recovery import moved
+
+    bare = next((sample.name for sample in samples if sample.boxes is None), None)
+    if bare is not None:
+        raise DataError(f"{bare}: expected boxes for loss ltrb, got none; check data.train")
+    return ltrb_loss(outputs, moved(box_targets(samples), outputs.device))
 
 
 def chosen(outputs: Any, name: str | None) -> Any:

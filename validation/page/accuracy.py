@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from validation.comparison import EVERYWHERE, LESS_IS_BETTER
-from validation.page.bars import Bar, Scale, forest_scale
+from validation.comparison import EVERYWHERE, less_is_better
+from validation.page.bars import Bar, Scale, forest_scale, is_proven
 from validation.report import ComparisonFacts, Interval, Report, SliceFacts
 
 OPERATING = ("precision", "recall", "F1", "false_alarms", "ece")
@@ -49,6 +49,11 @@ class Row:
         return any(cell.apart for cell in self.cells)
 
     @property
+    def proven(self) -> bool:
+        """Whether an engine's drop is proven."""
+        return any(is_proven(cell.drop) for cell in self.cells)
+
+    @property
     def worst(self) -> float:
         """The largest drop of all engines; 0 where nothing was measured."""
         return max((cell.drop.value for cell in self.cells if cell.drop.value is not None), default=0.0)
@@ -72,11 +77,6 @@ def main_family(name: str) -> str:
     return "IoU" if name == "mIoU" else name
 
 
-def is_less_better(name: str) -> bool:
-    """Whether a metric, of all classes or of one, is better the smaller it is."""
-    return name.partition("/")[0] in LESS_IS_BETTER
-
-
 def overall(report: Report) -> Table:
     """Metrics of all classes that hold at every threshold, in their order."""
     names = [name for name in report.accuracy.reference if "/" not in name and not _operating(report, name)]
@@ -95,10 +95,10 @@ def false_alarms(report: Report) -> Table:
 
 
 def by_class(report: Report, family: str) -> Table:
-    """One metric by class, the largest drop first; classes without any labelled object are left out."""
+    """One metric by class: proven drops first, the largest before others; classes without a label are left out."""
     names = [name for name in report.accuracy.reference if name.startswith(f"{family}/")]
     rows = [row for name in names if (row := _row(report, name)).reference.value is not None]
-    rows.sort(key=lambda row: (-row.worst, row.name))
+    rows.sort(key=lambda row: (not row.proven, -row.worst, row.name))
     return _table(replace(row, name=row.name.partition("/")[2]) for row in rows)
 
 
@@ -116,7 +116,7 @@ def drop_of(report: Report, engine: str, name: str, where: str = EVERYWHERE) -> 
     before, after = report.accuracy.reference.get(name), report.accuracy.engines.get(engine, {}).get(name)
     if before is None or after is None or where != EVERYWHERE:
         return UNMEASURED
-    return Interval(value=after - before if is_less_better(name) else before - after, low=None, high=None)
+    return Interval(value=after - before if less_is_better(name) else before - after, low=None, high=None)
 
 
 def broken(report: Report, engine: str, name: str, where: str = EVERYWHERE) -> bool:
@@ -129,7 +129,7 @@ def broken(report: Report, engine: str, name: str, where: str = EVERYWHERE) -> b
 
 def stands_apart(drop: Interval, whole: Interval) -> bool:
     """Whether a drop is proven, and proven to be larger than that of the whole."""
-    return drop.low is not None and whole.high is not None and drop.low > max(0.0, whole.high)
+    return is_proven(drop) and whole.high is not None and (drop.low or 0.0) > whole.high
 
 
 def scaled(rows: Sequence[Row]) -> Table:

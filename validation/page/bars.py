@@ -54,9 +54,14 @@ class Scale:
             high=self.place(high),
             cut_low=low < self.low,
             cut_high=high > self.high,
-            proven=low > 0,
+            proven=is_proven(interval),
             broken=broken,
         )
+
+
+def is_proven(drop: Interval) -> bool:
+    """Whether a drop has an interval, and all of it lies above 0."""
+    return drop.low is not None and drop.low > 0
 
 
 def forest_scale(drops: Iterable[Interval]) -> Scale | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from validation.page.accuracy import is_less_better, main_family
+from validation.comparison import less_is_better
+from validation.page.accuracy import main_family
 from validation.page.write import count, metric, rate
 from validation.report import ContractLine, Report, ScenarioFacts
 
@@ -38,7 +39,7 @@ def _classes(line: ContractLine, report: Report) -> list[str]:
     """Of a line on all classes: those whose loss is proven."""
     comparison = report.comparisons.get(line.engine)
     part = None if comparison is None else comparison.find(line.slice or "all")
-    if part is None or "/" in line.metric or is_less_better(line.metric):
+    if part is None or "/" in line.metric or less_is_better(line.metric):
         return []
     family = main_family(line.metric)
     lost = {

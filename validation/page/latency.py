@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from validation.page.write import count, ends, ms, rate, span
+from validation.latency import RUNS_NEEDED
+from validation.page.write import MISSING, count, ends, ms, rate, span
 from validation.plots import Timeline, latency_plot
 from validation.report import Interval, LatencyFacts, MachineState, Percentiles, Report, ScenarioFacts
 
@@ -24,7 +26,7 @@ class Column:
     """One figure of a latency, with its bounds in brackets."""
 
     name: str
-    value: float | None
+    value: str
     bounds: str = ""
 
 
@@ -57,11 +59,8 @@ def _plain_block(engine: str, facts: LatencyFacts) -> Block:
     values = dict(zip(NAMES, (total.p50_ms, total.p90_ms, total.p99_ms, total.p99_9_ms), strict=True))
     deadlines = tuple(sorted({term.ms for term in facts.deadlines}))
     timeline = Timeline(_starts(facts.samples_ms), facts.samples_ms, (), _marks(values), deadlines)
-    columns = [
-        Column("mean", total.mean_ms),
-        *(Column(*found) for found in values.items()),
-        Column("max", total.max_ms),
-    ]
+    named = {"mean": total.mean_ms, **values, "max": total.max_ms}
+    columns = [Column(name, ms(value)) for name, value in named.items()]
     beside = [] if facts.float_total is None else [("the float network", facts.float_total)]
     return Block(
         engine=engine,
@@ -79,10 +78,9 @@ def _block(report: Report, facts: ScenarioFacts) -> Block:
     values = {name: facts.percentiles[name].value for name in NAMES if name in facts.percentiles}
     deadlines = tuple(sorted({miss.deadline_ms for miss in facts.misses}))
     timeline = Timeline(facts.arrivals_s, facts.samples_ms, facts.dropped_s, _marks(values), deadlines)
-    percentiles = (Column(name, found.value, ends(found, ms)) for name, found in facts.percentiles.items())
-    columns = [Column("mean", facts.mean_ms), *percentiles, Column("max", facts.max_ms)]
+    columns = [Column("mean", ms(facts.mean_ms)), *_percentiles(facts), Column("max", ms(facts.max_ms))]
     if facts.jitter_ms is not None:
-        columns.append(Column("jitter", facts.jitter_ms))
+        columns.append(Column("jitter", ms(facts.jitter_ms)))
     alone = report.latency.get(facts.engine) if facts.scenario == "single_stream" else None
     beside = [] if alone is None or alone.float_total is None else [("the float network", alone.float_total)]
     return Block(
@@ -95,6 +93,18 @@ def _block(report: Report, facts: ScenarioFacts) -> Block:
         facts=tuple(_facts(facts)),
         warnings=facts.throttled,
     )
+
+
+def _percentiles(facts: ScenarioFacts) -> Iterator[Column]:
+    """A percentile that a dropped image would be is no figure, but known: nobody should take it for unmeasured."""
+    total = len(facts.samples_ms) + len(facts.dropped_s)
+    for name in NAMES:
+        found = facts.percentiles.get(name)
+        if found is None or found.value is None:
+            enough = found is not None and total >= RUNS_NEEDED[name]
+            yield Column(name, "dropped" if enough else MISSING)
+        else:
+            yield Column(name, ms(found.value), ends(found, ms))
 
 
 def _title(facts: ScenarioFacts) -> str:

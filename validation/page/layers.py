@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -49,7 +49,22 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class LayerTable:
-    """Every layer, and which are shown first: those with most noise, or that take longest where noise is unknown."""
+    """Every layer.
+
+    Attributes:
+        rows: in the order of the network.
+        first: those shown first: with most noise, or that take longest where noise is unknown.
+        by_noise: whether noise is known.
+        engines: that tell times.
+        told: engines that tell precisions.
+        most_ms: the longest time.
+        most_db: the highest signal to noise.
+        plot: error and time of all.
+        text: what the plot shows, in words.
+        beyond: the first below the bound.
+        bound_db: the least that is allowed.
+        added: (engine, milliseconds, of all milliseconds) of the steps that an engine added to the network.
+    """
 
     rows: tuple[LayerRow, ...]
     first: tuple[LayerRow, ...]
@@ -62,6 +77,7 @@ class LayerTable:
     text: str
     beyond: str
     bound_db: float | None
+    added: tuple[tuple[str, float, float], ...]
 
 
 def int8_share(layers: Sequence[LayerFacts]) -> float | None:
@@ -104,7 +120,15 @@ def layer_table(report: Report) -> LayerTable:
         text=_alternative(rows, noisy, timed, beyond),
         beyond=beyond,
         bound_db=bound,
+        added=tuple(_added(report)),
     )
+
+
+def _added(report: Report) -> Iterator[tuple[str, float, float]]:
+    for engine, layers in report.layer_times.items():
+        own = sum(layer.ms for layer in layers if not layer.nodes)
+        if own:
+            yield engine, own, sum(layer.ms for layer in layers)
 
 
 def _rows(report: Report) -> list[LayerRow]:
@@ -147,9 +171,9 @@ def _times(layers: Sequence[LayerTime]) -> dict[str, LayerTime]:
     """By the network's node: a layer that stands for several is shown at the first of them."""
     found: dict[str, LayerTime] = {}
     for layer in layers:
-        node = next(iter(layer.nodes), layer.name)
-        before = found.get(node)
-        found[node] = layer if before is None else before.model_copy(update={"ms": before.ms + layer.ms})
+        for node in layer.nodes[:1]:
+            before = found.get(node)
+            found[node] = layer if before is None else before.model_copy(update={"ms": before.ms + layer.ms})
     return found
 
 

@@ -10,7 +10,7 @@ from validation.page import accuracy, changes, layers, slices, verdict
 from validation.page.candidates import pareto
 from validation.page.latency import latency_blocks
 from validation.page.template import page_template
-from validation.pictures import Picture
+from validation.pictures import BOX_LEGEND, Picture
 from validation.report import Report, report_json
 
 SHOWN_CLASSES = 12
@@ -32,6 +32,7 @@ def render_html(report: Report, pictures: Sequence[Picture] = ()) -> str:
     return page_template("report.html.j2").render(
         report=report,
         pictures=pictures,
+        box_legend=BOX_LEGEND,
         created=f"{report.created.day} {report.created:%B %Y, %H:%M %Z}",
         headline=verdict.headline(report),
         failures=verdict.failures(report),

@@ -27,7 +27,7 @@ def ends(interval: Interval | None, shown: Callable[[float | None], str] | None 
     if interval is None or (interval.low is None and interval.high is None):
         return ""
     writer = shown or (lambda value: "…" if value is None else _signed(value, lambda size: f"{size:.3f}", plus=""))
-    return f"[{writer(interval.low)}, {writer(interval.high)}]"
+    return f"[{writer(interval.low)},\u00a0{writer(interval.high)}]"
 
 
 def ms(value: float | None) -> str:

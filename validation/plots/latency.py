@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from validation.plots.svg import ACCENT, FAIL, LINE, MUTED, dots, draw, spread, ticks
+from validation.plots.svg import ACCENT, FAIL, INK, LINE, MUTED, dots, draw, spread, ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +59,7 @@ def latency_plot(timeline: Timeline, identity: str = "latency") -> str:
         _images(left, timeline, samples)
         _histogram(right, samples)
         _deadlines(left, right, timeline.deadlines_ms)
-        _percentiles(right, timeline.marks)
+        _names(right, timeline)
         _dress(left, right, scale)
 
     return draw(identity, 3.1, paint)
@@ -111,38 +111,31 @@ def _histogram(axes: Axes, samples: Floats) -> None:
 
 
 def _deadlines(left: Axes, right: Axes, deadlines_ms: Sequence[float]) -> None:
-    _, high = left.get_ylim()
     for deadline in deadlines_ms:
-        if deadline <= high:
+        if deadline <= left.get_ylim()[1]:
             left.axhline(deadline, color=FAIL, linewidth=1.2)
             right.axhline(deadline, xmax=_MARKED, color=FAIL, linewidth=1.2)
-            left.annotate(
-                f"deadline {deadline:g}", (0, deadline), (3, 3), xycoords=left.get_yaxis_transform(),
-                textcoords="offset points", color=FAIL,
-            )  # fmt: skip
-        else:
-            left.annotate(
-                f"deadline {deadline:g} ↑", (0, 1), (3, -2), xycoords="axes fraction", textcoords="offset points",
-                va="top", color=FAIL,
-            )  # fmt: skip
 
 
-def _percentiles(axes: Axes, marks: Sequence[tuple[str, float]]) -> None:
-    """Names at the right edge, moved apart where percentiles lie close together, each with a line to its place."""
-    if not marks:
-        return
-    axes.figure.draw_without_rendering()  # type: ignore[union-attr]  # the layout decides how many pixels a label has
-    heights = [float(axes.transData.transform((0.0, value))[1]) for _, value in marks]
-    back = axes.transData.inverted().transform
-    edge = axes.get_xlim()[1]
-    for (name, value), height in zip(marks, spread(heights, 17.0), strict=True):
+def _names(axes: Axes, timeline: Timeline) -> None:
+    """Names at the right edge, moved apart where their places lie close together, each with a line to its place."""
+    _, high = axes.get_ylim()
+    known = [(f"{name} {value:.2f}", value, INK) for name, value in timeline.marks]
+    known += [
+        (f"deadline {deadline:g}{' ↑' if deadline > high else ''}", min(deadline, high), FAIL)
+        for deadline in timeline.deadlines_ms
+    ]
+    axes.figure.draw_without_rendering()  # type: ignore[union-attr]  # the layout decides how many pixels a name has
+    heights = [float(axes.transData.transform((0.0, value))[1]) for _, value, _ in known]
+    back, edge = axes.transData.inverted().transform, axes.get_xlim()[1]
+    end = (_MARKED + 0.06) * edge
+    for (text, value, colour), height in zip(known, spread(heights, 17.0), strict=True):
         level = float(back((0.0, height))[1])
-        end = (_MARKED + 0.06) * edge
-        axes.plot([0, _MARKED * edge, end], [value, value, level], color=MUTED, linewidth=0.6, clip_on=False)
+        line = MUTED if colour == INK else colour
+        axes.plot([0, _MARKED * edge, end], [value, value, level], color=line, linewidth=0.6, clip_on=False)
         axes.annotate(
-            f"{name} {value:.2f}", (end, level), (3, 0), textcoords="offset points", va="center",
-            annotation_clip=False,
-        )  # fmt: skip
+            text, (end, level), (3, 0), textcoords="offset points", va="center", color=colour, annotation_clip=False
+        )
 
 
 def _dress(left: Axes, right: Axes, scale: str) -> None:

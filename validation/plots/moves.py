@@ -30,7 +30,7 @@ def moves_histogram(edges: Sequence[float], counts: Sequence[int], identity: str
         axes.axvline(0, color=INK, linewidth=0.8)
         axes.set_yticks([])
         axes.set_ylim(0, 1.3 * max(1, *counts))  # room for the words
-        axes.set_xlim(edges[0], edges[-1])
+        axes.set_xlim(*_limits(edges, counts))
         axes.set_xlabel("change of the score of an object that both networks find")
         for text, at, side in (("← less sure", -4, "right"), ("surer →", 4, "left")):
             axes.annotate(
@@ -39,3 +39,11 @@ def moves_histogram(edges: Sequence[float], counts: Sequence[int], identity: str
             )  # fmt: skip
 
     return draw(identity, 1.7, paint)
+
+
+def _limits(edges: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
+    """From the first to the last bin that holds anything, with room for the words at no change."""
+    used = np.flatnonzero(counts)
+    low, high = (edges[used[0]], edges[used[-1] + 1]) if len(used) else (edges[0], edges[-1])
+    room = 0.12 * (high - low)
+    return min(low, -room), max(high, room)

@@ -79,7 +79,8 @@ class ScenarioFacts(Model):
     background_load: int = Field(0, description="processes that kept the CPU busy meanwhile")
     warmup: int = Field(description="images before the measurement, not kept")
     percentiles: dict[str, Interval] = Field(
-        description="p50, p90, p99, p99.9 in milliseconds, bounds by order statistics; null where images are too few"
+        description="p50, p90, p99, p99.9 in milliseconds with their bounds by order statistics; null where images are "
+        "too few, or so many were dropped"
     )
     mean_ms: Measured = Field(description="arithmetic mean")
     max_ms: Measured = Field(description="the slowest")

@@ -197,7 +197,7 @@ def layers() -> tuple[DriftFacts, tuple[LayerTime, ...]]:
         )
         for name in names
     )
-    return drift, times
+    return drift, (*times, LayerTime(name="Reorder_12", ms=0.21))
 
 
 def changes(seed: int) -> ChangeFacts:
