@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from typing import NamedTuple
 
 from typing_extensions import assert_never
 
+from avcompress import ranks
+from avcompress.files import private_folder
 from avcompress.recipe import (
     AdaRound,
     Cast,
@@ -88,15 +91,28 @@ class Bench:
         return self.job.recipe
 
     def step(
-        self, name: str, title: str, key: str, compute: Callable[[Path, Track], None], still: bool = False
+        self,
+        name: str,
+        title: str,
+        key: str,
+        compute: Callable[[Path, Track], None],
+        still: bool = False,
+        together: bool = False,
     ) -> Path:
         """Take one step of the run, or keep its results from the last run; returns the folder that holds them.
 
-        `still`: something is timed in it.
+        Of several processes the first one takes it, and the others wait. `still`: something is timed in it;
+        `together`: all processes compute, and the first one's results are kept.
         """
-        reused = self.state.seconds(name, key) is not None
+        reused = bool(ranks.agreed(self.state.seconds(name, key) is not None))
         with self.watch.step(title, reused, still) as track:
-            folder = self.state.step(name, key, lambda folder: compute(folder, track))
+            folder = self.state.folder / name
+            if ranks.leads():
+                self.state.step(name, key, lambda folder: compute(folder, track))
+            elif together and not reused:
+                with private_folder() as scratch:
+                    compute(scratch, track)
+            ranks.wait()
         self.passed.append(Step(name, title, self.state.seconds(name, key) or 0.0))
         return folder
 
@@ -154,6 +170,9 @@ def _inputs(job: Job) -> Iterator[tuple[str, Path]]:
         if isinstance(stage, Ptq) and stage.statistics is not None:
             label = f"stages[{index}].statistics"
             yield label, _resolve(label, job.data_root, stage.statistics)
+        if isinstance(stage, Train) and stage.import_from is not None:
+            label = f"stages[{index}].import_from"
+            yield label, _resolve(label, job.recipe_path.parent, stage.import_from)
 
 
 def _data_inputs(job: Job) -> Iterator[tuple[str, Path]]:
@@ -215,7 +234,7 @@ def _check_recipe(recipe: Recipe) -> None:
     check_preprocess(recipe.preprocess)
     wanted = "boxes" if isinstance(recipe.task, Detection) else "masks"
     for role, source in (("validation", recipe.data.validation), ("train", recipe.data.train)):
-        if source is not None and _labels(source) != wanted:
+        if source is not None and _labels(source) != wanted and (role == "validation" or _learns_labels(recipe)):
             got = f"{source.format!r} with {_labels(source) or 'no labels'}"
             raise RecipeError(
                 f"data.{role}: expected a format with {wanted} for {recipe.task.kind}, got {got}; give labelled images"
@@ -249,6 +268,11 @@ def _labels(source: DataSource) -> str:
             return source.labels
         case _:
             return "boxes"
+
+
+def _learns_labels(recipe: Recipe) -> bool:
+    """Whether a stage's loss needs the labels of data.train; a user's own may do without."""
+    return any(isinstance(stage, Train) and ":" not in (stage.loss or "") for stage in recipe.stages)
 
 
 def _check_stages(recipe: Recipe) -> None:
@@ -294,10 +318,32 @@ def _rank(stage: Stage) -> int:
 
 
 def _check_training(recipe: Recipe) -> None:
-    training = [i for i, stage in enumerate(recipe.stages) if isinstance(stage, Train)]
+    training = [(i, stage) for i, stage in enumerate(recipe.stages) if isinstance(stage, Train)]
     if training and recipe.data.train is None:
-        raise RecipeError(f"stages[{training[0]}]: expected data.train to train on, got nothing; add it")
-    if training and isinstance(recipe.model, OnnxModel):
+        raise RecipeError(f"stages[{training[0][0]}]: expected data.train to train on, got nothing; add it")
+    for index, stage in training:
+        _check_loss(recipe, f"stages[{index}]", stage)
+        if stage.log is not None and importlib.util.find_spec(stage.log) is None:
+            raise MissingError(
+                f'stages[{index}].log: expected {stage.log}, got none installed; pip install "avcompress[{stage.log}]"'
+            )
+
+
+_LOSSES = {"yolox": frozenset[str](), "cross_entropy": frozenset({"class_weights"})}
+
+
+def _check_loss(recipe: Recipe, where: str, stage: Train) -> None:
+    if stage.loss is None and isinstance(recipe.model, OnnxModel):
         raise RecipeError(
-            f"stages[{training[0]}]: expected a torch module to train, got an ONNX file; use model.factory"
+            f"{where}.loss: expected yolox, cross_entropy or module:function for an ONNX file, which brings none, got "
+            "nothing; name one"
         )
+    task = recipe.task
+    yolox = isinstance(task, Detection) and task.decode == "yolox"
+    fits = {"yolox": yolox, "cross_entropy": not isinstance(task, Detection)}.get(stage.loss or "", True)
+    if not fits:
+        got = f"{task.kind}, decode: {task.decode}" if isinstance(task, Detection) else task.kind
+        raise RecipeError(f"{where}.loss: expected one that fits the task, {got}, got {stage.loss}; name another")
+    unknown = sorted(stage.loss_args.keys() - _LOSSES.get(stage.loss or "yolox", stage.loss_args.keys()))
+    if unknown:
+        raise RecipeError(f"{where}.loss_args: expected arguments of the loss, got {unknown[0]!r}; remove it")

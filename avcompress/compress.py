@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
+from avcompress import ranks
 from avcompress.bench import Bench
 from avcompress.checkpoint import (
     DECISIONS,
@@ -19,7 +18,6 @@ from avcompress.checkpoint import (
     load_artifact,
     load_decisions,
     save_artifact,
-    save_decisions,
 )
 from avcompress.files import sha256_file, write_atomically
 from avcompress.float_network import with_output
@@ -31,16 +29,15 @@ from avcompress.recipe_training import Train
 from avcompress.rehearsing import rehearse
 from avcompress.spec import Artifact, Track
 from avcompress.state import step_key
+from avcompress.training import SKIPPED, Export, module_code, train_folders, train_stages
 from calibration.batches import Batches
 from calibration.statistics_file import load_statistics, save_statistics
 from engines.onnx_load import load_onnx
 
 if TYPE_CHECKING:
     import onnx
-    from torch import nn
+    from torch import fx, nn
 
-WEIGHTS = "weights.safetensors"
-SKIPPED = "skipped.json"
 STATISTICS = "calibration.stats"
 
 
@@ -79,15 +76,16 @@ def compress(bench: Bench) -> Compressed:
         if not isinstance(stage, Train):
             folders += _run_stage(bench, index, stage, folders[-1])
     network = bench.job.out / NETWORK
-    write_atomically(network, (folders[-1] / NETWORK).read_bytes())
+    if ranks.leads():
+        write_atomically(network, (folders[-1] / NETWORK).read_bytes())
     return Compressed(
         reference=folder / NETWORK,
         network=network,
         artifact=load_artifact(folders[-1]),
         before_cast=folders[-2 if any(isinstance(stage, Cast) for stage in bench.recipe.stages) else -1],
-        logs=_logs([*_train_folders(bench), *folders]),
+        logs=_logs([*train_folders(bench), *folders]),
         skipped={
-            "train": _read_skipped(_train_folders(bench)),
+            "train": _read_skipped(train_folders(bench)),
             "calibration": _read_skipped(folders),
         },
     )
@@ -96,12 +94,6 @@ def compress(bench: Bench) -> Compressed:
 def count_stage_steps(recipe: Recipe) -> int:
     """The steps that a recipe's stages take: one each, and one to calibrate where no file of statistics is given."""
     return len(recipe.stages) + sum(isinstance(stage, Ptq) and stage.statistics is None for stage in recipe.stages)
-
-
-def _train_folders(bench: Bench) -> list[Path]:
-    return [
-        bench.state.folder / f"{i}-train" for i, stage in enumerate(bench.recipe.stages) if isinstance(stage, Train)
-    ]
 
 
 def _logs(folders: list[Path]) -> dict[str, tuple[str, ...]]:
@@ -124,7 +116,20 @@ def _load_file(bench: Bench, path: Path, name: str) -> Path:
     # Read before the step: its key is what was read, external weights and all, not what one file holds.
     network = with_output(load_onnx(path, bench.recipe.preprocess.size), bench.recipe.model.output)
     rehearse(bench, network, str(path))
-    return _keep(bench, Artifact(network, log=(f"read {name}",)))
+    artifact = Artifact(network, log=(f"read {name}",))
+    if train_folders(bench):
+        artifact = _train_file(bench, network, artifact)
+    return _keep(bench, artifact)
+
+
+def _train_file(bench: Bench, network: onnx.ModelProto, artifact: Artifact) -> Artifact:
+    from avcompress.onnx_import import import_onnx, write_back
+
+    def export(module: nn.Module) -> onnx.ModelProto:
+        return write_back(cast("fx.GraphModule", module), network)
+
+    imported = replace(artifact, model=import_onnx(network))
+    return _trained(bench, imported, step_key("imported", _digest(network)), export, network)
 
 
 def _keep(bench: Bench, artifact: Artifact) -> Path:
@@ -151,49 +156,16 @@ def _load_module(bench: Bench, settings: TorchModel) -> Path:
     network = export(module)  # its bytes are the key: they hold all that the user's code does
     rehearse(bench, network, settings.factory)
     artifact = Artifact(module, log=(f"built {settings.factory}",))
-    key = step_key("module", _digest(network), _code(module, bench.inputs.get("model.import_from")))
-    for index, stage in enumerate(bench.recipe.stages):
-        if isinstance(stage, Train):
-            key = step_key("train", key, stage.model_dump(), bench.recipe.preprocess.model_dump(), _trained_on(bench))
-            artifact = _train(bench, index, stage, artifact, key)
-            network = export(artifact.model)
-    return _keep(bench, replace(artifact, model=network))
+    key = step_key("module", _digest(network), module_code(module, bench.inputs.get("model.import_from")))
+    return _keep(bench, _trained(bench, artifact, key, export, network))
 
 
-def _code(module: nn.Module, folder: Path | None) -> list[str]:
-    """Hashes of the source files that training may run: those of the module's parts, and those of the user's folder."""
-    files = {inspect.getsourcefile(type(part)) for part in module.modules() if not _is_torch(type(part))}
-    loaded = (getattr(found, "__file__", None) for found in list(sys.modules.values()))
-    if folder is not None:
-        files |= {name for name in loaded if name and Path(name).is_relative_to(folder)}
-    return [sha256_file(Path(name)) for name in sorted(filter(None, files))]
-
-
-def _is_torch(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] == "torch"
-
-
-def _trained_on(bench: Bench) -> str:
-    return bench.train.fingerprint if bench.train else ""
-
-
-def _train(bench: Bench, index: int, stage: Train, artifact: Artifact, key: str) -> Artifact:
-    from avcompress.export import load_state_, state_to_safetensors
-    from avcompress.train import train
-
-    def compute(folder: Path, track: Track) -> None:
-        samples = bench.train
-        if samples is None:
-            raise AssertionError("prepare() refuses a train stage without data.train")
-        trained = train(artifact, stage, samples, bench.recipe.preprocess, track)
-        write_atomically(folder / WEIGHTS, state_to_safetensors(trained.model))
-        save_decisions(trained, folder)
-        write_atomically(folder / SKIPPED, json.dumps(samples.skipped))
-
-    folder = bench.step(f"{index}-train", f"train, {stage.steps} steps", key, compute)
-    load_state_(artifact.model, (folder / WEIGHTS).read_bytes())
-    artifact.model.eval()
-    return load_decisions(folder, artifact.model)
+def _trained(bench: Bench, artifact: Artifact, key: str, export: Export, network: onnx.ModelProto) -> Artifact:
+    """The artifact of the network after the recipe's `train` stages; without one, of the network as it is."""
+    if not train_folders(bench):
+        return replace(artifact, model=network)
+    trained, _ = train_stages(bench, artifact, key, export)
+    return replace(trained, model=export(trained.model))
 
 
 def _run_stage(bench: Bench, index: int, stage: NetworkStage, before: Path) -> tuple[Path, ...]:

@@ -14,7 +14,7 @@ from avcompress.spec import RecipeError
 
 RESULTS = ("analysis.html", "analysis.json", "model.onnx", "report.html", "report.json")
 """What says how a run ended: none of it may outlive the next run's beginning."""
-OURS = ("engines", "recipe.yaml", "state", *RESULTS)
+OURS = ("engines", "logs", "recipe.yaml", "state", *RESULTS)
 LOCK = "state/lock"
 
 
@@ -89,7 +89,12 @@ def _clear(out: Path, resume: bool, backends: tuple[str, ...]) -> None:
         temporary += out.glob("engines/*/.*.tmp")
         stale += [path for path in out.glob("engines/*") if path.name not in backends]
     else:
-        stale += [out / "engines", out / "recipe.yaml", *(path for path in out.glob("state/*") if path != out / LOCK)]
+        stale += [
+            out / "engines",
+            out / "logs",
+            out / "recipe.yaml",
+            *(path for path in out.glob("state/*") if path != out / LOCK),
+        ]
     for path in (*temporary, *stale):
         _remove(path)
 

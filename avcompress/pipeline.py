@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from avcompress import ranks
 from avcompress.bench import Bench, Job, outside, prepare
 from avcompress.compress import Compressed, compress, count_stage_steps
 from avcompress.files import write_atomically
@@ -13,7 +14,7 @@ from avcompress.outdir import occupy
 from avcompress.recipe import RtxEngine
 from avcompress.reporting import compose_report
 from avcompress.spec import Verdict
-from avcompress.watch import Watch
+from avcompress.watch import SilentWatch, Watch
 from validation.page import write_report
 from validation.pictures import Picture
 from validation.report import Report
@@ -30,15 +31,23 @@ class Outcome:
     out: Path
 
 
-def execute(job: Job, watch: Watch) -> Outcome:
+def execute(job: Job, watch: Watch) -> Outcome | None:
     """Run a recipe from end to end; finished steps of an earlier run are kept when the job says `resume`.
 
+    Under torchrun every process calls this. The first one does the work, the others train with it, and leave once the
+    network is compressed: they return None.
     Raises AvcompressError for bad input and for what this machine lacks; the output folder then holds whole files only.
     """
-    bench = prepare(job, watch)
-    with occupy(job.out, job.resume, [engine.backend for engine in bench.engines]):
-        write_atomically(job.out / "recipe.yaml", job.recipe_path.read_bytes())
-        return _execute(bench)
+    with ranks.joined():
+        if not ranks.leads():
+            ranks.wait()  # the first one has found the job good
+            compress(prepare(job, SilentWatch()))
+            return None
+        bench = prepare(job, watch)
+        with occupy(job.out, job.resume, [engine.backend for engine in bench.engines]):
+            write_atomically(job.out / "recipe.yaml", job.recipe_path.read_bytes())
+            ranks.wait()
+            return _execute(bench)
 
 
 def _execute(bench: Bench) -> Outcome:
@@ -47,6 +56,7 @@ def _execute(bench: Bench) -> Outcome:
     for line in (*bench.notes, *outside(bench)):
         watch.note(line)
     compressed = compress(bench)
+    ranks.part()
     built = build_all(bench, compressed)
     reference = measure_reference(bench, compressed.reference)
     results = tuple(

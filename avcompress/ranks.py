@@ -28,6 +28,8 @@ def joined() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
+    # That every parameter has a gradient is no mistake: which loss leaves some out is not known beforehand.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import torch
 
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -36,7 +38,14 @@ def joined() -> Iterator[None]:
     try:
         yield
     finally:
-        torch.distributed.destroy_process_group()
+        part()
+
+
+def part() -> None:
+    """Go on alone."""
+    group = _group()
+    if group is not None:
+        group.destroy_process_group()
 
 
 def _group() -> Any:
@@ -117,9 +126,14 @@ def total(value: Tensor) -> Tensor:
 
 
 def mean(value: Tensor) -> Tensor:
-    """The mean over the processes, without a gradient; alone, the value itself.
-
-    A loss that is a sum over a count that differs between processes divides by the mean count: the gradients, which
-    are averaged, are then those of one process with the whole batch.
-    """
+    """The mean over the processes, without a gradient; alone, the value itself."""
     return value if _group() is None else total(value) / count()
+
+
+def divisor(amount: Tensor, least: float) -> Tensor:
+    """What a loss divides by that is a sum over an amount of things, which differs between processes.
+
+    The whole batch's amount, at least `least`, for each process: the gradients, which are averaged over the processes,
+    are then those of one process with the whole batch.
+    """
+    return total(amount).clamp(min=least) / count()

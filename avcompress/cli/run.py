@@ -41,6 +41,8 @@ def run(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
         resume=resume,
     )
     outcome = execute(job, open_watch(console, quiet))
+    if outcome is None:  # another process of torchrun's tells
+        raise typer.Exit
     if not quiet:
         console.print()
     show_outcome(console, outcome)
@@ -75,13 +77,14 @@ def demo(
         folder = out.resolve() / path.stem
         job = Job(recipe=recipe, recipe_path=path, data_root=path.parent, out=folder, resume=resume)
         outcomes.append(execute(job, open_watch(console, quiet)))
-    for outcome in outcomes:
+    told = [outcome for outcome in outcomes if outcome is not None]
+    for outcome in told:
         if not quiet:
             console.print()
         show_outcome(console, outcome)
     if json_file:
-        write_json(json_file, [outcome.report.model_dump(mode="json") for outcome in outcomes])
-    raise typer.Exit(Exit.MET if all(outcome.verdict.passed for outcome in outcomes) else Exit.NOT_MET)
+        write_json(json_file, [outcome.report.model_dump(mode="json") for outcome in told])
+    raise typer.Exit(Exit.MET if all(outcome.verdict.passed for outcome in told) else Exit.NOT_MET)
 
 
 @app.command()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from avcompress import ranks
 from avcompress.models.layers import Backbone, ConvNormAct, initialize_, seeded
 
 if TYPE_CHECKING:
@@ -120,8 +121,9 @@ class Detector(nn.Module):
         counted = (owner >= 0) | background
         score_loss = (quality_focal(logits, quality) * counted[..., None]).sum()
         weight = iou.detach().clamp(min=0.05)
-        box_loss = 2.0 * ((1 - giou) * weight).sum() / weight.sum().clamp(min=1.0)
-        return score_loss / max(1, len(image)) + box_loss
+        box_loss = 2.0 * ((1 - giou) * weight).sum() / ranks.divisor(weight.sum(), 1.0)
+        answering = torch.tensor(float(len(image)), device=score_loss.device)
+        return score_loss / ranks.divisor(answering, 1.0) + box_loss
 
 
 def grid(height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -142,14 +144,15 @@ def assign(targets: BoxTargets) -> tuple[Tensor, Tensor]:
     """
     if not targets.labels.numel():
         shape = (len(targets.labels), len(targets.centres))
-        return torch.full(shape, -1), torch.ones(shape, dtype=torch.bool)
+        where = targets.labels.device
+        return torch.full(shape, -1, device=where), torch.ones(shape, dtype=torch.bool, device=where)
     xyxy, cells = targets.xyxy[:, :, None], targets.centres
     size = xyxy[..., 2:] - xyxy[..., :2]
     middle = (xyxy[..., :2] + xyxy[..., 2:]) / 2
     away = (cells - middle).abs()
     longer = size.amax(dim=-1)
-    level = torch.bucketize(longer, torch.tensor(SPANS[1:-1]))
-    own_level = torch.tensor(STRIDES, dtype=torch.float32)[level] == targets.strides
+    level = torch.bucketize(longer, longer.new_tensor(SPANS[1:-1]))
+    own_level = longer.new_tensor(STRIDES)[level] == targets.strides
     # Thin objects may hold no cell's centre: the nearest cells answer for them.
     limit = torch.maximum(torch.minimum(size / 2, RADIUS * targets.strides[:, None]), 0.75 * targets.strides[:, None])
     real = (targets.labels >= 0)[..., None]

@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from avcompress.recipe_network import TorchModel
-from avcompress.spec import MissingError, ModelError, RecipeError
+from avcompress.spec import AvcompressError, MissingError, ModelError, RecipeError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -54,6 +54,18 @@ def load_torch(settings: TorchModel, data_root: Path, recipe_folder: Path) -> nn
         _load_(module, _read_state(path), path)
     _check_finite(module, settings)
     return module.cpu().eval()
+
+
+def load_function(name: str, folder: Path | None, recipe_folder: Path, label: str) -> Callable[..., Any]:
+    """A user's function, module:function, imported from a folder or from the installed packages.
+
+    Raises RecipeError, ModelError or MissingError; `label` is the recipe's key.
+    """
+    try:
+        with _importable_from(folder, name):
+            return _find_factory(name, folder, recipe_folder)
+    except AvcompressError as error:
+        raise type(error)(str(error).replace("model.factory", label)) from error
 
 
 def _require_torch() -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from avcompress import ranks
 from avcompress.models.layers import Backbone, ConvNormAct, initialize_, seeded
 from calibration.sample import VOID
 
@@ -68,12 +69,17 @@ class Segmenter(nn.Module):
         step = targets.shape[-1] // outputs.shape[-1]
         row, column = torch.randint(step, (2,)).tolist()
         chosen = targets[:, row::step, column::step]
-        return F.cross_entropy(outputs, chosen, class_weights(chosen, self.num_classes), ignore_index=VOID)
+        weights = class_weights(chosen, self.num_classes)
+        loss = F.cross_entropy(outputs, chosen, weights, ignore_index=VOID)
+        if ranks.count() == 1:
+            return loss
+        mass = weights[chosen[chosen != VOID]].sum()
+        return loss * mass / ranks.divisor(mass, 1e-6)
 
 
 def class_weights(targets: Tensor, num_classes: int) -> Tensor:
     """1 / ln(1.05 + share of the labelled pixels) of every class: (C,). Source: ENet, arXiv:1606.02147."""
-    counts = torch.bincount(targets[targets != VOID].flatten(), minlength=num_classes).float()
+    counts = ranks.total(torch.bincount(targets[targets != VOID].flatten(), minlength=num_classes).float())
     return 1 / torch.log(1.05 + counts / counts.sum().clamp(min=1))
 
 
