@@ -108,7 +108,7 @@ def moment_distance(x: Tensor, moments: Moments) -> Tensor:
     """How far the moments of x, (N, C, ...), lie from those given, in their own units: ().
 
     The mean over channels of ((mean - m) / sd)^2 + (sd(x) / sd - 1)^2: no layer's scale counts more than another's.
-    Source: DeepInversion, arXiv:1912.08795, eq. 4, where both differences are taken as they are.
+    Source: DeepInversion, arXiv:1912.08795, where both differences are taken as they are.
     """
     dims = [d for d in range(x.dim()) if d != 1]
     variance, mean = torch.var_mean(x, dims, correction=0)

@@ -218,7 +218,7 @@ class Term(nn.Module):
 
 
 def _generator(channels: int) -> nn.Module:
-    """What fills in masked features. Source: MGD, arXiv:2205.01529, eq. 3."""
+    """What fills in masked features. Source: MGD, arXiv:2205.01529."""
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)
     )
