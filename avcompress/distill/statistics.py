@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import onnx
 import torch
 from torch import Tensor, fx, nn
 
@@ -17,6 +18,7 @@ from avcompress.distill.taps import Tapped, tap_names
 from avcompress.distill.teacher import evaluating
 from avcompress.onnx_import.layers import batch_norm
 from avcompress.spec import ModelError
+from engines.norm_statistics import read_statistics
 
 
 class Moments(NamedTuple):
@@ -65,6 +67,20 @@ def _of_layer(layer: nn.Module) -> Moments | None:
     if layer.running_var is None:
         return None
     return Moments(layer.running_mean.detach(), layer.running_var.detach())
+
+
+def folded_statistics(network: onnx.ModelProto) -> Statistics | None:
+    """What was kept of batch normalizations as they were folded into convolutions here; None where there is none.
+
+    A network that another tool folded has none; one that was prepared for quantization here has those of its own.
+    """
+    found = {}
+    for node in network.graph.node:
+        kept = read_statistics(node)
+        if kept is not None:
+            mean, std = (torch.from_numpy(values.copy()) for values in kept)
+            found[str(node.output[0])] = Moments(mean, std.square())
+    return Statistics(found, before=False, source="batch normalization") if found else None
 
 
 def recorded_statistics(module: nn.Module, batches: Iterable[Tensor]) -> Statistics:
