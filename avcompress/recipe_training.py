@@ -71,7 +71,7 @@ class Training(Model):
     patience: PositiveInt = Field(5, description="measurements without a better one after which training stops")
     keep_every: PositiveInt = Field(100, description="steps between two checkpoints that `--resume` goes on from")
     log: Literal["tensorboard", "mlflow"] | None = Field(
-        None, description="also write loss and learning rate for TensorBoard or MLflow into `logs` of the output folder"
+        None, description="tensorboard or mlflow: write loss and learning rate for it into `logs` of the output folder"
     )
     hold_mb: NonNegativeInt = Field(
         2048, description="training images are held in memory up to this size; above it they are decoded at each use"

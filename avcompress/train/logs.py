@@ -25,8 +25,8 @@ def require_log(kind: Kind) -> None:
 def opened_log(kind: Kind, folder: Path, name: str) -> Iterator[Write]:
     """Yield what writes into a folder until the block ends.
 
-    TensorBoard's files lie in `folder/name`. MLflow writes to its tracking server where one is set, else into a
-    database in the folder.
+    TensorBoard's files lie in `folder/name`. MLflow writes to its tracking server where one is set, else into
+    `folder/mlflow.db`.
     """
     require_log(kind)
     with _tensorboard(folder / name) if kind == "tensorboard" else _mlflow(folder, name) as write:

@@ -38,7 +38,7 @@ def train_a_little_(module):
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter += 0.02 * parameter.abs().mean() * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.02 * parameter.abs().mean() * torch.randn(parameter.shape, generator=generator))
 
 
 def test_an_untrained_module_gives_the_network_s_own_bytes(architecture, onnx_network):

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812
 
 from avcompress.models import detector, segmenter
 from avcompress.recipe import Preprocess, SceneSource, Train
 from avcompress.spec import Artifact, DataError, ModelError
-from avcompress.train import average_, batch_order, load, mirror, rate, run_steps, train
-from calibration.preprocess import preprocess
-from calibration.sample import Boxes, Sample
+from avcompress.train import Around, average_, load, rate, run_steps, train
+from calibration.sample import Sample
 from calibration.scenes import open_scenes
 
 
@@ -60,13 +60,6 @@ class Line(nn.Module):
 class Diverging(Line):
     def loss(self, outputs, targets):
         return super().loss(outputs, targets) if self.a == 0 else torch.tensor(float("nan"), requires_grad=True)
-
-
-def box_sample(width: int = 10) -> Sample:
-    boxes = Boxes(np.array([[1, 2, 4, 6]], np.float32), np.array([0]), np.array([False]), np.array([12.0]))
-    mask = np.tile(np.arange(width, dtype=np.uint8), (8, 1))
-    image = np.repeat(mask[..., None], 3, axis=2)
-    return Sample("s", image, boxes, mask)
 
 
 # --- learning
@@ -121,7 +114,7 @@ def test_rendering_and_steps_are_both_watched():
         seen.append((len(listed), total))
         return listed
 
-    train(Artifact(Line()), plan(steps=3), scenes("masks", count=5), PREPROCESS, track)
+    train(Artifact(Line()), plan(steps=3), scenes("masks", count=5), PREPROCESS, Around(track=track))
 
     assert seen == [(5, 5), (3, 3)]
 
@@ -135,7 +128,9 @@ def test_a_module_without_a_loss_is_told_what_to_add():
 
 
 def test_a_loss_that_is_not_a_number_names_the_step():
-    with pytest.raises(ModelError, match="nan at step 1;"):
+    with pytest.raises(
+        ModelError, match=r"finite loss, got nan at step 1 \(scene_0_\d+, .*\); lower the learning rate"
+    ):
         train(Artifact(Diverging()), plan(learning_rate=0.1), scenes("masks"), PREPROCESS)
 
 
@@ -156,13 +151,13 @@ def test_the_loop_finds_the_minimum_of_a_parabola():
     module = Line()
     wanted = torch.tensor(2.0)
 
-    averaged, final = run_steps(
+    trained = run_steps(
         module, plan(steps=300, learning_rate=0.1, weight_decay=0), lambda _: (module.a - wanted).square()
     )
 
     assert module.a.item() == pytest.approx(2, abs=1e-3)
-    assert averaged.a.item() == pytest.approx(2, abs=0.02)
-    assert final < 1e-4
+    assert trained.module.a.item() == pytest.approx(2, abs=0.02)
+    assert (trained.loss < 1e-4, trained.steps, trained.metric) == (True, 300, None)
 
 
 def test_the_first_step_of_adamw_by_hand():
@@ -195,53 +190,144 @@ def test_averaging_moves_part_of_the_way_and_copies_counters():
     assert averaged.num_batches_tracked.item() == 7
 
 
-# --- the data
+def test_the_first_steps_of_momentum_by_hand():
+    module = Line()
+    settings = plan(steps=2, optimizer="sgd", learning_rate=0.1, momentum=0.5, schedule="constant", clip=None, ema=0)
+
+    trained = run_steps(module, settings, lambda _: 3 * module.a)
+
+    # 0.1 * 3, then 0.1 * (0.5 * 3 + 3).
+    assert module.a.item() == pytest.approx(-0.3 - 0.45)
+    assert trained.module.a.item() == module.a.item()
 
 
-def test_every_sample_comes_once_before_any_comes_again():
-    order = batch_order(6, plan(steps=3, batch_size=4)).ravel().tolist()
-
-    assert sorted(order[:6]) == sorted(order[6:]) == [0, 1, 2, 3, 4, 5]
+def test_a_constant_schedule_rises_and_stays():
+    assert [rate(step, 10, 0.3, cosine=False) for step in range(5)] == pytest.approx([1 / 3, 2 / 3, 1, 1, 1])
 
 
-def test_an_unchanged_picture_enters_training_as_it_enters_the_network():
-    source = scenes("boxes", count=1)
-    dataset = load(source, PREPROCESS)
+def test_the_gradient_is_cut_to_the_largest_norm():
+    module = Line()
+    settings = plan(steps=1, optimizer="sgd", learning_rate=1.0, clip=2.0, momentum=0)
 
-    class Never:
-        def random(self) -> float:
-            return 1.0
+    run_steps(module, settings, lambda _: 50 * module.a)
 
-        def uniform(self, *_: float) -> float:
-            return 1.0
-
-    inputs, batch = dataset.batch([0], Never())
-
-    assert (inputs.numpy() == preprocess(source[0].image, PREPROCESS)[0]).all()
-    assert (batch[0].image[..., ::-1] == source[0].image).all()
+    assert module.a.item() == pytest.approx(-2, rel=1e-5)
 
 
-def test_labels_move_with_the_picture_into_the_network_s_input():
-    sample = box_sample()
-    doubled = PREPROCESS.model_copy(update={"size": (16, 20)})
+class Small(nn.Sequential):
+    """A convolution with batch normalization and a classifier."""
 
-    class One(list):
-        pass
-
-    moved = load(One([sample]), doubled).pictures[0]
-
-    assert moved.image.shape == (16, 20, 3)
-    assert moved.boxes.xyxy.tolist() == [[2, 4, 8, 12]]
-    assert moved.mask.shape == (16, 20)
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 16, 3))
 
 
-def test_mirroring_by_hand_and_twice_is_nothing():
-    sample = box_sample()
+def small() -> Small:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Small()
 
-    mirrored = mirror(sample)
-    back = mirror(mirrored)
 
-    assert mirrored.boxes.xyxy.tolist() == [[6, 2, 9, 6]]
-    assert mirrored.mask[0].tolist() == list(range(10))[::-1]
-    assert (back.boxes.xyxy == sample.boxes.xyxy).all()
-    assert (back.image == sample.image).all()
+INPUTS = torch.randn(40, 8, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+CLASSES = torch.randint(3, (40, 8), generator=torch.Generator().manual_seed(2))
+
+
+def classify(module, turn):
+    part = turn.share(8)
+    return F.cross_entropy(module(INPUTS[turn.step][part]), CLASSES[turn.step][part])
+
+
+def fit(around=None, **changes):
+    module = small()
+    return module, run_steps(module, plan(batch_size=8, **changes), lambda turn: classify(module, turn), around)
+
+
+def test_gradients_that_are_accumulated_are_those_of_the_whole_batch():
+    whole, _ = fit(steps=5, batch_norm="frozen")
+    parts, _ = fit(steps=5, batch_norm="frozen", accumulate=4)
+
+    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_frozen_normalization_keeps_its_statistics_and_trains_its_scale():
+    before, (frozen, _), (moved, _) = small(), fit(steps=3, batch_norm="frozen"), fit(steps=3)
+
+    assert (frozen[1].running_mean == before[1].running_mean).all()
+    assert (frozen[1].weight != before[1].weight).any()
+    assert (moved[1].running_mean != before[1].running_mean).any()
+
+
+def test_reestimated_statistics_are_those_of_the_averaged_weights():
+    _, trained = fit(Around(inputs=lambda turn: INPUTS[turn.step]), steps=10, batch_norm="reestimate")
+
+    with torch.no_grad():
+        convolved = torch.stack([trained.module[0](batch) for batch in INPUTS[:10]])
+    means = convolved.mean(dim=(0, 1, 3, 4))
+    torch.testing.assert_close(trained.module[1].running_mean, means, rtol=1e-4, atol=1e-5)
+    assert not trained.module[1].training
+
+
+def test_bfloat16_leaves_weights_in_float32_and_learns():
+    losses = []
+    module, _ = fit(Around(log=lambda _, values: losses.append(values["loss"])), steps=20, precision="bf16")
+
+    exact = []
+    fit(Around(log=lambda _, values: exact.append(values["loss"])), steps=20)
+    assert {p.dtype for p in module.parameters()} == {torch.float32}
+    assert losses != exact
+    assert losses == pytest.approx(exact, rel=0.05)
+
+
+def test_half_precision_on_a_cpu_and_a_length_given_twice_are_refused():
+    with pytest.raises(ValueError, match="expected precision float32 or bf16 on a CPU, got fp16"):
+        plan(precision="fp16")
+    with pytest.raises(ValueError, match="expected steps or epochs, got both"):
+        plan(epochs=3)
+    with pytest.raises(ValueError, match="expected a batch_size in 3 equal parts"):
+        plan(accumulate=3)
+
+
+def test_epochs_count_images():
+    assert plan(steps=None, epochs=2.5, batch_size=4).count_steps(16) == 10
+
+
+def test_training_stops_when_nothing_gets_better_and_returns_the_best():
+    metrics = iter([0.1, 0.5, 0.4, 0.3, 0.9])
+    seen = []
+
+    def judge(module):
+        assert not module.training
+        seen.append(module[4].weight.clone())
+        torch.rand(1)  # must not change what follows
+        return next(metrics)
+
+    _, trained = fit(Around(judge=judge), steps=40, validate_every=3, patience=2)
+
+    assert (trained.metric, trained.steps, len(seen)) == (0.5, 12, 4)
+    assert torch.equal(trained.module[4].weight, seen[1])
+
+
+def test_a_measurement_changes_nothing_in_what_is_trained():
+    measured, _ = fit(Around(judge=lambda _: float(torch.rand(1))), steps=10, validate_every=2, patience=99)
+    other, _ = fit(steps=10)
+
+    assert all(torch.equal(a, b) for a, b in zip(measured.parameters(), other.parameters(), strict=True))
+
+
+def test_a_group_of_parameters_may_learn_at_another_rate():
+    module = nn.ParameterDict({"slow": nn.Parameter(torch.zeros(())), "fast": nn.Parameter(torch.zeros(()))})
+    settings = plan(steps=1, optimizer="sgd", learning_rate=1.0, momentum=0)
+
+    def groups(module, _decay):
+        return [{"params": [module["slow"]], "factor": 0.1}, {"params": [module["fast"]]}]
+
+    run_steps(module, settings, lambda _: module["slow"] + module["fast"], Around(groups=groups))
+
+    assert (module["slow"].item(), module["fast"].item()) == pytest.approx((-0.1, -1))
+
+
+def test_a_gradient_that_is_not_finite_stops_the_training():
+    module = Line(1.0)
+
+    with pytest.raises(ModelError, match=r"train: expected a finite gradient, got .* at step 0; lower"):
+        run_steps(module, plan(), lambda _: (module.a - 1).abs().sqrt())
