@@ -76,13 +76,15 @@ class Fit:
 
     Attributes:
         maps: they have to be feature maps, (N, C, H, W).
-        channels: those have to be as many.
+        channels: these have to be as many.
         size: so have height and width.
+        adapted: channels that differ are brought to the teacher's by an adapter.
     """
 
     maps: bool = False
     channels: bool = True
     size: bool = False
+    adapted: bool = False
 
 
 def check_fit(pair: Pair, student: Shape, teacher: Shape, fit: Fit) -> None:

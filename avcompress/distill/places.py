@@ -72,11 +72,13 @@ def fit_of(settings: Loss, pair: Pair) -> Fit:
     """How alike the two tensors of a pair have to be for a loss."""
     match settings:
         case Features() | Itself(by="features"):
-            return Fit(channels=False)
-        case Attention() | Masked() | Itself():
+            return Fit(channels=False, adapted=True)
+        case Masked():
+            return Fit(maps=True, channels=False, adapted=True)
+        case Attention() | Itself():
             return Fit(maps=True, channels=False)
         case ChannelWise():
-            return Fit(maps=True, channels=pair == OUTPUTS)
+            return Fit(maps=True, channels=pair == OUTPUTS, adapted=pair != OUTPUTS)
         case Localisation() | Response():
             return Fit(size=True)
         case _:

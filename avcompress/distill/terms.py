@@ -99,7 +99,7 @@ class Term(nn.Module):
             ours = shape_at(lesson.student, pair.student, "student")
             theirs = shape_at(lesson.teacher, pair.teacher, "teacher")
             check_fit(pair, ours, theirs, fit)
-            if isinstance(self.settings, Features | Masked | ChannelWise | Itself) and not fit.channels:
+            if fit.adapted:
                 self.adapters.append(adapter(ours, theirs))
             if isinstance(self.settings, Masked):
                 self.generators.append(_generator(theirs[1]))

@@ -102,8 +102,15 @@ def test_the_teacher_is_asked_in_eval_mode_and_nothing_of_it_changes(net, images
 
 
 def test_parameters_are_the_students_and_what_the_losses_bring_along(net, images):
-    student, teacher = net(width=4), net(width=6)
-    losses = teaching({"kind": "features", "taps": ["act"]}, {"kind": "mgd", "taps": ["second.1"]}, {"kind": "soft"})
+    student, teacher = net(width=5), net(width=6)
+    losses = teaching(
+        {"kind": "features", "taps": ["act"]},
+        {"kind": "mgd", "taps": ["second.1"]},
+        {"kind": "soft"},
+        {"kind": "attention", "taps": ["act"]},
+        {"kind": "self", "deep": "head", "shallow": ["act"]},
+        {"kind": "self", "deep": "head", "shallow": ["head", "act"], "by": "features"},
+    )
 
     names = [name for name, _ in distillation(student, teacher, losses, images()).named_parameters()]
 
@@ -113,6 +120,7 @@ def test_parameters_are_the_students_and_what_the_losses_bring_along(net, images
         *(f"terms.0.adapters.0.{n}" for n in ("weight", "bias")),
         *(f"terms.1.adapters.0.{n}" for n in ("weight", "bias")),
         *(f"terms.1.generators.0.{i}.{n}" for i in (0, 2) for n in ("weight", "bias")),
+        *(f"terms.5.adapters.0.{n}" for n in ("weight", "bias")),
     ]
 
 
