@@ -89,9 +89,10 @@ class Localisation(LossSettings):
         description="giou or l1 of the output's boxes; distribution: of the bins that each side is predicted by",
     )
     taps: Taps = Field((), description=f"distribution only, of the tensors (N,4*bins,...): {_TAPS}")
-    scores: Taps = Field(
+    scores: tuple[str, ...] = Field(
         (),
-        description="distribution only, of the class logits of the same cells, in the same order; default: all alike",
+        description="distribution only: names or patterns of the teacher's class logits of the same cells, in the same "
+        "order, by which cells count; default: all alike",
     )
     bins: PositiveInt = Field(16, description="distribution only: bins a side")
     temperature: PositiveFloat = Field(10.0, description="distribution only: the bins' logits are divided by it")

@@ -39,6 +39,11 @@ class Training(Model):
     )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or gradient descent with momentum")
     learning_rate: PositiveFloat = Field(2e-3, description="the highest one of the schedule")
+    rates: Literal["absolute", "relative"] = Field(
+        "absolute",
+        description="relative: each tensor's learning rate is multiplied by its root mean square at the start; for "
+        "networks with normalization folded in, whose weights differ a thousandfold",
+    )
     weight_decay: Annotated[float, Field(ge=0)] = Field(
         1e-2, description="of weights, not of biases and normalization; decoupled for AdamW, in the gradient for SGD"
     )

@@ -2,7 +2,7 @@
 
 from avcompress.distill.distillation import Distillation, distillation, label_free
 from avcompress.distill.generation import generate
-from avcompress.distill.statistics import recorded_statistics, stored_statistics
+from avcompress.distill.statistics import folded_statistics, recorded_statistics, stored_statistics
 from avcompress.distill.teacher import float_module, load_teacher
 from avcompress.distill.training import Guidance, distill
 
@@ -12,6 +12,7 @@ __all__ = [
     "distill",
     "distillation",
     "float_module",
+    "folded_statistics",
     "generate",
     "label_free",
     "load_teacher",

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 from typing_extensions import assert_never
 
-from avcompress.distill.soft import bernoulli_divergence, logit
+from avcompress import ranks
+from avcompress.distill.soft import bernoulli_divergence, divergence, logit
 from avcompress.models.detection import overlaps
 from avcompress.recipe import Detection
 from engines.postprocess import cells
@@ -22,6 +22,10 @@ _EXP_MAX = 10.0  # e^10 strides are larger than any image; beyond, nothing is to
 _FAR = 1e6  # pixels: boxes are cut there, so that no area overflows
 
 
+SEEN = 1e-3
+"""The confidence from which a teacher's cell teaches classes and boxes: lower scores are no detections anywhere."""
+
+
 @dataclass(frozen=True)
 class Predictions:
     """A detector's output, taken apart; N images, A cells or anchors, C classes.
@@ -29,14 +33,20 @@ class Predictions:
     Attributes:
         xyxy: (N, A, 4), pixels of the network's input.
         values: (N, A, 4), the four numbers of a box as the network gives them: in strides, or pixels.
-        objectness: (N, A) logits; None where the classes' scores tell it.
-        classes: (N, A, C) logits.
+        objectness: (N, A); None where the classes' scores tell it.
+        classes: (N, A, C).
+        logits: whether those two are logits, not probabilities.
     """
 
     xyxy: Tensor
     values: Tensor
     objectness: Tensor | None
     classes: Tensor
+    logits: bool
+
+    def as_logits(self, scores: Tensor) -> Tensor:
+        """Some of the scores as logits."""
+        return scores if self.logits else logit(scores)
 
 
 def predictions(output: Tensor, task: Detection, size: Size) -> Predictions:
@@ -48,12 +58,10 @@ def predictions(output: Tensor, task: Detection, size: Size) -> Predictions:
         size: height and width of the network's input.
     """
     rows = output.transpose(1, 2) if task.decode == "yolov8" else output
-    scores = rows[..., 4:] if task.decode == "ltrb" else logit(rows[..., 4:])
-    values = rows[..., :4]
-    xyxy = _xyxy(values, task, size).clamp(-_FAR, _FAR)
-    if task.decode in {"yolox", "yolov5"}:
-        return Predictions(xyxy, values, scores[..., 0], scores[..., 1:])
-    return Predictions(xyxy, values, None, scores)
+    first = 5 if task.decode in {"yolox", "yolov5"} else 4
+    xyxy = _xyxy(rows[..., :4], task, size).clamp(-_FAR, _FAR)
+    objectness = rows[..., 4] if first == 5 else None
+    return Predictions(xyxy, rows[..., :4], objectness, rows[..., first:], logits=task.decode == "ltrb")
 
 
 def _xyxy(values: Tensor, task: Detection, size: Size) -> Tensor:
@@ -81,52 +89,62 @@ def _grid(values: Tensor, task: Detection, size: Size) -> tuple[Tensor, Tensor]:
 
 def confidence(found: Predictions) -> Tensor:
     """The score of every cell's best class, times its objectness: (N, A), from 0 to 1."""
-    best = found.classes.amax(-1).sigmoid()
-    return best if found.objectness is None else best * found.objectness.sigmoid()
+    best, objectness = found.classes.amax(-1), found.objectness
+    if found.logits:
+        best = best.sigmoid()
+        objectness = None if objectness is None else objectness.sigmoid()
+    return best if objectness is None else best * objectness
 
 
 def response(student: Predictions, teacher: Predictions, temperature: float, boxes: float) -> Tensor:
     """Scores like the teacher's everywhere, classes and boxes where it sees something: ().
 
-    The sum over the cells of one image and the next, divided by the teacher's total confidence, which is about the
-    number of cells that answer for an object:
+    The sum over the cells of all images, divided by the teacher's total confidence, which is about the number of cells
+    that answer for an object:
 
         KL(objectness) + confidence * T^2 KL(classes / T) + boxes * confidence * (1 - GIoU)
 
     Without objectness the classes' scores tell background too, so their divergence counts in every cell alike.
-    Source: objectness-scaled distillation, Mehta and Ozturk 2018, arXiv:1805.06361, eq. 4 to 7; KL in the place of
+    Source: objectness-scaled distillation, Mehta and Ozturk 2018, arXiv:1805.06361; KL in the place of
     squared differences, and GIoU in that of the boxes' (arXiv:1902.09630).
     """
     weight = confidence(teacher)
-    total = weight.sum().clamp(min=1.0)
-    classes = temperature**2 * _class_divergence(student.classes, teacher.classes, temperature)
     if student.objectness is None or teacher.objectness is None:
-        scores = classes.sum()
+        everywhere = torch.ones_like(weight, dtype=torch.bool)
+        scores = _of_classes(student, teacher, temperature, everywhere).sum()
     else:
-        scores = bernoulli_divergence(student.objectness, teacher.objectness).sum() + (weight * classes).sum()
-    loss = scores / total
+        ours, theirs = student.as_logits(student.objectness), teacher.as_logits(teacher.objectness)
+        seen = weight >= SEEN
+        scores = bernoulli_divergence(ours, theirs).sum()
+        scores = scores + (weight[seen] * _of_classes(student, teacher, temperature, seen)).sum()
+    loss = scores / ranks.divisor(weight.sum(), 1.0)
     return loss + boxes * box_overlap(student, teacher) if boxes else loss
 
 
-def _class_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    return bernoulli_divergence(student / temperature, teacher / temperature).sum(-1)
+def _of_classes(student: Predictions, teacher: Predictions, temperature: float, chosen: Tensor) -> Tensor:
+    """T^2 KL of the class scores of the chosen cells, summed over the classes: (K,)."""
+    ours, theirs = (each.as_logits(each.classes[chosen]) / temperature for each in (student, teacher))
+    return temperature**2 * bernoulli_divergence(ours, theirs).sum(-1)
 
 
 def box_overlap(student: Predictions, teacher: Predictions) -> Tensor:
     """1 - GIoU of the two boxes of every cell, the mean weighted by the teacher's confidence: (), from 0 to 2."""
     weight = confidence(teacher)
-    _, giou = overlaps(student.xyxy.reshape(-1, 4), teacher.xyxy.reshape(-1, 4))
-    return _weighted_mean(1 - giou.reshape(weight.shape), weight)
+    seen = weight >= SEEN
+    _, giou = overlaps(student.xyxy[seen], teacher.xyxy[seen])
+    return _weighted_mean(1 - giou, weight[seen])
 
 
 def box_distance(student: Predictions, teacher: Predictions) -> Tensor:
     """The mean difference of a box's four numbers, as the network gives them, weighted as in `box_overlap`: ()."""
-    return _weighted_mean((student.values - teacher.values).abs().mean(-1), confidence(teacher))
+    weight = confidence(teacher)
+    seen = weight >= SEEN
+    return _weighted_mean((student.values[seen] - teacher.values[seen]).abs().mean(-1), weight[seen])
 
 
 def _weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Of (N, A); where there is hardly any weight, the sum: a picture without objects teaches no boxes."""
-    return (values * weight).sum() / weight.sum().clamp(min=1.0)
+    """Where there is hardly any weight, the sum: a picture without objects teaches no boxes."""
+    return (values * weight).sum() / ranks.divisor(weight.sum(), 1.0)
 
 
 def distribution_divergence(
@@ -141,11 +159,10 @@ def distribution_divergence(
         temperature: the logits are divided by it.
         weight: (N, ...) of the cells, at least 0; None: all alike.
 
-    Source: LD, Zheng et al. 2022, arXiv:2102.12252, section 3.1.
+    Source: LD, Zheng et al. 2022, arXiv:2102.12252.
     """
     shape = (student.shape[0], 4, bins, -1)
-    ours, theirs = (F.log_softmax(x.reshape(shape) / temperature, dim=2) for x in (student, teacher))
-    divergence = temperature**2 * (theirs.exp() * (theirs - ours)).sum(2).mean(1)  # (N, cells)
+    of_cells = divergence(student.reshape(shape), teacher.reshape(shape), temperature, axis=2).mean(1)
     if weight is None:
-        return divergence.mean()
-    return _weighted_mean(divergence, weight.reshape(divergence.shape))
+        return of_cells.mean()
+    return _weighted_mean(of_cells, weight.reshape(of_cells.shape))

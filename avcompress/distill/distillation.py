@@ -79,6 +79,7 @@ def _wanted(terms: list[Term]) -> tuple[list[str], list[str]]:
     theirs: list[str] = []
     for term in terms:
         ours += [pair.student for pair in term.pairs]
+        theirs += term.scores
         (ours if isinstance(term.settings, Itself) else theirs).extend(pair.teacher for pair in term.pairs)
     return [name for name in ours if name != OUTPUT], [name for name in theirs if name != OUTPUT]
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from avcompress.distill.soft import softmax_divergence
+
 EPSILON = 1e-6
 
 
@@ -46,10 +48,9 @@ def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
 def channel_wise(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T^2 KL(teacher || student) of every channel as a distribution over pixels, the mean over channels and images: ().
 
-    Source: CWD, Shu et al. 2021, arXiv:2011.13256, eq. 3 and 4.
+    Source: CWD, Shu et al. 2021, arXiv:2011.13256.
     """
-    ours, theirs = (F.log_softmax(x.flatten(2) / temperature, dim=2) for x in (student, teacher))
-    return temperature**2 * (theirs.exp() * (theirs - ours)).sum(2).mean()
+    return softmax_divergence(student.flatten(2), teacher.flatten(2), temperature, axis=2)
 
 
 def masked_generation(student: Tensor, teacher: Tensor, keep: Tensor, generate: Callable[[Tensor], Tensor]) -> Tensor:
@@ -61,7 +62,7 @@ def masked_generation(student: Tensor, teacher: Tensor, keep: Tensor, generate: 
         keep: (N, 1, H, W), 0 where a pixel is masked, else 1.
         generate: (N, C, H, W) to the same; two 3x3 convolutions in the paper.
 
-    Source: MGD, Yang et al. 2022, arXiv:2205.01529, eq. 2 to 4; the mean instead of their sum, so that the weight does
+    Source: MGD, Yang et al. 2022, arXiv:2205.01529; the mean instead of their sum, so that the weight does
     not depend on the size.
     """
     return F.mse_loss(generate(student * keep), teacher)

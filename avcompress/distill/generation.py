@@ -94,7 +94,7 @@ def _fitted(
 
 
 def roughness(pixels: Tensor) -> Tensor:
-    """The mean difference of neighbours, total variation: () of (N, C, H, W). Source: arXiv:1912.08795, eq. 3."""
+    """The mean difference of neighbours, total variation: () of (N, C, H, W). Source: arXiv:1912.08795."""
     return pixels.diff(dim=2).abs().mean() + pixels.diff(dim=3).abs().mean()
 
 

@@ -70,17 +70,36 @@ def shape_at(record: Record, name: str, where: str) -> Shape:
     return tuple(value.shape)
 
 
-def check_maps(pair: Pair, student: Shape, teacher: Shape, same_channels: bool) -> None:
-    """Raise ModelError unless two tensors can be compared: of the same shape, or feature maps.
+@dataclass(frozen=True)
+class Fit:
+    """How alike the two tensors of a pair have to be: by default of one shape, or feature maps of any two sizes.
 
-    Feature maps (N, C, H, W) may differ in size, and in channels unless they have to be the same.
+    Attributes:
+        maps: they have to be feature maps, (N, C, H, W).
+        channels: these have to be as many.
+        size: so have height and width.
+        adapted: channels that differ are brought to the teacher's by an adapter.
     """
+
+    maps: bool = False
+    channels: bool = True
+    size: bool = False
+    adapted: bool = False
+
+
+def check_fit(pair: Pair, student: Shape, teacher: Shape, fit: Fit) -> None:
+    """Raise ModelError unless the tensors of two networks can be compared."""
     maps = len(student) == len(teacher) == 4 and student[0] == teacher[0]
-    fits = maps and (student[1] == teacher[1] or not same_channels)
-    if student != teacher and not fits:
-        wanted = f"({', '.join(map(str, teacher))}) as the teacher's"
+    if student == teacher and (maps or not fit.maps):
+        return
+    if maps and (student[1] == teacher[1] or not fit.channels) and not fit.size:
+        return
+    wanted = f"({', '.join(map(str, teacher))}) as the teacher's"
+    if fit.maps and not maps:
+        wanted = f"feature maps (N, C, H, W) of both, as the teacher's is {teacher}"
+    elif not fit.size:
         wanted += ", any height and width" if maps else " or feature maps (N, C, H, W) of both"
-        raise ModelError(f"{pair}: expected {wanted}, got {student}; tap another place, or leave it out")
+    raise ModelError(f"{pair}: expected {wanted}, got {student}; tap another place, or leave it out")
 
 
 def adapter(student: Shape, teacher: Shape) -> nn.Module:

@@ -1,41 +1,61 @@
-"""Where each loss looks: at the networks' outputs, or at taps inside them."""
+"""Where each loss looks, at the networks' outputs or at taps inside them, and what it needs of the tensors there."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import nn
 
-from avcompress.distill.pairs import OUTPUTS, Pair, find_pairs
-from avcompress.distill.taps import find_taps
-from avcompress.recipe_distill import Itself, Labels, Localisation, Loss, Mutual, Response, Soft, Taps
-from avcompress.spec import RecipeError
+from avcompress.distill.pairs import OUTPUTS, Fit, Pair, find_pairs, shape_at
+from avcompress.distill.taps import Record, find_taps
+from avcompress.recipe_distill import (
+    Attention,
+    ChannelWise,
+    Features,
+    Itself,
+    Labels,
+    Localisation,
+    Loss,
+    Masked,
+    Mutual,
+    Response,
+    Soft,
+)
+from avcompress.spec import ModelError, RecipeError
 
 
-def find_places(settings: Loss, student: nn.Module, teacher: nn.Module) -> tuple[Pair, ...]:
+class Places(NamedTuple):
+    """The pairs of taps that a loss compares, and the teacher's taps that say how much each counts."""
+
+    pairs: tuple[Pair, ...]
+    scores: tuple[str, ...] = ()
+
+
+def find_places(settings: Loss, student: nn.Module, teacher: nn.Module) -> Places:
     """Where a loss looks; raises ModelError for a tap that is not there."""
     match settings:
         case Labels():
-            return ()
-        case Soft() | Response() | Mutual():
-            return (OUTPUTS,)
-        case Localisation(form="distribution", taps=taps, scores=scores):
-            return _boxes_and_scores(student, teacher, taps, scores)
-        case Localisation():
-            return (OUTPUTS,)
+            return Places(())
+        case Localisation(form="distribution"):
+            return _bins(student, teacher, settings)
+        case Soft() | Response() | Mutual() | Localisation():
+            return Places((OUTPUTS,))
         case Itself(deep=deep, shallow=shallow):
-            return _depths(student, deep, shallow)
+            return Places(_depths(student, deep, shallow))
         case _:
-            return find_pairs(student, teacher, settings.taps)
+            return Places(find_pairs(student, teacher, settings.taps))
 
 
-def _boxes_and_scores(student: nn.Module, teacher: nn.Module, taps: Taps, scores: Taps) -> tuple[Pair, ...]:
-    if not taps:
+def _bins(student: nn.Module, teacher: nn.Module, settings: Localisation) -> Places:
+    if not settings.taps:
         raise RecipeError("losses: expected taps of the bins' logits for form: distribution, got none; name them")
-    bins, classes = find_pairs(student, teacher, taps), find_pairs(student, teacher, scores) if scores else ()
-    if classes and len(classes) != len(bins):
+    pairs = find_pairs(student, teacher, settings.taps)
+    scores = tuple(name for pattern in settings.scores for name in find_taps(teacher, pattern, "teacher"))
+    if scores and len(scores) != len(pairs):
         raise RecipeError(
-            f"losses: expected as many tensors of scores as of bins, {len(bins)}, got {len(classes)}; name both"
+            f"losses: expected as many tensors of scores as of bins, {len(pairs)}, got {len(scores)}; name both"
         )
-    return (*bins, *classes)
+    return Places(pairs, scores)
 
 
 def _depths(student: nn.Module, deep: str, shallow: tuple[str, ...]) -> tuple[Pair, ...]:
@@ -46,3 +66,46 @@ def _depths(student: nn.Module, deep: str, shallow: tuple[str, ...]) -> tuple[Pa
     if not learn:
         raise RecipeError(f"losses: shallow: expected another layer than {teaches!r}, got none; name one before it")
     return tuple(Pair(name, teaches) for name in learn)
+
+
+def fit_of(settings: Loss, pair: Pair) -> Fit:
+    """How alike the two tensors of a pair have to be for a loss."""
+    match settings:
+        case Features() | Itself(by="features"):
+            return Fit(channels=False, adapted=True)
+        case Masked():
+            return Fit(maps=True, channels=False, adapted=True)
+        case Attention() | Itself():
+            return Fit(maps=True, channels=False)
+        case ChannelWise():
+            return Fit(maps=True, channels=pair == OUTPUTS, adapted=pair != OUTPUTS)
+        case Localisation() | Response():
+            return Fit(size=True)
+        case _:
+            return Fit()
+
+
+def decodes(settings: Loss) -> bool:
+    """Whether a loss takes a detector's output apart."""
+    match settings:
+        case Response() | Mutual(by=Response()) | Localisation(form="giou" | "l1"):
+            return True
+        case _:
+            return False
+
+
+def check_bins(settings: Localisation, pairs: tuple[Pair, ...], scores: tuple[str, ...], teacher: Record) -> None:
+    """Raise ModelError unless the taps are 4 * bins channels wide, and scores are of the same cells."""
+    if settings.form != "distribution":
+        return
+    shapes = [shape_at(teacher, pair.teacher, "teacher") for pair in pairs]
+    for pair, shape in zip(pairs, shapes, strict=True):
+        if len(shape) < 3 or shape[1] != 4 * settings.bins:
+            raise ModelError(f"{pair}: expected (N, 4 * {settings.bins} bins, ...), got {shape}; mend taps or bins")
+    for name, shape in zip(scores, shapes, strict=False):
+        found = shape_at(teacher, name, "teacher")
+        if (found[0], *found[2:]) != (shape[0], *shape[2:]):
+            raise ModelError(
+                f"teacher: tap {name!r}: expected scores (N, C, {', '.join(map(str, shape[2:]))}) of the cells of the "
+                f"bins, got {found}; name them in the same order"
+            )

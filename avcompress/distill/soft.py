@@ -5,8 +5,11 @@ Source: Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, arX
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd import Function
 from torch.nn import functional as F  # noqa: N812
 
 
@@ -15,12 +18,17 @@ def softmax_divergence(student: Tensor, teacher: Tensor, temperature: float, axi
 
     Args:
         student: logits, (N, C, ...) with the classes along `axis`.
-        teacher: logits of the same shape.
+        teacher: logits of the same shape; they get no gradient.
         temperature: both are divided by it; T^2 keeps the gradient's size. Source: arXiv:1503.02531, section 2.
         axis: of the classes.
     """
-    ours, theirs = (F.log_softmax(logits / temperature, axis) for logits in (student, teacher))
-    return temperature**2 * (theirs.exp() * (theirs - ours)).sum(axis).mean()
+    return divergence(student, teacher, temperature, axis).mean()
+
+
+def divergence(student: Tensor, teacher: Tensor, temperature: float, axis: int) -> Tensor:
+    """T^2 KL(teacher || student) of the softmax along one axis, for every place: that axis is gone from the shape."""
+    found: Tensor = _SoftmaxDivergence.apply(student, teacher, temperature, axis)  # type: ignore[no-untyped-call]
+    return found
 
 
 def sigmoid_divergence(student: Tensor, teacher: Tensor, temperature: float, axis: int = 1) -> Tensor:
@@ -34,10 +42,10 @@ def sigmoid_divergence(student: Tensor, teacher: Tensor, temperature: float, axi
 def bernoulli_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     """KL(teacher || student) by element, of logits of any shape: t (log t - log s) + (1 - t) (log(1 - t) - log(1 - s)).
 
-    log s - log t for both outcomes is taken from the logits: no probability is ever rounded to 0 or 1.
+    The logarithms are taken from the logits: no probability is ever rounded to 0 or 1. No gradient for the teacher.
     """
-    present = teacher.sigmoid()
-    return F.softplus(student) - F.softplus(teacher) - present * (student - teacher)
+    found: Tensor = _BernoulliDivergence.apply(student, teacher)  # type: ignore[no-untyped-call]
+    return found
 
 
 def mixed(hard: Tensor, soft: Tensor, alpha: float) -> Tensor:
@@ -48,3 +56,36 @@ def mixed(hard: Tensor, soft: Tensor, alpha: float) -> Tensor:
 def logit(probability: Tensor) -> Tensor:
     """Back from a sigmoid, by element; float32 tells apart no probabilities nearer to 0 or 1 than 1e-6."""
     return torch.logit(probability, eps=1e-6)
+
+
+# Outputs are large, and autograd would keep every intermediate result of these formulas: on ESPNet's output that is a
+# tenth of the student's step. Their gradients are differences of probabilities.
+
+
+class _SoftmaxDivergence(Function):
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float, axis: int) -> Tensor:
+        ours, theirs = (F.log_softmax(logits / temperature, axis) for logits in (student, teacher))
+        shares = theirs.exp()
+        ctx.save_for_backward(ours, shares)
+        ctx.temperature, ctx.axis = temperature, axis
+        return theirs.sub_(ours).mul_(shares).sum(axis).mul_(temperature**2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        ours, shares = ctx.saved_tensors
+        return ours.exp().sub_(shares).mul_(gradient.unsqueeze(ctx.axis) * ctx.temperature), None, None, None
+
+
+class _BernoulliDivergence(Function):
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
+        present = teacher.sigmoid()
+        ctx.save_for_backward(student, present)
+        expected = (student - teacher).mul_(present)
+        return F.softplus(student).sub_(F.softplus(teacher)).sub_(expected)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        student, present = ctx.saved_tensors
+        return student.sigmoid().sub_(present).mul_(gradient), None

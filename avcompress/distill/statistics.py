@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import onnx
 import torch
 from torch import Tensor, fx, nn
 
@@ -17,6 +18,7 @@ from avcompress.distill.taps import Tapped, tap_names
 from avcompress.distill.teacher import evaluating
 from avcompress.onnx_import.layers import batch_norm
 from avcompress.spec import ModelError
+from engines.norm_statistics import read_statistics
 
 
 class Moments(NamedTuple):
@@ -67,6 +69,20 @@ def _of_layer(layer: nn.Module) -> Moments | None:
     return Moments(layer.running_mean.detach(), layer.running_var.detach())
 
 
+def folded_statistics(network: onnx.ModelProto) -> Statistics | None:
+    """What was kept of batch normalizations as they were folded into convolutions here; None where there is none.
+
+    A network that another tool folded has none; one that was prepared for quantization here has those of its own.
+    """
+    found = {}
+    for node in network.graph.node:
+        kept = read_statistics(node)
+        if kept is not None:
+            mean, std = (torch.from_numpy(values.copy()) for values in kept)
+            found[str(node.output[0])] = Moments(mean, std.square())
+    return Statistics(found, before=False, source="batch normalization") if found else None
+
+
 def recorded_statistics(module: nn.Module, batches: Iterable[Tensor]) -> Statistics:
     """The moments of what every convolution gives for some images, (N, 3, H, W) each; the network stays as it is.
 
@@ -108,7 +124,7 @@ def moment_distance(x: Tensor, moments: Moments) -> Tensor:
     """How far the moments of x, (N, C, ...), lie from those given, in their own units: ().
 
     The mean over channels of ((mean - m) / sd)^2 + (sd(x) / sd - 1)^2: no layer's scale counts more than another's.
-    Source: DeepInversion, arXiv:1912.08795, eq. 4, where both differences are taken as they are.
+    Source: DeepInversion, arXiv:1912.08795, where both differences are taken as they are.
     """
     dims = [d for d in range(x.dim()) if d != 1]
     variance, mean = torch.var_mean(x, dims, correction=0)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from typing_extensions import assert_never
 
 from avcompress.distill import boxes, features, soft
-from avcompress.distill.pairs import OUTPUTS, Pair, adapter, check_maps, same_size, shape_at
+from avcompress.distill.pairs import adapter, check_fit, same_size, shape_at
+from avcompress.distill.places import Places, check_bins, decodes, fit_of
 from avcompress.distill.taps import OUTPUT, Record
 from avcompress.recipe import Detection
 from avcompress.recipe_distill import (
@@ -81,52 +82,29 @@ class Lesson:
 
 
 class Term(nn.Module):
-    """One loss: `pairs` are where it looks, `adapters` and `generators` are trained along with the student."""
+    """One loss: where it looks, and the `adapters` and `generators` that are trained along with the student."""
 
-    def __init__(self, settings: Loss, pairs: tuple[Pair, ...], subject: Subject) -> None:
+    def __init__(self, settings: Loss, places: Places, subject: Subject) -> None:
         super().__init__()
-        self.settings, self.pairs, self.subject = settings, pairs, subject
+        self.settings, self.pairs, self.scores, self.subject = settings, places.pairs, places.scores, subject
         self.adapters = nn.ModuleList()
         self.generators = nn.ModuleList()
 
     def prepare_(self, lesson: Lesson) -> None:
         """Check the shapes of an example, and make what is trained along. Raises ModelError naming the tap."""
-        if isinstance(self.settings, Labels):
-            return
-        if self._decodes():
+        if decodes(self.settings):
             self._check_detector(lesson)
         for pair in self.pairs:
+            fit = fit_of(self.settings, pair)
             ours = shape_at(lesson.student, pair.student, "student")
-            side = "student" if isinstance(self.settings, Itself) else "teacher"
-            theirs = shape_at(lesson.teacher, pair.teacher, side)
-            check_maps(pair, ours, theirs, not self._adapts(pair) and not self._ignores_channels())
-            if self._adapts(pair):
+            theirs = shape_at(lesson.teacher, pair.teacher, "teacher")
+            check_fit(pair, ours, theirs, fit)
+            if fit.adapted:
                 self.adapters.append(adapter(ours, theirs))
             if isinstance(self.settings, Masked):
                 self.generators.append(_generator(theirs[1]))
-
-    def _decodes(self) -> bool:
-        match self.settings:
-            case Response() | Mutual(by=Response()) | Localisation(form="giou" | "l1"):
-                return True
-            case _:
-                return False
-
-    def _adapts(self, pair: Pair) -> bool:
-        match self.settings:
-            case Features() | Masked():
-                return True
-            case ChannelWise():
-                return pair != OUTPUTS
-            case Itself(by=by):
-                return by == "features"
-            case _:
-                return False
-
-    def _ignores_channels(self) -> bool:
-        return isinstance(self.settings, Attention) or (
-            isinstance(self.settings, Itself) and self.settings.by == "attention"
-        )
+        if isinstance(self.settings, Localisation):
+            check_bins(self.settings, self.pairs, self.scores, lesson.teacher)
 
     def _check_detector(self, lesson: Lesson) -> None:
         task = self.subject.detector()
@@ -146,8 +124,7 @@ class Term(nn.Module):
             case Localisation():
                 return self._of_places(self.settings, lesson)
             case Attention() | Features() | ChannelWise() | Masked() | Itself():
-                losses = [self._of_maps(i, *self._maps(i, lesson)) for i in range(len(self.pairs))]
-                return sum(losses[1:], losses[0]) / len(losses)
+                return _mean([self._of_maps(i, *self._maps(i, lesson)) for i in range(len(self.pairs))])
             case _:
                 assert_never(self.settings)
 
@@ -177,19 +154,14 @@ class Term(nn.Module):
             case "l1":
                 return boxes.box_distance(*self._predictions(lesson))
             case "distribution":
-                # The taps of the boxes come first, then those of the scores, as many or none.
-                count = len(self.pairs) // 2 if settings.scores else len(self.pairs)
-                losses = [self._of_bins(settings, lesson, i, count) for i in range(count)]
-                return sum(losses[1:], losses[0]) / count
+                return _mean([self._of_bins(settings, lesson, i) for i in range(len(self.pairs))])
             case _:
                 assert_never(settings.form)
 
-    def _of_bins(self, settings: Localisation, lesson: Lesson, index: int, count: int) -> Tensor:
+    def _of_bins(self, settings: Localisation, lesson: Lesson, index: int) -> Tensor:
         ours = lesson.student.at(self.pairs[index].student).float()
         theirs = lesson.teacher.at(self.pairs[index].teacher).float()
-        weight = None
-        if settings.scores:
-            weight = lesson.teacher.at(self.pairs[count + index].teacher).float().amax(1).sigmoid()
+        weight = lesson.teacher.at(self.scores[index]).float().amax(1).sigmoid() if self.scores else None
         return boxes.distribution_divergence(ours, theirs, settings.bins, settings.temperature, weight)
 
     def _maps(self, index: int, lesson: Lesson) -> tuple[Tensor, Tensor]:
@@ -217,8 +189,12 @@ class Term(nn.Module):
                 return features.attention_transfer(student, teacher)
 
 
+def _mean(losses: list[Tensor]) -> Tensor:
+    return sum(losses[1:], losses[0]) / len(losses)
+
+
 def _generator(channels: int) -> nn.Module:
-    """What fills in masked features. Source: MGD, arXiv:2205.01529, eq. 3."""
+    """What fills in masked features. Source: MGD, arXiv:2205.01529."""
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)
     )

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from avcompress import ranks
 from avcompress.recipe_training import Training
 from avcompress.spec import MissingError, ModelError, Track, untracked
-from avcompress.train.descent import average_, groups, kept, make_optimizer, set_rate_
+from avcompress.train.descent import average_, groups, kept, make_optimizer, relative, set_rate_
 from avcompress.train.norms import BATCHES, joint_statistics, reestimate_, set_mode_
 from avcompress.train.state import Best, Progress, Store, all_finite, identity, keep_, restore_
 
@@ -137,7 +137,8 @@ def _begin(module: nn.Module, settings: Training, around: Around) -> Progress:
     frozen = settings.batch_norm == "frozen"
     module = module if frozen else joint_statistics(module)
     set_mode_(module, frozen)
-    optimizer = make_optimizer(around.groups(module, settings.weight_decay), settings)
+    parts = around.groups(module, settings.weight_decay)
+    optimizer = make_optimizer(relative(parts) if settings.rates == "relative" else parts, settings)
     scaler = torch.amp.GradScaler(settings.device, enabled=settings.precision == "fp16")
     return Progress(module, averaged, optimizer, scaler)
 

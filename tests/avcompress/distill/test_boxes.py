@@ -1,6 +1,7 @@
 """Losses between detectors' outputs: decoded as the engines decode them, by hand, and what they are indifferent to."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def output(decoder: str, seed: int = 0) -> torch.Tensor:
 def cell(box: list[float], objectness: float | None, classes: list[float]) -> Predictions:
     xyxy = torch.tensor([[box]])
     known = None if objectness is None else torch.tensor([[objectness]])
-    return Predictions(xyxy, xyxy / 8, known, torch.tensor([[classes]]))
+    return Predictions(xyxy, xyxy / 8, known, torch.tensor([[classes]]), logits=True)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -109,7 +110,7 @@ def test_the_teacher_itself_has_no_loss_and_any_other_has_some(seed, decoder):
 
 def test_cells_in_which_the_teacher_sees_nothing_teach_no_boxes():
     teacher, student = predictions(output("yolox"), task("yolox"), SIZE), output("yolox", 1)
-    blind = Predictions(teacher.xyxy, teacher.values, torch.full_like(teacher.objectness, -20.0), teacher.classes)
+    blind = replace(teacher, objectness=torch.full_like(teacher.objectness, 1e-9))
 
     assert box_overlap(predictions(student, task("yolox"), SIZE), blind).item() < 1e-5
     assert box_overlap(predictions(student, task("yolox"), SIZE), teacher).item() > 0.5

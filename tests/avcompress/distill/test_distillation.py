@@ -102,8 +102,15 @@ def test_the_teacher_is_asked_in_eval_mode_and_nothing_of_it_changes(net, images
 
 
 def test_parameters_are_the_students_and_what_the_losses_bring_along(net, images):
-    student, teacher = net(width=4), net(width=6)
-    losses = teaching({"kind": "features", "taps": ["act"]}, {"kind": "mgd", "taps": ["second.1"]}, {"kind": "soft"})
+    student, teacher = net(width=5), net(width=6)
+    losses = teaching(
+        {"kind": "features", "taps": ["act"]},
+        {"kind": "mgd", "taps": ["second.1"]},
+        {"kind": "soft"},
+        {"kind": "attention", "taps": ["act"]},
+        {"kind": "self", "deep": "head", "shallow": ["act"]},
+        {"kind": "self", "deep": "head", "shallow": ["head", "act"], "by": "features"},
+    )
 
     names = [name for name, _ in distillation(student, teacher, losses, images()).named_parameters()]
 
@@ -113,6 +120,7 @@ def test_parameters_are_the_students_and_what_the_losses_bring_along(net, images
         *(f"terms.0.adapters.0.{n}" for n in ("weight", "bias")),
         *(f"terms.1.adapters.0.{n}" for n in ("weight", "bias")),
         *(f"terms.1.generators.0.{i}.{n}" for i in (0, 2) for n in ("weight", "bias")),
+        *(f"terms.5.adapters.0.{n}" for n in ("weight", "bias")),
     ]
 
 
@@ -255,6 +263,17 @@ class Flat(nn.Module):
         (Flat(4), Flat(5), [{"kind": "features", "taps": ["act"]}],
          r"tap 'act': expected \(2, 5\) as the teacher's or feature maps \(N, C, H, W\) of both, got \(2, 4\); tap"),
         (Flat(4), Flat(5), [{"kind": "soft"}], r"the outputs: expected \(2, 5\) as the teacher's"),
+        (Flat(4), Flat(4), [{"kind": "attention", "taps": ["act"]}],
+         r"tap 'act': expected feature maps \(N, C, H, W\) of both, as the teacher's is \(2, 4\), got \(2, 4\)"),
+        (nn.Sequential(nn.Conv2d(3, 8, 1)), nn.Sequential(nn.Conv2d(3, 8, 3)),
+         [{"kind": "localisation", "form": "distribution", "taps": ["0"], "bins": 2}],
+         r"tap '0': expected \(2, 8, 14, 14\) as the teacher's, got \(2, 8, 16, 16\)"),
+        (nn.Sequential(nn.Conv2d(3, 8, 1)), nn.Sequential(nn.Conv2d(3, 8, 1)),
+         [{"kind": "localisation", "form": "distribution", "taps": ["0"]}],
+         r"tap '0': expected \(N, 4 \* 16 bins, ...\), got \(2, 8, 16, 16\); mend taps or bins"),
+        (nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 3)), nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 3)),
+         [{"kind": "localisation", "form": "distribution", "taps": ["0"], "scores": ["1"], "bins": 2}],
+         r"teacher: tap '1': expected scores \(N, C, 16, 16\) of the cells of the bins, got \(2, 4, 14, 14\)"),
         (nn.Conv2d(3, 4, 1), nn.Conv2d(3, 5, 1), [{"kind": "cwd"}],
          r"the outputs: expected \(2, 5, 16, 16\) as the teacher's, any height and width, got \(2, 4, 16, 16\)"),
         (nn.Sequential(nn.Conv2d(3, 4, 1)), Two(), [{"kind": "soft"}],
@@ -263,7 +282,7 @@ class Flat(nn.Module):
          [{"kind": "features", "taps": ["?"]}],
          r"tap '\?': expected as many tensors of the teacher as of the student, 1, got 2; name them in pairs"),
     ],
-    ids=["a tap", "an output", "classes", "two outputs", "unequal numbers"],
+    ids=["a tap", "an output", "no map", "other cells", "bins", "other scores", "classes", "two outputs", "numbers"],
 )  # fmt: skip
 def test_shapes_that_cannot_be_compared_are_one_line_with_the_tap(student, teacher, losses, complaint, images):
     with pytest.raises(ModelError, match=complaint):

@@ -11,6 +11,7 @@ from avcompress.distill.generation import generate, roughness
 from avcompress.distill.statistics import (
     Moments,
     Statistics,
+    folded_statistics,
     moment_distance,
     recorded_statistics,
     stored_statistics,
@@ -20,6 +21,7 @@ from avcompress.onnx_import import import_onnx
 from avcompress.recipe import Preprocess
 from avcompress.recipe_distill import Generation
 from avcompress.spec import ModelError
+from engines.onnx_graph import fold_batch_norms
 
 PREPROCESS = Preprocess(size=(16, 16), channels="bgr", mean=(100.0, 110.0, 120.0), std=(50.0, 50.0, 60.0))
 
@@ -39,6 +41,20 @@ def test_batch_normalizations_keep_them_in_torch_modules_and_in_imported_graphs(
     assert list(onnx_ones.moments) == ["n"]
     np.testing.assert_allclose(onnx_ones.moments["n"].mean, np.linspace(-1, 1, 6), rtol=1e-6)
     np.testing.assert_allclose(onnx_ones.moments["n"].variance, np.linspace(0.5, 2, 6), rtol=1e-6)
+
+
+def test_folding_keeps_them_at_the_convolution(small_onnx, images):
+    folded = fold_batch_norms(small_onnx)
+    statistics = folded_statistics(folded)
+
+    assert folded_statistics(small_onnx) is None
+    assert stored_statistics(import_onnx(folded)) is None
+    assert list(statistics.moments) == ["n"]
+    # As training left them: the convolution with it folded in has mean beta, and variance gamma squared.
+    assert statistics.moments["n"].mean.tolist() == [0.0] * 6
+    assert statistics.moments["n"].variance.tolist() == [1.0] * 6
+    record = Tapped(import_onnx(folded), statistics.moments, "teacher", statistics.before)(images())
+    assert record.taps["n"].shape[1] == 6
 
 
 def test_without_any_they_are_recorded_from_images(net, small_onnx, images):

@@ -86,3 +86,12 @@ def test_labels_and_teacher_share_the_loss():
 
 def test_a_probability_of_one_becomes_a_finite_logit():
     assert logit(torch.tensor([0.0, 0.5, 1.0])).tolist() == pytest.approx([-13.8, 0, 13.8], abs=0.1)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_gradients_are_those_of_finite_differences(axis):
+    student, teacher = (logits(seed, 2, 3, 4).double() for seed in (1, 2))
+    student.requires_grad_()
+
+    assert torch.autograd.gradcheck(lambda x: softmax_divergence(x, teacher, 3.0, axis), student)
+    assert torch.autograd.gradcheck(lambda x: bernoulli_divergence(x, teacher), student)

@@ -331,3 +331,20 @@ def test_a_gradient_that_is_not_finite_stops_the_training():
 
     with pytest.raises(ModelError, match=r"train: expected a finite gradient, got .* at step 0; lower"):
         run_steps(module, plan(), lambda _: (module.a - 1).abs().sqrt())
+
+
+def test_relative_rates_change_small_and_large_weights_by_the_same_share():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.small, self.large = nn.Parameter(torch.full((2, 2), 0.01)), nn.Parameter(torch.full((2, 2), 10.0))
+            self.zero = nn.Parameter(torch.zeros(2))
+
+    module = Two()
+    settings = plan(steps=1, learning_rate=0.1, weight_decay=0, rates="relative", ema=0, clip=None)
+
+    run_steps(module, settings, lambda _turn: module.small.sum() + module.large.sum() + module.zero.sum())
+
+    assert module.small.detach().flatten().tolist() == pytest.approx([0.009] * 4)
+    assert module.large.detach().flatten().tolist() == pytest.approx([9.0] * 4)
+    assert module.zero.tolist() == pytest.approx([-0.1] * 2)
