@@ -14,8 +14,9 @@ from avcompress.files import write_atomically
 from avcompress.recipe import Detection
 from avcompress.recipe_distill import Loss, Response, Soft, Teaching
 from avcompress.recipe_qat import Qat
-from avcompress.spec import Track
-from avcompress.training import SKIPPED, around, length, under_way
+from avcompress.recipe_training import Train
+from avcompress.spec import RecipeError, Track
+from avcompress.training import SKIPPED, around, length, task_loss, under_way
 from calibration.source import Source
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from avcompress.quant.stages.qat import Learner, Lesson
+    from avcompress.train import TaskLoss
 
 
 def images_of(bench: Bench) -> Source:
@@ -45,7 +47,7 @@ def qat_step(bench: Bench, index: int, stage: Qat, before: Path, key: str) -> Pa
             return network
 
         with around(bench, name, stage, key, export, track) as surroundings:
-            done = qat(artifact, stage, samples, bench.recipe.preprocess, surroundings, _lesson(bench, stage))
+            done = qat(artifact, stage, samples, bench.recipe.preprocess, surroundings, lesson_of(bench, index, stage))
         save_artifact(done, folder)
         write_atomically(folder / SKIPPED, json.dumps(samples.skipped))
 
@@ -56,7 +58,11 @@ def qat_step(bench: Bench, index: int, stage: Qat, before: Path, key: str) -> Pa
     return folder
 
 
-def _lesson(bench: Bench, stage: Qat) -> Lesson:
+def lesson_of(bench: Bench, index: int, stage: Qat) -> Lesson:
+    """What a stage's network learns: the recipe's losses, or those of its task that need no labels.
+
+    Raises RecipeError for losses of labels where the task has none of its own.
+    """
     from avcompress.distill import distillation, label_free, load_teacher
     from avcompress.quant.stages.qat import Lesson
 
@@ -64,14 +70,30 @@ def _lesson(bench: Bench, stage: Qat) -> Lesson:
     detection = task if isinstance(task, Detection) else None
     losses: tuple[Loss, ...] = stage.losses or _default_losses(detection)
     teaching = Teaching(teacher=stage.teacher, losses=losses)
+    labels = None if label_free(losses) else _label_loss(bench, index)
 
     def make(student: nn.Module, float_self: nn.Module, example: Tensor) -> Learner:
         size = bench.recipe.preprocess.size
         teacher = load_teacher(teaching, float_self, size, job.data_root, job.recipe_path.parent)
-        return distillation(student, teacher, teaching, example, detection)
+        return distillation(student, teacher, teaching, example, detection, None if labels is None else labels.of)
 
-    return Lesson(make, labels=not label_free(losses))
+    return Lesson(make, labels=labels is not None)
 
 
 def _default_losses(task: Detection | None) -> tuple[Loss, ...]:
     return (Soft(kind="soft", temperature=1.0),) if task is None else (Response(kind="response"),)
+
+
+def _label_loss(bench: Bench, index: int) -> TaskLoss | None:
+    """The task's loss of labels."""
+    task = bench.recipe.task
+    name = task.decode if isinstance(task, Detection) else "cross_entropy"
+    if name not in _WITH_LABELS:
+        raise RecipeError(
+            f"stages[{index}].losses: expected losses without labels for decode: {name}, got `labels` or alpha above "
+            "0; leave them out"
+        )
+    return task_loss(bench, index, Train(kind="train", steps=1, loss=name))
+
+
+_WITH_LABELS = ("yolox", "ltrb", "cross_entropy")

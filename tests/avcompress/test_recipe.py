@@ -41,6 +41,7 @@ SECTIONS = {
     "CorrectBias": "stages, kind: correct_bias",
     "AdaRound": "stages, kind: adaround",
     "Reconstruct": "stages, kind: reconstruct",
+    "Qat": "stages, kind: qat",
     "Cast": "stages, kind: cast",
     "Target": "target",
     "OrtEngine": "target.engines, backend: ort",

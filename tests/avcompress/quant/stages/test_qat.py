@@ -183,7 +183,7 @@ def test_what_is_trained_along_is_not_exported(coarse, pictures):
             self.student, self.adapter = student, torch.nn.Conv2d(4, 4, 1)
             self.targets = [float_self]
 
-        def loss(self, inputs, targets=None):
+        def loss(self, inputs, _targets=None):
             with torch.no_grad():
                 wanted = self.targets[0](inputs)
             return (self.adapter(self.student(inputs)) - wanted).square().mean()
