@@ -19,6 +19,7 @@ from avcompress.recipe_qat import Qat
 from avcompress.spec import Artifact, RecipeError
 from engines.in_memory import open_model
 from engines.onnx_graph import initializers, with_outputs
+from engines.onnx_load import load_onnx
 from engines.qdq import qdq_sites
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -238,3 +239,16 @@ def test_of_a_shifted_activation_the_shift_stays(onnx_network, quantized):
     before, after = (initializers(a.model) for a in (artifact, trained_artifact(artifact, module)))
 
     assert all(before[name] == after[name] for name in shifts)
+
+
+@pytest.mark.slow
+def test_each_layer_of_yolox_nano_is_what_onnx_runtime_computes_within_one_step(data_root):
+    network = load_onnx(data_root / "models" / "yolox_nano.onnx", (416, 416))
+    pixels = {"images": np.random.default_rng(0).uniform(0, 255, (1, 3, 416, 416)).astype(np.float32)}
+    ptq = Ptq(kind="ptq", activations="shifted", keep_float=KeepFloat(depthwise=False))
+    artifact = quantize(Artifact(network), ptq, [pixels])
+    module = qat_module(artifact, plan())
+
+    assert stored(trained_artifact(artifact, module).model) == stored(artifact.model)
+    wander_(module)
+    assert_agrees(module, trained_artifact(artifact, module), pixels)
