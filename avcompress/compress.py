@@ -86,10 +86,7 @@ def compress(bench: Bench) -> Compressed:
         artifact=load_artifact(folders[-1]),
         before_cast=folders[-2 if any(isinstance(stage, Cast) for stage in bench.recipe.stages) else -1],
         logs=_logs([*train_folders(bench), *folders]),
-        skipped={
-            "train": _read_skipped(train_folders(bench)),
-            "calibration": _read_skipped(folders),
-        },
+        skipped=_skipped(bench, folders),
     )
 
 
@@ -107,6 +104,15 @@ def _logs(folders: list[Path]) -> dict[str, tuple[str, ...]]:
         added[name] = log[known:]
         known = len(log)
     return added
+
+
+def _skipped(bench: Bench, folders: list[Path]) -> dict[str, tuple[str, ...]]:
+    """By role, the images left out in the steps' folders."""
+    tuned = [folder for folder in folders if folder.name.endswith("-qat") and bench.train is not None]
+    return {
+        "train": _read_skipped([*train_folders(bench), *tuned]),
+        "calibration": _read_skipped([folder for folder in folders if folder not in tuned]),
+    }
 
 
 def _read_skipped(folders: list[Path]) -> tuple[str, ...]:

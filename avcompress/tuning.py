@@ -11,6 +11,7 @@ from avcompress import ranks
 from avcompress.bench import Bench
 from avcompress.checkpoint import load_artifact, save_artifact
 from avcompress.files import write_atomically
+from avcompress.quant.stages.adaround import require_torch
 from avcompress.recipe import Detection
 from avcompress.recipe_distill import Loss, Response, Soft, Teaching
 from avcompress.recipe_qat import Qat
@@ -34,6 +35,7 @@ def images_of(bench: Bench) -> Source:
 
 def qat_step(bench: Bench, index: int, stage: Qat, before: Path, key: str) -> Path:
     """Take the step of one stage on the artifact that lies in `before`; returns the folder of the new one."""
+    require_torch("qat")
     from avcompress.quant.learning.qat_module import trained_artifact
     from avcompress.quant.stages.qat import network_of, qat
 
