@@ -204,3 +204,11 @@ def test_the_module_and_onnx_runtime_give_the_same_after_training(coarse, pictur
     theirs = open_model(trained.model).run(None, {"x": image})[0]
 
     assert np.allclose(ours, theirs, atol=1e-4)
+
+
+def test_it_trains_in_half_precision_in_parts_and_by_plain_descent(coarse, pictures):
+    artifact = coarse()
+    for changes in ({"precision": "bf16", "accumulate": 2}, {"optimizer": "sgd", "weight_scales": "recomputed"}):
+        trained = qat(artifact, plan(steps=3, **changes), pictures, PREPROCESS)
+
+        assert stored(trained) != stored(artifact)
