@@ -173,13 +173,13 @@ def chosen(outputs: Any, name: str | None) -> Any:
     """The output that the recipe names, as the export would name it; all of them where it names none."""
     if name is None or not isinstance(outputs, dict | list | tuple):
         return outputs
-    key: Any = name if isinstance(outputs, dict) else int(name.rpartition("_")[2]) if name[-1:].isdecimal() else -1
-    if key not in outputs and not (isinstance(key, int) and 0 <= key < len(outputs)):
+    by_name = outputs if isinstance(outputs, dict) else {f"output_{i}": item for i, item in enumerate(outputs)}
+    if name not in by_name:
         raise ModelError(
-            f"model.output: expected {name!r} among what the module returns in training, got {type(outputs).__name__} "
-            "without it; return the same in training and in eval mode"
+            f"model.output: expected {name!r} among what the module returns in training, got {', '.join(by_name)}; "
+            "return the same in training and in eval mode"
         )
-    return outputs[key]
+    return by_name[name]
 
 
 def _own(bench: Bench, index: int, named: str) -> Callable[..., Any]:
