@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from avcompress.train import Around, TaskLoss
+    from avcompress.train.recovery import LossOf
     from calibration.sample import Sample
 
 WEIGHTS = "weights.safetensors"
@@ -128,6 +129,13 @@ def around(bench: Bench, name: str, stage: Training, key: str, export: Export, t
 def task_loss(bench: Bench, index: int, stage: Train) -> TaskLoss | None:
     """The loss of a stage; None for the module's own. Raises RecipeError for a function that is not there."""
     from avcompress.train import TaskLoss
+    from avcompress.train.recovery import in_float32
+
+    of = _loss_of(bench, index, stage)
+    return None if of is None else TaskLoss(in_float32(of), labels=":" not in (stage.loss or ""))
+
+
+def _loss_of(bench: Bench, index: int, stage: Train) -> LossOf | None:
     from avcompress.train.pixels import cross_entropy
     from avcompress.train.yolox import yolox_loss
 
@@ -136,12 +144,12 @@ def task_loss(bench: Bench, index: int, stage: Train) -> TaskLoss | None:
         case None:
             return None
         case "yolox" if isinstance(task, Detection):
-            return TaskLoss(lambda outputs, samples: yolox_loss(chosen(outputs, output), samples, task))
+            return lambda outputs, samples: yolox_loss(chosen(outputs, output), samples, task)
         case "ltrb":
-            return TaskLoss(lambda outputs, samples: _ltrb(chosen(outputs, output), samples))
+            return lambda outputs, samples: _ltrb(chosen(outputs, output), samples)
         case "cross_entropy":
             weights = stage.loss_args.get("class_weights")
-            return TaskLoss(lambda outputs, samples: cross_entropy(chosen(outputs, output), samples, weights))
+            return lambda outputs, samples: cross_entropy(chosen(outputs, output), samples, weights)
         case named:
             function = _own(bench, index, named)
 
@@ -149,7 +157,7 @@ def task_loss(bench: Bench, index: int, stage: Train) -> TaskLoss | None:
                 found: Tensor = function(chosen(outputs, output), samples, **stage.loss_args)
                 return found
 
-            return TaskLoss(of, labels=False)
+            return of
 
 
 def _ltrb(outputs: Tensor, samples: Sequence[Sample]) -> Tensor:
@@ -166,13 +174,13 @@ def chosen(outputs: Any, name: str | None) -> Any:
     """The output that the recipe names, as the export would name it; all of them where it names none."""
     if name is None or not isinstance(outputs, dict | list | tuple):
         return outputs
-    key: Any = name if isinstance(outputs, dict) else int(name.rpartition("_")[2]) if name[-1:].isdecimal() else -1
-    if key not in outputs and not (isinstance(key, int) and 0 <= key < len(outputs)):
+    by_name = outputs if isinstance(outputs, dict) else {f"output_{i}": item for i, item in enumerate(outputs)}
+    if name not in by_name:
         raise ModelError(
-            f"model.output: expected {name!r} among what the module returns in training, got {type(outputs).__name__} "
-            "without it; return the same in training and in eval mode"
+            f"model.output: expected {name!r} among what the module returns in training, got {', '.join(by_name)}; "
+            "return the same in training and in eval mode"
         )
-    return outputs[key]
+    return by_name[name]
 
 
 def _own(bench: Bench, index: int, named: str) -> Callable[..., Any]:
