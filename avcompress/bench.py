@@ -329,20 +329,21 @@ def _check_training(recipe: Recipe) -> None:
             )
 
 
-_LOSSES = {"yolox": frozenset[str](), "cross_entropy": frozenset({"class_weights"})}
+_LOSSES = {"yolox": frozenset[str](), "ltrb": frozenset[str](), "cross_entropy": frozenset({"class_weights"})}
 
 
 def _check_loss(recipe: Recipe, where: str, stage: Train) -> None:
     if stage.loss is None and isinstance(recipe.model, OnnxModel):
         raise RecipeError(
-            f"{where}.loss: expected yolox, cross_entropy or module:function for an ONNX file, which brings none, got "
-            "nothing; name one"
+            f"{where}.loss: expected yolox, ltrb, cross_entropy or module:function for an ONNX file, which brings "
+            "none, got nothing; name one"
         )
     task = recipe.task
-    yolox = isinstance(task, Detection) and task.decode == "yolox"
-    fits = {"yolox": yolox, "cross_entropy": not isinstance(task, Detection)}.get(stage.loss or "", True)
-    if not fits:
-        got = f"{task.kind}, decode: {task.decode}" if isinstance(task, Detection) else task.kind
+    decode = task.decode if isinstance(task, Detection) else ""
+    usual = isinstance(task, Detection) and task.strides == (8, 16, 32)
+    fits = {"yolox": decode == "yolox", "ltrb": decode == "ltrb" and usual, "cross_entropy": not decode}
+    if not fits.get(stage.loss or "", True):
+        got = f"{task.kind}, decode: {decode}, strides {task.strides}" if isinstance(task, Detection) else task.kind
         raise RecipeError(f"{where}.loss: expected one that fits the task, {got}, got {stage.loss}; name another")
     unknown = sorted(stage.loss_args.keys() - _LOSSES.get(stage.loss or "yolox", stage.loss_args.keys()))
     if unknown:

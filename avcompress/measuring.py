@@ -20,19 +20,23 @@ from avcompress.provenance import calibration_facts
 from avcompress.recipe import Detection, Engine, OrtEngine
 from avcompress.spec import EngineError, Track
 from avcompress.state import step_key
+from calibration.part import take_part
 from calibration.source import Sample
 from engines.build import Built, build_engine, open_engine
 from engines.machine import building_gpu
 from engines.manifest import Manifest, network_tensors, read_manifest, write_manifest
 from engines.ort import open_ort
-from engines.postprocess import Detections
 from engines.session import Session
+from validation.changes import find_changes
 from validation.detection import evaluate_detection
 from validation.latency import TOTAL, Latency, measure_stages
 from validation.machine import runtime_versions
-from validation.pictures import Picture, picture_boxes, picture_masks
-from validation.predict import Prediction, predict, stages
+from validation.pictures import Picture
+from validation.predict import predict, stages
+from validation.predictions import collect
 from validation.segmentation import evaluate_segmentation
+from validation.truth import read_truth
+from validation.worst import Compared, worst_pictures
 
 REFERENCE = "float network"
 RESULT = "result.json"
@@ -99,25 +103,16 @@ def measure_engine(bench: Bench, compressed: Compressed, built: Built, engine: E
 
 
 def take_pictures(bench: Bench, reference: Path, result: EngineResult) -> tuple[Picture, ...]:
-    """Picture both networks' predictions on validation images spread over the set."""
-    source = bench.validation
-    skipped = result.measured.skipped if result.measured else ()
-    readable = [i for i, name in enumerate(source.names) if name not in skipped]
-    indices = sorted({round(i * (len(readable) - 1) / (PICTURES - 1)) for i in range(PICTURES)})
-    samples = [source[readable[i]] for i in indices]
+    """Picture what got worse on validation images spread over the set."""
+    source = take_part(bench.validation, 1, -(-len(bench.validation) // PICTURES))
+    task, classes = bench.recipe.task, bench.classes
     with open_ort(reference, optimize=True) as before, open_engine(result.built.folder, result.engine) as after:
-        settings = (bench.recipe.preprocess, bench.recipe.task)
-        pairs = zip(predict(before, samples, *settings), predict(after, samples, *settings), strict=True)
-        name = result.engine.backend
-        return tuple(_picture(bench, sample, left, right, name) for (sample, left), (_, right) in pairs)
-
-
-def _picture(bench: Bench, sample: Sample, left: Prediction, right: Prediction, engine: str) -> Picture:
-    if isinstance(left, Detections) and isinstance(right, Detections):
-        return picture_boxes(sample, left, right, bench.classes, engine)
-    if isinstance(left, Detections) or isinstance(right, Detections):
-        raise TypeError("both networks do one task")
-    return picture_masks(sample, left, right, bench.classes, engine)
+        left, right = (
+            collect(predict(session, source, bench.recipe.preprocess, task), classes) for session in (before, after)
+        )
+    threshold = task.deployed_threshold if isinstance(task, Detection) else None
+    changes = find_changes(read_truth(source), left, right, threshold)
+    return worst_pictures(source, Compared(left, right, changes), result.engine.backend)
 
 
 def _build(bench: Bench, compressed: Compressed, engine: Engine) -> Built:

@@ -70,7 +70,7 @@ class Training(Model):
     seed: NonNegativeInt = Field(0, description="of the order of images, of what chance does to them and in the loss")
     validate_every: PositiveInt | None = Field(
         None,
-        description="steps between two measurements of the contract's first accuracy metric on `data.validation`; the "
+        description="steps between two measurements of the contract's first AP or IoU on `data.validation`; the "
         "best network is returned. Default: none, the last one is",
     )
     patience: PositiveInt = Field(5, description="measurements without a better one after which training stops")
@@ -110,9 +110,9 @@ class Train(Training):
     kind: Literal["train"]
     loss: str | None = Field(
         None,
-        pattern=r"^(yolox|cross_entropy|[\w.]+:\w+)$",
-        description="yolox, of a detector with `decode: yolox`; cross_entropy, of a segmenter; or module:function of "
-        "(outputs, samples). Default: the torch module's own methods `targets` and `loss`",
+        pattern=r"^(yolox|ltrb|cross_entropy|[\w.]+:\w+)$",
+        description="yolox or ltrb, of a detector that is decoded so; cross_entropy, of a segmenter; or "
+        "module:function of (outputs, samples). Default: the torch module's own methods `targets` and `loss`",
     )
     loss_args: dict[str, Any] = Field(
         default_factory=dict,

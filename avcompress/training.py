@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from avcompress import ranks
 from avcompress.bench import Bench
 from avcompress.checkpoint import load_decisions, save_decisions
+from avcompress.early_stop import judge
 from avcompress.files import sha256_file, write_atomically
-from avcompress.judging import judge
 from avcompress.recipe import Detection
 from avcompress.recipe_training import Train, Training
-from avcompress.spec import Artifact, ModelError, Track
+from avcompress.spec import Artifact, DataError, ModelError, Track
 from avcompress.state import step_key
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from avcompress.train import Around, TaskLoss
+    from avcompress.train.recovery import LossOf
     from calibration.sample import Sample
 
 WEIGHTS = "weights.safetensors"
@@ -127,6 +128,13 @@ def around(bench: Bench, name: str, stage: Training, key: str, export: Export, t
 def task_loss(bench: Bench, index: int, stage: Train) -> TaskLoss | None:
     """The loss of a stage; None for the module's own. Raises RecipeError for a function that is not there."""
     from avcompress.train import TaskLoss
+    from avcompress.train.recovery import in_float32
+
+    of = _loss_of(bench, index, stage)
+    return None if of is None else TaskLoss(in_float32(of), labels=":" not in (stage.loss or ""))
+
+
+def _loss_of(bench: Bench, index: int, stage: Train) -> LossOf | None:
     from avcompress.train.pixels import cross_entropy
     from avcompress.train.yolox import yolox_loss
 
@@ -135,10 +143,12 @@ def task_loss(bench: Bench, index: int, stage: Train) -> TaskLoss | None:
         case None:
             return None
         case "yolox" if isinstance(task, Detection):
-            return TaskLoss(lambda outputs, samples: yolox_loss(chosen(outputs, output), samples, task))
+            return lambda outputs, samples: yolox_loss(chosen(outputs, output), samples, task)
+        case "ltrb":
+            return lambda outputs, samples: _ltrb(chosen(outputs, output), samples)
         case "cross_entropy":
             weights = stage.loss_args.get("class_weights")
-            return TaskLoss(lambda outputs, samples: cross_entropy(chosen(outputs, output), samples, weights))
+            return lambda outputs, samples: cross_entropy(chosen(outputs, output), samples, weights)
         case named:
             function = _own(bench, index, named)
 
@@ -146,7 +156,17 @@ def task_loss(bench: Bench, index: int, stage: Train) -> TaskLoss | None:
                 found: Tensor = function(chosen(outputs, output), samples, **stage.loss_args)
                 return found
 
-            return TaskLoss(of, labels=False)
+            return of
+
+
+def _ltrb(outputs: Tensor, samples: Sequence[Sample]) -> Tensor:
+    from avcompress.models.detection import box_targets, ltrb_loss
+    from avcompress.train.recovery import moved
+
+    bare = next((sample.name for sample in samples if sample.boxes is None), None)
+    if bare is not None:
+        raise DataError(f"{bare}: expected boxes for loss ltrb, got none; check data.train")
+    return ltrb_loss(outputs, moved(box_targets(samples), outputs.device))
 
 
 def chosen(outputs: Any, name: str | None) -> Any:

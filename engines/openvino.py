@@ -46,7 +46,7 @@ def build_openvino(onnx: Path, folder: Path, settings: OpenVinoEngine) -> Built:
             "parse", f"{onnx.name}: expected operators that OpenVINO knows, got: {one_line(error)}; change the network"
         ) from error
     try:
-        layers = _runtime_layers(_compile(target, settings))
+        layers = runtime_layers(compile_file(target, settings))
     except EngineError as error:
         raise EngineBuildError("load", f"{onnx.name}: {str(error).removeprefix(f'{target}: ')}") from error
     produced = {value.name: outputs[value.name] for value in network.graph.output if value.name in outputs}
@@ -76,10 +76,11 @@ def open_openvino(folder: Path, settings: OpenVinoEngine) -> OpenVinoSession:
 
     Raises EngineError when OpenVINO refuses it, MissingError for bf16 on a CPU without it.
     """
-    return OpenVinoSession(_compile(folder / MODEL["openvino"], settings), f"openvino, {folder.name}")
+    return OpenVinoSession(compile_file(folder / MODEL["openvino"], settings), f"openvino, {folder.name}")
 
 
-def _compile(path: Path, settings: OpenVinoEngine, profiled: bool = False) -> Any:
+def compile_file(path: Path, settings: OpenVinoEngine, profiled: bool = False) -> Any:
+    """Read model.xml and compile it; see `compile_openvino`."""
     import openvino
 
     _require_precision(settings)
@@ -129,7 +130,7 @@ def _refusal(where: str, error: Exception) -> EngineError:
     return EngineError(f"{where}: expected an engine that OpenVINO can load, got: {one_line(error)}; build it again")
 
 
-def _runtime_layers(compiled: Any) -> tuple[BuilderLayer, ...]:
+def runtime_layers(compiled: Any) -> tuple[BuilderLayer, ...]:
     """The operators as the CPU executes them, constants left out."""
     layers = []
     for node in compiled.get_runtime_model().get_ordered_ops():
@@ -163,13 +164,14 @@ def openvino_precisions(
         if layer.kind in _PRODUCTS:
             precision = _PRECISIONS.get(layer.inputs[0], UNKNOWN)
             for name in layer.nodes:
-                plain = _plain(name)
+                plain = onnx_name(name)
                 node = outputs.get(plain, plain)
                 found[node] = precision if found.get(node, precision) == precision else UNKNOWN
     return {name: found.get(name, UNKNOWN) for name in weighted}
 
 
-def _plain(name: str) -> str:
+def onnx_name(name: str) -> str:
+    """The name of a node without what OpenVINO's passes appended to it."""
     for suffix in _SUFFIXES:
         name = name.removesuffix(suffix)
     return name

@@ -57,7 +57,11 @@ def _names(providers: Iterable[Provider]) -> list[str]:
 
 
 def open_ort(
-    path: Path, optimize: bool = False, threads: int | None = None, providers: Sequence[Provider] = (CPU,)
+    path: Path,
+    optimize: bool = False,
+    threads: int | None = None,
+    providers: Sequence[Provider] = (CPU,),
+    profile: Path | None = None,
 ) -> OrtSession:
     """Load an ONNX file.
 
@@ -67,6 +71,7 @@ def open_ort(
             with Q/DQ differ by up to some per cent.
         threads: of one run; default: all cores.
         providers: the preferred one first; the CPU takes the operators that the others leave.
+        profile: how the file begins that ONNX Runtime writes each operator's times to; see OrtSession.end_profile.
 
     Raises EngineError when ONNX Runtime refuses the file, or gives all of it to the CPU though others were asked for;
     MissingError for a provider that is not there or does not load.
@@ -81,6 +86,9 @@ def open_ort(
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
     options.add_session_config_entry(_RECORD_ASSIGNMENT, "1")
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     try:
         session = onnxruntime.InferenceSession(path, options, providers=_pairs(providers), enable_fallback=0)
     except Exception as error:  # ONNX Runtime's errors share no base but this
@@ -199,6 +207,12 @@ class OrtSession:
         except Exception as error:  # ONNX Runtime's errors share no base but this
             raise EngineError(f"{self._where}: expected a run, got: {one_line(error)}; check the network") from error
         return dict(zip(self._names, results, strict=True))
+
+    def end_profile(self) -> Path:
+        """End the profile of a session that was opened with one, and say where it is."""
+        if self._session is None:
+            raise closed(self._where)
+        return Path(self._session.end_profiling())
 
     def close(self) -> None:
         """Release the session."""

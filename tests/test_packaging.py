@@ -31,7 +31,11 @@ def test_the_wheel_s_top_level_is_exactly_the_five_packages(wheel: zipfile.ZipFi
 
 def test_the_wheel_holds_the_files_that_the_packages_read(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
-    assert {"avcompress/demo/detector.yaml", "avcompress/demo/segmenter.yaml", "validation/report.html.j2"} <= names
+    assert {
+        "avcompress/demo/detector.yaml",
+        "avcompress/demo/segmenter.yaml",
+        "validation/templates/report.html.j2",
+    } <= names
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
     profiles = {path.relative_to(ROOT).as_posix() for path in (ROOT / "engines" / "profiles").iterdir()}
     assert "engines/profiles/orin-agx.yaml" in profiles

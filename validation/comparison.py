@@ -2,13 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
 
-from validation.bootstrap import Estimate
-from validation.slices import EVERYWHERE
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["EVERYWHERE", "Comparison", "Estimate", "SliceResult"]
+from avcompress.contract import Validation
+from avcompress.spec import Array
+from validation.bootstrap import Estimate, estimate, resample_weights
+from validation.detection import BoxTally, Within, restoring_threshold, tally_boxes
+from validation.predictions import BoxPredictions, MaskPredictions, Predictions
+from validation.segmentation import MaskTally, tally_bands
+from validation.slices import EVERYWHERE, Slice, images_with_part, make_slices, objects_in_part
+from validation.truth import Truth
+
+__all__ = [
+    "EVERYWHERE",
+    "LESS_IS_BETTER",
+    "Comparison",
+    "Estimate",
+    "SliceResult",
+    "Tally",
+    "Thresholds",
+    "compare_networks",
+    "less_is_better",
+]
+
+LESS_IS_BETTER = ("false_alarms", "ece")
+"""Metrics, also by class, of which a network should have little."""
+
+FEWEST_IMAGES = 5
+"""With objects, or with objects of the class, that a slice needs for an interval; fewer cannot tell how they vary."""
+
+_AT_A_TIME = 500
+"""Resamples: what bounds the memory."""
+
+
+class Tally(Protocol):
+    """What one network's predictions are worth, image by image."""
+
+    def figures(self, weights: Array, /) -> Mapping[str, NDArray[np.float64]]:
+        """By metric, (R,), of R weightings (I, R) of the images."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -16,7 +55,7 @@ class SliceResult:
     """One slice of the validation set.
 
     Attributes:
-        images: the images that have a part in it.
+        images: the images that are in it or, of a slice of objects, that have one in it.
         objects: labelled objects in it that count; of segmentation, labelled pixels.
         reference: the reference's figures by metric.
         network: the network's.
@@ -32,9 +71,189 @@ class SliceResult:
 
 
 @dataclass(frozen=True)
+class Thresholds:
+    """Score thresholds of detections.
+
+    Attributes:
+        deployed: the one that both networks are judged at.
+        restoring: the lowest at which the network is as precise, over all classes, as the reference is at `deployed`;
+            NaN where none is.
+        precision: the network's there; NaN as well.
+        recall: the network's there.
+    """
+
+    deployed: float
+    restoring: float
+    precision: float
+    recall: float
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """Every slice by its name, as contracts name it: all, size:small, weather:rain, fog:3."""
+    """Every slice by its name, as contracts name it: all, size:small, weather:rain, fog:3.
+
+    Attributes:
+        slices: results by name.
+        resamples: of the bootstrap.
+        confidence: of the intervals, two-sided.
+        thresholds: of detection; None of segmentation.
+    """
 
     slices: Mapping[str, SliceResult]
     resamples: int
     confidence: float
+    thresholds: Thresholds | None = None
+
+
+def compare_networks(
+    truth: Truth,
+    reference: Predictions,
+    network: Predictions,
+    settings: Validation,
+    threshold: float | None = None,
+    corrupted: Mapping[str, tuple[Predictions, Predictions]] | None = None,
+) -> Comparison:
+    """Hold both networks' predictions of the same images against the labels, overall and in every slice.
+
+    Every resample draws the same images for both networks and for all slices, so a drop's interval does not hold what
+    the two have in common.
+
+    Args:
+        truth: the labels.
+        reference: predictions of what the network should be as good as.
+        network: predictions of the network that is judged.
+        settings: which slices, how many resamples, how sure.
+        threshold: the score from which the deployed network's detections count; of detection only, and needed there.
+        corrupted: both networks' predictions of corrupted images with the same labels, by slice: fog:3.
+
+    Raises:
+        RecipeError: the settings ask for slices that the labels do not tell.
+        DataError: there is nothing labelled, or a label is outside the class table.
+        EngineError: predictions that cannot be judged.
+        ValueError: the predictions are not of the same task and images.
+    """
+    for found in (reference, network, *itertools.chain.from_iterable((corrupted or {}).values())):
+        if len(found.names) != len(truth.names):
+            raise ValueError(f"predictions: expected {len(truth.names)} images, got {len(found.names)}")
+    bench = _Bench(truth, settings, resample_weights(len(truth.names), settings.resamples, settings.seed), threshold)
+    parts = make_slices(truth, settings)
+    slices = bench.compare(parts, reference, network)
+    for name, (before, after) in (corrupted or {}).items():
+        slices |= bench.compare((replace(parts[0], name=name),), before, after)
+    return Comparison(
+        slices, settings.resamples, settings.confidence, _thresholds(truth, reference, network, threshold)
+    )
+
+
+def less_is_better(metric: str) -> bool:
+    """Whether a metric, NAME or NAME/CLASS, is one of LESS_IS_BETTER."""
+    return metric.partition("/")[0] in LESS_IS_BETTER
+
+
+@dataclass(frozen=True, eq=False)
+class _Bench:
+    """What all slices are judged with; `weights` (I, R) are the bootstrap's draws."""
+
+    truth: Truth
+    settings: Validation
+    weights: Array
+    threshold: float | None
+
+    def compare(self, parts: tuple[Slice, ...], reference: Predictions, network: Predictions) -> dict[str, SliceResult]:
+        """Every slice, the whole set first, that has anything labelled in it."""
+        before, after = self.tallies(parts, reference), self.tallies(parts, network)
+        results: dict[str, SliceResult] = {}
+        for part, one, other in zip(parts, before, after, strict=True):
+            held = _held(part, self.truth, one)
+            if part.is_everything and results:
+                results[part.name] = next(iter(results.values()))
+            elif held.any():
+                results[part.name] = self.result(part, held, one, other)
+        return results
+
+    def tallies(self, parts: tuple[Slice, ...], found: Predictions) -> Iterator[BoxTally | MaskTally]:
+        """One for each slice, made when it is asked for."""
+        if isinstance(found, MaskPredictions):
+            bands = list(dict.fromkeys(part.band for part in parts))
+            by_band = dict(zip(bands, tally_bands(self.truth, found, bands), strict=True))
+            yield from (by_band[part.band] for part in parts)
+        elif self.threshold is None:
+            raise ValueError("comparison of detections: expected a score threshold, got None")
+        else:
+            yield from (_tally_boxes(part, self.truth, found, self.threshold) for part in parts)
+
+    def result(self, part: Slice, held: Array, reference: Tally, network: Tally) -> SliceResult:
+        """Figures, intervals and paired drops of one slice."""
+        once = part.images.astype(np.float64)[:, None]
+        drawn = self.weights * part.images[:, None]
+        points = [tally.figures(once) for tally in (reference, network)]
+        samples = [_resample(tally, drawn) for tally in (reference, network)]
+        sure = {metric: _tells_interval(metric, part, held, self.truth.classes) for metric in points[0]}
+        before, after = (
+            {name: self.estimate(float(point[name][0]), sample[name], sure[name]) for name in point}
+            for point, sample in zip(points, samples, strict=True)
+        )
+        drop = {}
+        for name in points[0]:
+            one, other = (1, 0) if less_is_better(name) else (0, 1)
+            point = float(points[one][name][0] - points[other][name][0])
+            drop[name] = self.estimate(point, samples[one][name] - samples[other][name], sure[name])
+        images = part.images if part.objects is None else images_with_part(part, self.truth)
+        return SliceResult(int(images.sum()), int(held.sum()), before, after, drop)
+
+    def estimate(self, point: float, samples: Array, sure: bool) -> Estimate:
+        """With an interval where it is `sure` enough to have one."""
+        return estimate(point, samples, self.settings.confidence) if sure else Estimate(point, math.nan, math.nan)
+
+
+def _tally_boxes(part: Slice, truth: Truth, found: BoxPredictions, threshold: float) -> BoxTally:
+    if part.objects is not None:
+        detections = part.detections(found) if part.detections else None
+        return tally_boxes(truth, found, threshold, Within(part.objects, detections))
+    if truth.objects is None or part.images.all():
+        return tally_boxes(truth, found, threshold)
+    # The other images count nothing; without their boxes, resampling a slice costs no more than its share of the set.
+    own, seen = part.images[truth.objects.image], part.images[found.image]
+    return tally_boxes(replace(truth, objects=truth.objects.keep(own)), found.keep(seen), threshold)
+
+
+def _resample(tally: Tally, drawn: Array) -> dict[str, Array]:
+    """The figures of every resample, (R,) each."""
+    starts = range(0, drawn.shape[1], _AT_A_TIME)
+    chunks = [tally.figures(drawn[:, start : start + _AT_A_TIME]) for start in starts]
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def _held(part: Slice, truth: Truth, tally: BoxTally | MaskTally) -> Array:
+    """What is labelled in the slice and counts, by image and class: objects or pixels, (I, C)."""
+    images, classes = len(truth.names), len(truth.classes)
+    if isinstance(tally, MaskTally):
+        return np.asarray(tally.confusion.sum(axis=2) * part.images[:, None])
+    if truth.objects is None:
+        return np.zeros((images, classes), np.int64)
+    inside = objects_in_part(part, truth)
+    places = truth.objects.image[inside] * classes + truth.objects.labels[inside]
+    return np.bincount(places, minlength=images * classes).reshape(images, classes)
+
+
+def _tells_interval(metric: str, part: Slice, held: Array, classes: tuple[str, ...]) -> bool:
+    """Whether the metric rests on enough images of the slice for its resamples to tell how it varies."""
+    name, _, of = metric.partition("/")
+    if name == "false_alarms":  # which need no object
+        return bool(part.images.sum() >= FEWEST_IMAGES)
+    rests_on = held[:, classes.index(of)] if of else held.sum(axis=1)
+    return bool(np.count_nonzero(rests_on) >= FEWEST_IMAGES)
+
+
+def _thresholds(
+    truth: Truth, reference: Predictions, network: Predictions, threshold: float | None
+) -> Thresholds | None:
+    if threshold is None or isinstance(reference, MaskPredictions) or isinstance(network, MaskPredictions):
+        return None
+    ones = np.ones((len(truth.names), 1))
+    wanted = tally_boxes(truth, reference, threshold).figures(ones)["precision"][0]
+    restoring = restoring_threshold(tally_boxes(truth, network, threshold), float(wanted))
+    if math.isnan(restoring):
+        return Thresholds(threshold, math.nan, math.nan, math.nan)
+    there = tally_boxes(truth, network, restoring).figures(ones)
+    return Thresholds(threshold, restoring, float(there["precision"][0]), float(there["recall"][0]))

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from avcompress.files import write_atomically
 from validation.errors import ErrorAnalysis
-from validation.page import page_template
+from validation.page.template import page_template
 from validation.plots import error_profile
 
 PAGE = "analysis.html"

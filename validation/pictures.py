@@ -6,9 +6,10 @@ Photos are JPEG and masks PNG; boxes stay vectors, which the page draws sharp at
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +17,14 @@ from PIL import Image
 
 from avcompress.spec import Array
 from calibration.sample import VOID, Sample
+from validation.changes import FalseAlarm, ObjectChange
 
 if TYPE_CHECKING:
     from engines.postprocess import Detections
 
 LONG_SIDE = 640
-SHOWN_SCORE = 0.3
-SAME_IOU = 0.5
-CHANGED = "#ff2d20"
+LOST, GAINED, NEW = "#ff3b30", "#34d27b", "#ffb000"
+"""What got worse, what got better, and false alarms that are new: on every picture, whatever the class."""
 
 # Twelve hues that stay apart on photographs, also for the colour-blind as far as twelve can.
 PALETTE = (
@@ -41,16 +42,28 @@ PALETTE = (
     "#d3d7de",
 )
 
+Kind = Literal["same", "lost", "gained", "new"]
+_COLOURS: dict[Kind, str] = {"same": "#d9dce1", "lost": LOST, "gained": GAINED, "new": NEW}
+BOX_LEGEND = (
+    ("lost", LOST),
+    ("gained", GAINED),
+    ("new false alarm", NEW),
+    ("any other detection", _COLOURS["same"]),
+)
+
 
 @dataclass(frozen=True)
 class Mark:
-    """A box to draw, in pixels of the picture; `changed` when the other network has no such box."""
+    """A box to draw, in pixels of the picture.
+
+    What is the same in both networks is drawn thin and has no text; `missing` is what this network does not find.
+    """
 
     xyxy: tuple[float, float, float, float]
-    label: str
-    score: float
+    text: str
     colour: str
-    changed: bool
+    kind: Kind
+    missing: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,95 +88,128 @@ class Picture:
     legend: tuple[tuple[str, str], ...] = ()
 
 
-def picture_boxes(
-    sample: Sample, reference: Detections, compressed: Detections, classes: Sequence[str], engine: str
-) -> Picture:
-    """The boxes of both networks with a score of SHOWN_SCORE or more, as two panels.
+@dataclass(frozen=True)
+class Story:
+    """What changed in one image.
 
-    A box is unchanged when the other network shows one of the same class that overlaps it by SAME_IOU or more, each
-    box serving once. Boxes are in pixels of the sample's image.
+    Attributes:
+        lost: objects that only the float network finds.
+        gained: objects that only the compressed one finds.
+        new: false alarms of the compressed network alone.
     """
+
+    lost: tuple[ObjectChange, ...] = ()
+    gained: tuple[ObjectChange, ...] = ()
+    new: tuple[FalseAlarm, ...] = ()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One network's detections at the deployed threshold; boxes are in pixels of the image."""
+
+    title: str
+    found: Detections = field(repr=False)
+
+
+def picture_boxes(sample: Sample, before: Seen, after: Seen, story: Story, classes: Sequence[str]) -> Picture:
+    """What both networks find, a panel each; objects lost and gained are marked in both, by their labels' boxes."""
     jpeg, (width, height), factor = _photo(sample.image)
-    left, right = _shown(reference), _shown(compressed)
-    pairs = matched(left, right)
-    lost = [index for index in range(len(left.labels)) if index not in pairs]
-    new = [index for index in range(len(right.labels)) if index not in pairs.values()]
+    left = [_mark(found, found.reference_score, "lost", classes) for found in story.lost]
+    left += [_missing(_mark(found, found.reference_score, "gained", classes)) for found in story.gained]
+    right = [_missing(_mark(found, found.network_score, "lost", classes)) for found in story.lost]
+    right += [_mark(found, found.network_score, "gained", classes) for found in story.gained]
+    right += [_mark(found, found.score, "new", classes) for found in story.new]
     return Picture(
         name=sample.name,
         width=width,
         height=height,
         jpeg=jpeg,
         panels=(
-            Panel("float", _marks(left, classes, factor, lost)),
-            Panel(engine, _marks(right, classes, factor, new)),
+            Panel(before.title, tuple(_scaled(mark, factor) for mark in (*_quiet(before, story), *left))),
+            Panel(after.title, tuple(_scaled(mark, factor) for mark in (*_quiet(after, story), *right))),
         ),
-        caption=f"{len(pairs)} kept, {len(lost)} lost, {len(new)} new",
+        caption=_told(story, classes),
     )
 
 
-def picture_masks(
-    sample: Sample,
-    reference: NDArray[np.uint8],
-    compressed: NDArray[np.uint8],
-    classes: Sequence[str],
-    engine: str,
-) -> Picture:
-    """The masks of both networks, (H, W) of the image's size, and the pixels that changed where a label judges them."""
+def picture_masks(sample: Sample, before: NDArray[np.uint8], after: NDArray[np.uint8], names: Names) -> Picture:
+    """The masks of both networks, (H, W) of the image's size, and the pixels that got worse or better.
+
+    Without a label in the sample, the pixels that changed take the place of those that got worse.
+    """
     jpeg, size, _ = _photo(sample.image)
-    judged = np.full(reference.shape, True) if sample.mask is None else sample.mask != VOID
-    changed = (reference != compressed) & judged
-    share = changed.sum() / max(1, judged.sum())
-    present = np.union1d(reference, compressed)
+    label = sample.mask
+    judged = np.full(before.shape, True) if label is None else label != VOID
+    worse = (before != after) & judged if label is None else (before == label) & (after != label) & judged
+    better = np.full(before.shape, False) if label is None else (before != label) & (after == label) & judged
+    total = max(1, int(judged.sum()))
+    present = np.union1d(before, after)
+    words = f"{worse.sum() / total:.2%} of the labelled pixels got worse, {better.sum() / total:.2%} better"
     return Picture(
         name=sample.name,
         width=size[0],
         height=size[1],
         jpeg=jpeg,
         panels=(
-            Panel("float", overlay_png=_overlay(reference, size)),
-            Panel(engine, overlay_png=_overlay(compressed, size)),
-            Panel("changed", overlay_png=_highlight(changed, size)),
+            Panel(names.before, overlay_png=_overlay(before, size)),
+            Panel(names.after, overlay_png=_overlay(after, size)),
+            Panel("what changed", overlay_png=_highlight(worse, better, size)),
         ),
-        caption=f"{share:.2%} of the {'' if sample.mask is None else 'labelled '}pixels changed class",
-        legend=tuple((name, _colour(index)) for index, name in enumerate(classes) if index in present),
+        caption=f"{worse.sum() / total:.2%} of the pixels changed class" if label is None else words,
+        legend=(
+            *((name, _colour(index)) for index, name in enumerate(names.classes) if index in present),
+            *((("got worse", LOST), ("got better", GAINED)) if label is not None else (("changed", LOST),)),
+        ),
     )
 
 
-def matched(left: Detections, right: Detections) -> dict[int, int]:
-    """Pair boxes of the same class that overlap by SAME_IOU or more, best overlap first: index left -> index right."""
-    overlap = box_iou(left.xyxy, right.xyxy) * (left.labels[:, None] == right.labels[None, :])
-    pairs: dict[int, int] = {}
-    for flat in np.argsort(-overlap, axis=None, kind="stable"):
-        row, column = divmod(int(flat), overlap.shape[1])
-        if overlap[row, column] < SAME_IOU:
-            break
-        if row not in pairs and column not in pairs.values():
-            pairs[row] = column
-    return pairs
+@dataclass(frozen=True)
+class Names:
+    """How both networks and the classes are called."""
+
+    before: str
+    after: str
+    classes: tuple[str, ...]
 
 
-def box_iou(left: Array, right: Array) -> NDArray[np.float64]:
-    """Intersection over union of every pair of boxes: (N, 4) and (M, 4) xyxy -> (N, M); 0 for empty boxes."""
-    a, b = np.asarray(left, np.float64)[:, None], np.asarray(right, np.float64)[None]
-    sides = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
-    inside = sides.prod(axis=-1)
-    union = (a[..., 2:] - a[..., :2]).prod(axis=-1) + (b[..., 2:] - b[..., :2]).prod(axis=-1) - inside
-    iou: NDArray[np.float64] = np.divide(inside, union, out=np.zeros_like(inside), where=union > 0)
-    return iou
+def _quiet(seen: Seen, story: Story) -> Iterable[Mark]:
+    """The detections that are no part of what changed."""
+    told = [found.xyxy for found in story.new]
+    for box in np.asarray(seen.found.xyxy, np.float64):
+        if not any(np.allclose(box, other, atol=1e-3) for other in told):
+            yield Mark(_corners(box), "", _COLOURS["same"], "same")
 
 
-def _shown(detections: Detections) -> Detections:
-    keep = detections.scores >= SHOWN_SCORE
-    return type(detections)(detections.xyxy[keep], detections.scores[keep], detections.labels[keep])
+def _mark(found: ObjectChange | FalseAlarm, score: float, kind: Kind, classes: Sequence[str]) -> Mark:
+    text = f"{classes[found.label]} {'unseen' if np.isnan(score) else f'{score:.2f}'}"
+    return Mark(found.xyxy, text, _COLOURS[kind], kind)
 
 
-def _marks(detections: Detections, classes: Sequence[str], factor: float, changed: list[int]) -> tuple[Mark, ...]:
-    boxes = (np.asarray(detections.xyxy, np.float64) * factor).round(1).tolist()
-    rows = zip(boxes, detections.labels.tolist(), detections.scores.tolist(), strict=True)
-    return tuple(
-        Mark((box[0], box[1], box[2], box[3]), classes[label], score, _colour(label), index in changed)
-        for index, (box, label, score) in enumerate(rows)
-    )
+def _missing(mark: Mark) -> Mark:
+    return replace(mark, missing=True)
+
+
+def _scaled(mark: Mark, factor: float) -> Mark:
+    return replace(mark, xyxy=_corners((np.asarray(mark.xyxy) * factor).round(1)))
+
+
+def _corners(box: Array) -> tuple[float, float, float, float]:
+    left, top, right, bottom = box.tolist()
+    return left, top, right, bottom
+
+
+def _told(story: Story, classes: Sequence[str]) -> str:
+    parts = [
+        f"{len(found)} {what} ({', '.join(_counted(classes[each.label] for each in found))})"
+        for what, found in (("lost", story.lost), ("gained", story.gained), ("new false alarms", story.new))
+        if found
+    ]
+    return "; ".join(parts) or "nothing lost or gained"
+
+
+def _counted(names: Iterable[str]) -> list[str]:
+    found = Counter(names).most_common()
+    return [name if number == 1 or len(found) == 1 else f"{number} {name}" for name, number in found]
 
 
 def _photo(image: Array) -> tuple[bytes, tuple[int, int], float]:
@@ -182,9 +228,9 @@ def _overlay(mask: NDArray[np.uint8], size: tuple[int, int]) -> bytes:
     return _png(image, size)
 
 
-def _highlight(changed: NDArray[np.bool_], size: tuple[int, int]) -> bytes:
-    image = Image.fromarray(changed.astype(np.uint8))
-    image.putpalette([0, 0, 0, *_rgb(CHANGED)])
+def _highlight(worse: NDArray[np.bool_], better: NDArray[np.bool_], size: tuple[int, int]) -> bytes:
+    image = Image.fromarray((worse + 2 * better).astype(np.uint8))
+    image.putpalette([0, 0, 0, *_rgb(LOST), *_rgb(GAINED)])
     return _png(image, size, transparency=0)
 
 

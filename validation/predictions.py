@@ -39,6 +39,11 @@ class BoxPredictions:
     scores: Array
     labels: Array
 
+    def keep(self, wanted: Array) -> BoxPredictions:
+        """Those where `wanted`, (M,) bool, holds, or those at its indices; they keep their images' indices."""
+        columns = (self.image, self.xyxy, self.scores, self.labels)
+        return BoxPredictions(self.names, *(column[wanted] for column in columns))
+
 
 @dataclass(frozen=True, eq=False)
 class MaskPredictions:

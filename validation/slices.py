@@ -25,7 +25,7 @@ MOST_VALUES = 32
 """An attribute or tag with more values than that names things, not conditions; it makes slices only when asked to."""
 
 _DISTANCE = "distance_m"
-_GRADES = ("none", "partly", "largely")
+_GRADES = ("none", "partly", "largely", "mostly", "unknown")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +46,11 @@ class Slice:
     objects: Array | None = None
     detections: Callable[[BoxPredictions], Array] | None = None
     band: Band | None = None
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether it is the whole set, by whatever name."""
+        return self.objects is None and self.band is None and bool(self.images.all())
 
 
 def make_slices(truth: Truth, settings: Validation) -> tuple[Slice, ...]:
@@ -140,7 +145,7 @@ def _object_families(truth: Truth, objects: Objects, settings: Validation) -> di
 
 
 def _by_value(values: Array) -> Iterator[tuple[str, Array]]:
-    """Each word but the empty one with where it stands; degrees in their order, others in the alphabet's."""
+    """Each word but the empty one with where it stands; degrees first, in their order, then the alphabet's."""
     words = [str(word) for word in np.unique(values) if word]
     for word in sorted(words, key=lambda word: (_GRADES.index(word) if word in _GRADES else len(_GRADES), word)):
         yield word, values == word

@@ -36,6 +36,14 @@ class Objects:
     area: Array
     attributes: Mapping[str, Array]
 
+    def keep(self, wanted: Array) -> Objects:
+        """Those where `wanted`, (N,) bool, holds; they keep their images' indices."""
+        attributes = {name: values[wanted] for name, values in self.attributes.items()}
+        image, xyxy, labels, ignore, area = (
+            column[wanted] for column in (self.image, self.xyxy, self.labels, self.ignore, self.area)
+        )
+        return Objects(image, xyxy, labels, ignore, area, attributes)
+
 
 @dataclass(frozen=True, eq=False)
 class Truth:

@@ -94,36 +94,46 @@ class Detector(nn.Module):
 
     def targets(self, samples: Sequence[Sample]) -> BoxTargets:
         """Gather the boxes of samples whose images and boxes are in pixels of the network's input."""
-        boxes = [sample.boxes for sample in samples if sample.boxes is not None]
-        most = max((len(b.labels) for b in boxes), default=0)
-        xyxy, labels = torch.zeros(len(samples), most, 4), torch.full((len(samples), most), -1)
-        ignore = torch.zeros(len(samples), most, dtype=torch.bool)
-        for i, b in enumerate(boxes):
-            xyxy[i, : len(b.labels)] = torch.from_numpy(b.xyxy)
-            labels[i, : len(b.labels)] = torch.from_numpy(b.labels)
-            ignore[i, : len(b.labels)] = torch.from_numpy(b.ignore)
-        height, width = samples[0].image.shape[:2]
-        return BoxTargets(xyxy, labels, ignore, *grid(height, width))
+        return box_targets(samples)
 
     def loss(self, outputs: Tensor, targets: BoxTargets) -> Tensor:
         """Quality focal loss of the scores plus GIoU loss of the boxes, over the number of answering cells."""
-        owner, background = assign(targets)
-        distances, logits = outputs[..., :4], outputs[..., 4:]
-        image, cell = torch.nonzero(owner >= 0, as_tuple=True)
-        chosen = owner[image, cell]
-        truth = targets.xyxy[image, chosen]
-        reach = (distances[image, cell] * targets.strides[cell, None]).reshape(-1, 2, 2)
-        middle = targets.centres[cell]
-        predicted = torch.cat((middle - reach[:, 0], middle + reach[:, 1]), dim=-1)
-        iou, giou = overlaps(predicted, truth)
-        quality = torch.zeros_like(logits)
-        quality[image, cell, targets.labels[image, chosen]] = iou.detach().clamp(min=0)
-        counted = (owner >= 0) | background
-        score_loss = (quality_focal(logits, quality) * counted[..., None]).sum()
-        weight = iou.detach().clamp(min=0.05)
-        box_loss = 2.0 * ((1 - giou) * weight).sum() / ranks.divisor(weight.sum(), 1.0)
-        answering = torch.tensor(float(len(image)), device=score_loss.device)
-        return score_loss / ranks.divisor(answering, 1.0) + box_loss
+        return ltrb_loss(outputs, targets)
+
+
+def box_targets(samples: Sequence[Sample]) -> BoxTargets:
+    """Gather the boxes of samples whose images and boxes are in pixels of the network's input."""
+    boxes = [sample.boxes for sample in samples if sample.boxes is not None]
+    most = max((len(b.labels) for b in boxes), default=0)
+    xyxy, labels = torch.zeros(len(samples), most, 4), torch.full((len(samples), most), -1)
+    ignore = torch.zeros(len(samples), most, dtype=torch.bool)
+    for i, b in enumerate(boxes):
+        xyxy[i, : len(b.labels)] = torch.from_numpy(b.xyxy)
+        labels[i, : len(b.labels)] = torch.from_numpy(b.labels)
+        ignore[i, : len(b.labels)] = torch.from_numpy(b.ignore)
+    height, width = samples[0].image.shape[:2]
+    return BoxTargets(xyxy, labels, ignore, *grid(height, width))
+
+
+def ltrb_loss(outputs: Tensor, targets: BoxTargets) -> Tensor:
+    """Quality focal loss of the scores plus GIoU loss of the boxes, over the number of answering cells."""
+    owner, background = assign(targets)
+    distances, logits = outputs[..., :4], outputs[..., 4:]
+    image, cell = torch.nonzero(owner >= 0, as_tuple=True)
+    chosen = owner[image, cell]
+    truth = targets.xyxy[image, chosen]
+    reach = (distances[image, cell] * targets.strides[cell, None]).reshape(-1, 2, 2)
+    middle = targets.centres[cell]
+    predicted = torch.cat((middle - reach[:, 0], middle + reach[:, 1]), dim=-1)
+    iou, giou = overlaps(predicted, truth)
+    quality = torch.zeros_like(logits)
+    quality[image, cell, targets.labels[image, chosen]] = iou.detach().clamp(min=0)
+    counted = (owner >= 0) | background
+    score_loss = (quality_focal(logits, quality) * counted[..., None]).sum()
+    weight = iou.detach().clamp(min=0.05)
+    box_loss = 2.0 * ((1 - giou) * weight).sum() / ranks.divisor(weight.sum(), 1.0)
+    answering = torch.tensor(float(len(image)), device=score_loss.device)
+    return score_loss / ranks.divisor(answering, 1.0) + box_loss
 
 
 def grid(height: int, width: int) -> tuple[Tensor, Tensor]:

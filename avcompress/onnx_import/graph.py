@@ -27,6 +27,7 @@ _LOWERINGS: dict[str, Callable[[OnnxNode], Call]] = {
     **resizing.LOWERINGS,
     **quantized.LOWERINGS,
 }
+_LOWERED = frozenset({*_LOWERINGS, "DequantizeLinear", "QuantizeLinear", "Shape", "Size"})
 _DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
 _MICROSOFT = frozenset({"DequantizeLinear", "Gelu", "QuantizeLinear"})  # the same as those of ONNX
 
@@ -115,9 +116,9 @@ class _Builder:
                 return quantized.lower_dequantize(node, self.stored)
         lowering = _LOWERINGS.get(node.kind)
         if lowering is None:
-            raise node.error(
-                "an operator that training in torch knows", "one it does not", "rewrite it before the export"
-            )
+            others = sorted({proto.op_type for proto in self.proto.node} - _LOWERED - {node.kind})
+            got = f"one it does not, nor {', '.join(others)}" if others else "one it does not"
+            raise node.error("an operator that training in torch knows", got, "rewrite it before the export")
         return lowering(node)
 
     def _emit(self, node: OnnxNode, call: Call) -> None:

@@ -116,7 +116,7 @@ def run_steps(
             if _due(settings.validate_every, progress.step, last) and _waits_too_long(progress, settings, around):
                 break
             if around.store and progress.step % settings.keep_every == 0 and not last:
-                _refuse_bad(all_finite(progress), "weights", step, around)
+                _refuse_bad(all_finite(progress), "value of every weight", step, around)
                 keep_(progress, around.store, belongs)
         return _finish(progress, settings, around)
 

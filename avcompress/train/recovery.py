@@ -39,11 +39,15 @@ class Trainable(Protocol):
         ...
 
 
+LossOf = Callable[[Any, Sequence[Sample]], Tensor]
+"""A scalar to make small, from what forward returned and the samples of its batch."""
+
+
 @dataclass(frozen=True)
 class TaskLoss:
-    """A scalar to make small, from what forward returned and the samples of its batch; whether those need labels."""
+    """A loss, and whether the samples need labels for it."""
 
-    of: Callable[[Any, Sequence[Sample]], Tensor]
+    of: LossOf
     labels: bool = True
 
 
@@ -96,6 +100,19 @@ def settled(settings: Training, images: int) -> Training:
     return settings.model_copy(update={"steps": settings.count_steps(images), "epochs": None})
 
 
+def in_float32(of: LossOf) -> LossOf:
+    """The loss as it is without mixed precision, of outputs that may have been computed with it."""
+
+    def widened(outputs: Any, samples: Sequence[Sample]) -> Tensor:
+        device = _device_of(outputs)
+        if not torch.is_autocast_enabled(device.type):
+            return of(outputs, samples)
+        with torch.autocast(device.type, enabled=False):
+            return of(_mapped(outputs, lambda value: value.float() if value.is_floating_point() else value), samples)
+
+    return widened
+
+
 class explained:  # noqa: N801 (reads as a function)
     """Turns what a user's network and loss raise into one line."""
 
@@ -127,7 +144,7 @@ def own_loss(module: nn.Module) -> TaskLoss:
     def of(outputs: Any, samples: Sequence[Sample]) -> Tensor:
         return trainable.loss(outputs, moved(trainable.targets(samples), _device_of(outputs)))
 
-    return TaskLoss(of)
+    return TaskLoss(in_float32(of))
 
 
 def _device_of(outputs: Any) -> torch.device:
@@ -144,16 +161,22 @@ def _device_of(outputs: Any) -> torch.device:
 
 def moved(value: Any, device: torch.device) -> Any:
     """The same with every tensor in it on a device: in tuples, lists, mappings and dataclasses."""
+    return _mapped(value, lambda tensor: tensor.to(device))
+
+
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     match value:
         case Tensor():
-            return value.to(device)
+            return change(value)
         case Mapping():
-            return {key: moved(item, device) for key, item in value.items()}
+            return {key: _mapped(item, change) for key, item in value.items()}
         case tuple() if hasattr(value, "_fields"):
-            return type(value)(*(moved(item, device) for item in value))
+            return type(value)(*(_mapped(item, change) for item in value))
         case list() | tuple():
-            return type(value)(moved(item, device) for item in value)
+            return type(value)(_mapped(item, change) for item in value)
         case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return replace(value, **{f.name: moved(getattr(value, f.name), device) for f in dataclasses.fields(value)})
+            return replace(
+                value, **{f.name: _mapped(getattr(value, f.name), change) for f in dataclasses.fields(value)}
+            )
         case _:
             return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from avcompress.spec import EngineError
@@ -56,6 +57,8 @@ class Loaded:
     """
 
     def __init__(self, trt: Any, plan: bytes, settings: RuntimeSettings, where: str) -> None:
+        self._trt = trt
+        self._profiler: Any = None
         self._log = logger_of(trt)
         self._log.take()
         self._runtime: Any = _runtime(trt, self._log, where)
@@ -73,6 +76,16 @@ class Loaded:
             raise EngineError(
                 f"{where}: expected an execution context, got none: {self.said()}; free memory on the GPU"
             )
+
+    def listen(self, hear: Callable[[str, float], None] | None) -> None:
+        """Hand each layer's time of every run to `hear`, as (name, ms); None: no more.
+
+        TensorRT then waits for the end of each run itself, since `enqueue_emits_profile` is true from the start.
+        """
+        if self.context is not None:
+            # TensorRT holds no reference: the context would call what is gone.
+            self._profiler = None if hear is None else _profiler(self._trt, hear)
+            self.context.profiler = self._profiler
 
     def said(self) -> str:
         """The errors that TensorRT has logged on this thread since it was last asked, in one line."""
@@ -123,6 +136,20 @@ def records_graphs(trt: Any) -> bool:
 def _refusal(said: str, version: str) -> str:
     remedy = next((advice for mark, advice in _REMEDIES if mark in said), _DEFAULT_REMEDY).format(version=version)
     return f"expected an engine that TensorRT {version} can load, got: {said}; {remedy}"
+
+
+def _profiler(trt: Any, hear: Callable[[str, float], None]) -> Any:
+    class Profiler(trt.IProfiler):  # type: ignore[misc]
+        """Hands on what it is told."""
+
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)  # super().__init__ leaves the C++ part unmade
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            """Called by TensorRT, once a layer and run."""
+            hear(layer_name, ms)
+
+    return Profiler()
 
 
 @functools.cache

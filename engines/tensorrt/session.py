@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -168,6 +168,25 @@ class TrtSession:
             self._finish = make(self._cuda, self._stream, specs)
             self._held.callback(self._finish.close)
             self._work.reset()
+
+    @contextlib.contextmanager
+    def profiled(self, hear: Callable[[str, float], None]) -> Iterator[None]:
+        """Have every run in the `with` block tell its layers' times, in ms, by their names.
+
+        Raises EngineError for a session that records CUDA graphs: a graph that is launched tells no layers.
+        """
+        if self._settings.graphs:
+            raise EngineError(
+                f"{self._where}: expected a session without CUDA graphs, got one with them; open it with graphs=False"
+            )
+        with self._using:
+            self._refuse_unusable()
+            self._loaded.listen(hear)
+        try:
+            yield
+        finally:
+            with self._using:
+                self._loaded.listen(None)
 
     @property
     def graph_note(self) -> str:

@@ -159,12 +159,33 @@ def brightness(outputs, samples, wanted):
 """
 
 
+def test_a_detector_with_the_reference_s_output_is_trained_from_its_file(tmp_path):
+    from avcompress.models import detector
+
+    onnx.save(to_onnx(detector(6, 8), SIZE), tmp_path / "net.onnx")
+    facts = job(model={"onnx": "net.onnx"}, train={"loss": "ltrb"}, task={"kind": "detection", "decode": "ltrb"})
+    for source in facts["data"].values():
+        source["labels"] = "boxes"
+    facts["contract"] = {"accuracy": [{"metric": "AP", "min": 0.0}]}
+
+    out = run(tmp_path, facts, "out")
+
+    line = json.loads((out / "state" / "0-train" / "artifact.json").read_text())["log"][-1]
+    assert 0 < float(line.split("loss ")[1].split(",")[0]) < 5
+
+
 def test_a_loss_of_the_user_s_own_may_do_without_labels(tmp_path, file):
-    (tmp_path / "mine.py").write_text(OWN)
+    (tmp_path / "own_loss_of_a_test.py").write_text(OWN)
     (tmp_path / "plain").mkdir()
     for i in range(3):
         cv2.imwrite(str(tmp_path / "plain" / f"{i}.png"), np.full((8, 8, 3), 80 * i, np.uint8))
-    train = {"loss": "mine:brightness", "import_from": ".", "loss_args": {"wanted": 3.0}, "steps": 20, "ema": 0}
+    train = {
+        "loss": "own_loss_of_a_test:brightness",
+        "import_from": ".",
+        "loss_args": {"wanted": 3.0},
+        "steps": 20,
+        "ema": 0,
+    }
     facts = job(model={"onnx": "net.onnx"}, train=train)
     facts["data"]["train"] = {"format": "images", "images": "plain"}
 
@@ -175,7 +196,7 @@ def test_a_loss_of_the_user_s_own_may_do_without_labels(tmp_path, file):
     with pytest.raises(
         RecipeError, match=r"stages\[0\]\.loss: expected a function 'brightnes' .*did you mean 'brightness'"
     ):
-        run(tmp_path, job(model={"onnx": "net.onnx"}, train=train | {"loss": "mine:brightnes"}), "other")
+        run(tmp_path, job(model={"onnx": "net.onnx"}, train=train | {"loss": "own_loss_of_a_test:brightnes"}), "other")
 
 
 def test_unlabelled_images_for_a_loss_that_needs_labels_are_one_line(tmp_path, file):
@@ -193,7 +214,10 @@ def test_unlabelled_images_for_a_loss_that_needs_labels_are_one_line(tmp_path, f
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({}, r"stages\[0\]\.loss: expected yolox, cross_entropy or module:function for an ONNX file, .* got nothing"),
+        (
+            {},
+            r"stages\[0\]\.loss: expected yolox, ltrb, cross_entropy or .* for an ONNX file, .* got nothing",
+        ),
         ({"loss": "yolox"}, r"stages\[0\]\.loss: expected one that fits the task, segmentation, got yolox"),
         (
             {"loss": "cross_entropy", "loss_args": {"weight": 1}},

@@ -11,8 +11,9 @@ from avcompress.contract import LatencyTerm
 from avcompress.spec import Check, LayerPlan, Verdict
 from calibration.sample import Sample
 from engines.postprocess import Detections
+from validation.changes import FalseAlarm, ObjectChange
 from validation.latency import Latency
-from validation.pictures import Picture, picture_boxes, picture_masks
+from validation.pictures import Names, Picture, Seen, Story, picture_boxes, picture_masks
 from validation.report import (
     Accuracy,
     EngineFacts,
@@ -160,7 +161,11 @@ def pictures() -> tuple[Picture, ...]:
     right = detections([[22, 31, 198, 158]], [0.88], [0])
     mask = (np.indices((360, 480)).sum(axis=0) // 90).astype(np.uint8)
     sample = Sample("scene_0001.jpg", image, mask=mask)
+    story = Story(
+        lost=(ObjectChange(0, 3, (300, 100, 420, 330), 0.45, NAN),),
+        new=(FalseAlarm(0, 2, (60, 200, 180, 300), 0.4, NAN),),
+    )
     return (
-        picture_boxes(sample, left, right, CLASSES, "openvino"),
-        picture_masks(sample, mask, np.roll(mask, 9), CLASSES, "openvino"),
+        picture_boxes(sample, Seen("float", left), Seen("openvino", right), story, CLASSES),
+        picture_masks(sample, mask, np.roll(mask, 9), Names("float", "openvino", CLASSES)),
     )

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from validation.report import Machine
 
 LIBRARIES = (
-    "faster-coco-eval",
     "numpy",
     "onnx",
     "onnxruntime",

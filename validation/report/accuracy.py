@@ -59,10 +59,14 @@ class ClassChanges(Model):
     name: str = Field(description="the class")
     objects: int = Field(description="labelled objects that count")
     lost: int = Field(description="objects that the reference finds and the network does not")
+    faded: int = Field(0, description="lost ones that the network detects, too, but below the threshold")
     gained: int = Field(description="objects that the network finds and the reference does not")
-    new_false_alarms: int = Field(0, description="detections of the network alone that match no object")
-    gone_false_alarms: int = Field(0, description="detections of the reference alone that match no object")
-    confidence: Measured = Field(None, description="mean change of the score of the objects that both find")
+    new_false_alarms: int = Field(0, description="false alarms of the network that the reference does not raise")
+    gone_false_alarms: int = Field(0, description="false alarms of the reference that the network does not raise")
+    mean_move: Measured = Field(
+        None, description="mean change of the score of the objects that the reference finds and the network detects"
+    )
+    worst_move: Measured = Field(None, description="the largest fall of them")
 
 
 class PixelChanges(Model):
@@ -87,7 +91,7 @@ class WorstImage(Model):
     name: str = Field(description="the image")
     lost: int = Field(description="objects lost; of segmentation, pixels that are wrong now")
     gained: int = Field(description="objects gained; of segmentation, pixels that are right now")
-    new_false_alarms: int = Field(0, description="detections of the network alone that match no object")
+    new_false_alarms: int = Field(0, description="false alarms of the network that the reference does not raise")
 
 
 class ChangeFacts(Model):
@@ -96,6 +100,6 @@ class ChangeFacts(Model):
     classes: tuple[ClassChanges, ...] = Field((), description="of detection, in the order of the class table")
     pixels: tuple[PixelChanges, ...] = Field((), description="of segmentation, in the order of the class table")
     moves: Histogram | None = Field(
-        None, description="change of the score, network minus reference, of the objects that both find"
+        None, description="change of the score, network minus reference, of the objects behind `mean_move`"
     )
     worst: tuple[WorstImage, ...] = Field((), description="the images with most change for the worse, worst first")

@@ -9,12 +9,13 @@ from avcompress.spec import Check, LayerPlan, Verdict
 from validation.comparison import EVERYWHERE, Comparison, Estimate, SliceResult
 from validation.report.accuracy import ComparisonFacts, SliceFacts
 from validation.report.latency import Deadline, LatencyFacts, Percentiles
-from validation.report.layers import DriftFacts, DriftLayer, LayerFacts
+from validation.report.layers import DriftFacts, DriftLayer, LayerFacts, LayerTime
 from validation.report.model import ContractLine
 from validation.report.values import Interval
 
 if TYPE_CHECKING:
     from avcompress.contract import LatencyTerm
+    from engines.layer_times import LayerTimes
     from validation.drift import LayerDrift
     from validation.latency import Latency
 
@@ -144,4 +145,17 @@ def drift_facts(layers: Iterable[LayerDrift], bound_db: float | None = None) -> 
             )
             for layer in found
         ),
+    )
+
+
+def layer_times(times: LayerTimes) -> tuple[LayerTime, ...]:
+    """One engine's layers in its order; what the runtime added stands for no node of the network."""
+    return tuple(
+        LayerTime(
+            name=layer.layer,
+            nodes=(layer.layer, *layer.fused) if layer.own else (),
+            ms=layer.median_ms,
+            precision=layer.precision,
+        )
+        for layer in times.layers
     )

@@ -56,11 +56,13 @@ class Misses(Model):
 class MachineState(Model):
     """What the machine did during the measurement, as far as it tells."""
 
-    governor: str | None = Field(None, description="of the CPU's clock: performance, powersave ...")
-    power_mode: str | None = Field(None, description="of a Jetson or a GPU")
-    clocks_mhz: dict[str, Range] = Field(default_factory=dict, description="clock -> what was seen")
-    temperatures_c: dict[str, Range] = Field(default_factory=dict, description="sensor -> what was seen")
-    load: dict[str, Range] = Field(default_factory=dict, description="of other work: source -> what was seen")
+    governors: tuple[str, ...] = Field((), description="of the CPU's clocks, each once: performance, powersave ...")
+    power_mode: str | None = Field(None, description="of a Jetson, as nvpmodel calls it")
+    clocks_mhz: dict[str, Range] = Field(default_factory=dict, description="cpu, GPU -> what was seen")
+    temperatures_c: dict[str, Range] = Field(
+        default_factory=dict, description="sensor -> what was seen, degrees Celsius"
+    )
+    load_average: Range | None = Field(None, description="runnable processes, mean of a minute")
 
 
 class ScenarioFacts(Model):
@@ -77,21 +79,24 @@ class ScenarioFacts(Model):
     background_load: int = Field(0, description="processes that kept the CPU busy meanwhile")
     warmup: int = Field(description="images before the measurement, not kept")
     percentiles: dict[str, Interval] = Field(
-        description="p50, p90, p99, p99.9 in milliseconds, bounds by order statistics; null where images are too few"
+        description="p50, p90, p99, p99.9 in milliseconds with their bounds by order statistics; null where images are "
+        "too few, or so many were dropped"
     )
     mean_ms: Measured = Field(description="arithmetic mean")
     max_ms: Measured = Field(description="the slowest")
-    jitter_ms: Measured = Field(None, description="standard deviation")
+    jitter_ms: Measured = Field(None, description="standard deviation of the latency")
     misses: tuple[Misses, ...] = Field((), description="for each deadline of the contract")
-    confidence: float = Field(0.95, description="of every bound, two-sided, 0-1")
+    confidence: float = Field(0.95, description="of each bound by itself, 0-1")
     stages: dict[str, Percentiles] = Field(default_factory=dict, description="the disjoint parts of an image's time")
     arrivals_s: tuple[float, ...] = Field(description="scheduled arrival of every image that was processed, from 0")
     samples_ms: tuple[float, ...] = Field(description="the latency of each of them")
     dropped_s: tuple[float, ...] = Field((), description="scheduled arrival of every image that was dropped")
     machine: MachineState | None = Field(None, description="what the machine did meanwhile")
     throttled: tuple[str, ...] = Field((), description="signs that the machine slowed itself down, a line each")
-    peak_memory_mb: Measured = Field(None, description="of the process, MiB")
-    energy_j: Measured = Field(None, description="of the whole measurement, where the platform tells")
+    peak_memory_mb: Measured = Field(None, description="the most that the process held")
+    energy_j: dict[str, float] = Field(
+        default_factory=dict, description="of the whole measurement, joules by what counted them"
+    )
 
     @model_validator(mode="after")
     def _every_sample_has_its_arrival(self) -> ScenarioFacts:

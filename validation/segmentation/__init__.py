@@ -1,6 +1,5 @@
 """Figures of predicted masks, pooled over the pixels of a whole set: mean IoU, pixel and boundary F-score."""
 
-from validation.mask_png import decode_mask, encode_mask
 from validation.segmentation.bands import BANDS, Band
 from validation.segmentation.confusion import confusion
 from validation.segmentation.evaluate import SegmentationMetrics, evaluate_segmentation, segmentation_metric_names
@@ -13,8 +12,6 @@ __all__ = [
     "MaskTally",
     "SegmentationMetrics",
     "confusion",
-    "decode_mask",
-    "encode_mask",
     "evaluate_segmentation",
     "mask_metric_names",
     "segmentation_metric_names",

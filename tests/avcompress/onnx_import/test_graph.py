@@ -174,6 +174,15 @@ def test_an_unknown_operator_is_named(network):
         import_onnx(network([node], {"x": image(2, 2)}, {}, ["y"]))
 
 
+def test_all_unknown_operators_are_told_at_once(network):
+    nodes = [helper.make_node("Det", ["x"], ["y"], "det"), helper.make_node("NonZero", ["x"], ["z"], "nz")]
+
+    with pytest.raises(
+        ModelError, match=r"^node 'det' \(Det\): expected .*, got one it does not, nor NonZero; rewrite"
+    ):
+        import_onnx(network(nodes, {"x": image(2, 2)}, {}, ["y", "z"]))
+
+
 def test_an_operator_of_another_domain_is_named(network):
     model = network([helper.make_node("Relu", ["x"], ["y"], "mine")], {"x": image(2, 2)}, {}, ["y"])
     model.graph.node[0].domain = "com.acme"

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +15,7 @@ from avcompress.models import detector, segmenter
 from avcompress.recipe import Preprocess, SceneSource, Train
 from avcompress.spec import Artifact, DataError, ModelError
 from avcompress.train import Around, average_, load, rate, run_steps, train
+from avcompress.train.recovery import moved
 from calibration.sample import Sample
 from calibration.scenes import open_scenes
 
@@ -82,6 +84,29 @@ def test_a_few_steps_lower_the_loss_and_leave_the_given_module_alone(factory, la
 
     assert last < 0.9 * first
     assert all((module.state_dict()[name] == value).all() for name, value in before.items())
+
+
+@pytest.mark.parametrize(("factory", "labels", "classes"), [(detector, "boxes", 6), (segmenter, "masks", 10)])
+def test_the_loss_is_computed_in_float32_whatever_the_network_is(factory, labels, classes):
+    losses: dict[str, list[float]] = {"float32": [], "bf16": []}
+    for precision, found in losses.items():
+        around = Around(log=lambda _, values, found=found: found.append(values["loss"]))
+        train(Artifact(factory(classes, 8)), plan(precision=precision), scenes(labels), PREPROCESS, around)
+
+    assert losses["bf16"] == pytest.approx(losses["float32"], rel=0.02)
+    assert losses["bf16"] != losses["float32"]
+
+
+def test_labels_go_where_the_outputs_are_whatever_they_lie_in():
+    @dataclass(frozen=True)
+    class Targets:
+        a: torch.Tensor
+        rest: tuple[object, ...]
+
+    found = moved(Targets(torch.ones(1), ({"b": torch.ones(2)}, [torch.ones(3)], "text")), torch.device("meta"))
+
+    assert (found.a.device.type, found.rest[0]["b"].device.type, found.rest[1][0].device.type) == ("meta",) * 3
+    assert found.rest[2] == "text"
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_gives_others():

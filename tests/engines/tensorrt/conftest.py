@@ -210,6 +210,7 @@ class FakePlan:
     function: object
     output_shapes: object = lambda _: {}
     profiles: int = 1
+    times: tuple = ()  # (layer, ms) of each run, as a profiler is told
 
 
 class DataType(enum.Enum):
@@ -249,11 +250,16 @@ class FakeILogger:
         self.made = True
 
 
+class FakeIProfiler:
+    def __init__(self):
+        self.made = True
+
+
 class FakeTensorrt:
     """The `tensorrt` module. `plans` are the files that it can load; `refuse` makes a call fail with that log line."""
 
     __version__ = "10.3.0"
-    ILogger = FakeILogger
+    ILogger, IProfiler = FakeILogger, FakeIProfiler
 
     def __init__(self, cuda):
         self.cuda, self.plans, self.refuse, self.calls = cuda, {}, {}, []
@@ -344,7 +350,7 @@ class FakeContext:
         self.engine, self.trt, self.cuda = engine, engine.trt, engine.trt.cuda
         self.profile, self.shapes, self.addresses = 0, {}, {}
         # Grows with every change that a recorded graph would not know of.
-        self.state, self.warm = 0, None
+        self.state, self.warm, self.profiler = 0, None, None
 
     def __del__(self):
         self.cuda.log.append("context")
@@ -396,7 +402,11 @@ class FakeContext:
         def compute():
             assert not recorded or state == self.state, "a graph of another shape, or of memory that is gone"
             self._compute()
+            for layer, ms in self.engine.plan.times if self.profiler else ():
+                self.profiler.report_layer_time(layer, ms)
 
+        assert self.profiler is None or self.profiler.made, "IProfiler.__init__ was not called"
+        assert self.profiler is None or not recorded, "a profiler while a graph is recorded"
         self.cuda.streams[stream].submit(compute)
         return True
 

@@ -14,7 +14,17 @@ from pycocotools.cocoeval import COCOeval
 from avcompress.spec import DataError, EngineError
 from calibration.sample import Boxes, Sample
 from engines.postprocess import Detections
-from validation.detection import detection_metric_names, evaluate_detection
+from validation.detection import (
+    BoxTally,
+    Within,
+    box_metric_names,
+    detection_metric_names,
+    evaluate_detection,
+    tally_boxes,
+)
+from validation.predictions import BoxPredictions
+from validation.truth import Objects
+from validation.truth import Truth as LabelledSet
 
 CLASSES = ("car", "person", "dog")
 
@@ -49,6 +59,22 @@ def pair(truths: list[Truth], found: list[Found]) -> tuple[Sample, Detections]:
     return Sample("a.jpg", np.zeros((1, 1, 3), np.uint8), boxes), detections
 
 
+def tally(pairs: list[tuple[list[Truth], list[Found]]], within: Within | None = None) -> BoxTally:
+    both = [pair(*each) for each in pairs]
+    names = tuple(f"{index}.jpg" for index in range(len(both)))
+    boxes, found = [sample.boxes for sample, _ in both], [detections for _, detections in both]
+    columns = [np.concatenate([getattr(each, name) for each in boxes]) for name in ("xyxy", "labels", "ignore", "area")]
+    objects = Objects(np.repeat(np.arange(len(both)), [len(each.labels) for each in boxes]), *columns, {})
+    predictions = BoxPredictions(
+        names,
+        np.repeat(np.arange(len(both)), [len(each.labels) for each in found]),
+        *(np.concatenate([getattr(each, name) for each in found]) for name in ("xyxy", "scores", "labels")),
+    )
+    sizes, brightness = np.zeros((len(both), 2), np.int32), np.zeros(len(both), np.float32)
+    labels = LabelledSet(names, CLASSES, "", sizes, brightness, {}, objects)
+    return tally_boxes(labels, predictions, 0.5, within)
+
+
 def evaluate(*pairs: tuple[list[Truth], list[Found]]) -> dict[str, float]:
     return dict(evaluate_detection([pair(*each) for each in pairs], CLASSES).metrics)
 
@@ -59,7 +85,7 @@ BOX, FAR = (10.0, 10.0, 50.0, 50.0), (200.0, 200.0, 240.0, 240.0)
 def test_one_hit_of_two_objects_by_hand():
     # Recall reaches 0.5 at precision 1: 51 of the 101 recall points are 1, the others 0.
     found = evaluate(([Truth(BOX), Truth(FAR)], [Found(BOX)]))
-    assert found["AP"] == found["AP50"] == found["AP75"] == found["AP/car"] == pytest.approx(51 / 101)
+    assert [found[name] for name in ("AP", "AP50", "AP75", "AP/car")] == pytest.approx([51 / 101] * 4)
     assert found["AR"] == 0.5
     assert found["AP_medium"] == pytest.approx(51 / 101)  # 40 x 40 px
     assert math.isnan(found["AP_small"])
@@ -228,3 +254,76 @@ def test_it_equals_pycocotools_on_real_labels_with_shaken_boxes(data_root):
     assert found.images == 158
     assert 0.1 < found.metrics["AP"] < 0.9
     assert dict(found.metrics) == pytest.approx(expected(pairs, classes), abs=1e-6, nan_ok=True)
+
+
+def untied(pairs: list[tuple[list[Truth], list[Found]]]) -> list[tuple[list[Truth], list[Found]]]:
+    """The same with scores that differ within an image, not between images."""
+    return [(gt, [item._replace(score=1 / (2 + index)) for index, item in enumerate(dt)]) for gt, dt in pairs]
+
+
+@given(st.lists(images(), min_size=2, max_size=5), st.lists(st.lists(st.integers(0, 3), min_size=5, max_size=5)))
+@settings(max_examples=40, deadline=None)
+def test_weights_equal_pycocotools_on_images_that_are_repeated(pairs, draws):
+    pairs = untied(pairs)
+    if all(truth.ignore for gt, _ in pairs for truth in gt):
+        return
+    columns = [draw[: len(pairs)] for draw in draws] + [[1] * len(pairs)]
+    found = tally(pairs).figures(np.array(columns).T)
+    assert tuple(found) == box_metric_names(CLASSES, kitti=False)
+    for column, draw in enumerate(columns):
+        repeated = [each for each, times in zip(pairs, draw, strict=True) for _ in range(times)]
+        of_resample = {name: found[name][column] for name in detection_metric_names(CLASSES)}
+        assert of_resample == pytest.approx(expected(repeated, CLASSES), abs=1e-6, nan_ok=True)
+
+
+def test_weights_need_not_be_whole():
+    # Half of the second image's false alarm, above one and a half hits: 1.5 of 2 detections.
+    found = tally([([Truth(BOX)], [Found(BOX)]), ([], [Found(FAR, 0.9)])]).figures(np.array([[1.5], [0.5]]))
+    assert found["AP"] == pytest.approx(0.75)
+    assert found["precision"] == pytest.approx(0.75)
+    assert found["false_alarms"] == pytest.approx(0.25)
+
+
+@given(st.lists(images(), min_size=1, max_size=4))
+@settings(max_examples=40, deadline=None)
+def test_a_part_by_size_has_the_figures_of_coco_for_that_size(pairs):
+    pairs = [([truth._replace(area=None) for truth in gt], dt) for gt, dt in pairs]
+    if all(truth.ignore for gt, _ in pairs for truth in gt):
+        return
+    whole = tally(pairs).figures(np.ones((len(pairs), 1)))
+
+    def medium(items: list[Truth] | list[Found]) -> list[bool]:
+        sides = [(x2 - x, y2 - y) for x, y, x2, y2 in (item.xyxy for item in items)]
+        return [32**2 <= width * height <= 96**2 for width, height in sides]
+
+    objects = np.array([inside for gt, _ in pairs for inside in medium(gt)], np.bool_)
+    detections = np.array([inside for _, dt in pairs for inside in medium(dt)], np.bool_)
+    part = tally(pairs, Within(objects, detections)).figures(np.ones((len(pairs), 1)))
+    assert part["AP"] == pytest.approx(whole["AP_medium"], nan_ok=True)
+
+
+def test_a_part_without_objects_has_no_figures():
+    part = tally([([Truth(BOX)], [Found(BOX)])], Within(np.zeros(1, np.bool_)))
+    found = part.figures(np.ones((1, 1)))
+    assert part.objects == 0
+    assert math.isnan(found["AP"][0])
+    assert math.isnan(found["recall"][0])
+
+
+def test_of_one_class_in_one_image_only_the_best_hundred_count():
+    many = [([Truth(BOX)], [Found(FAR, 0.9)] * 100 + [Found(BOX, 0.1), Found(BOX, 0.1, label=1)]), ([Truth(FAR)], [])]
+    found = evaluate(*many)
+    assert found["AP/car"] == 0.0
+    assert found == pytest.approx(expected(many, CLASSES), abs=1e-6, nan_ok=True)
+
+
+def test_an_image_that_is_not_drawn_takes_its_class_with_it():
+    found = tally([([Truth(BOX)], [Found(BOX)]), ([Truth(BOX, 1)], [])]).figures(np.array([[1, 1], [1, 0]]))
+    assert found["AP"] == pytest.approx([0.5, 1.0])
+    assert found["AP/person"] == pytest.approx([0.0, math.nan], nan_ok=True)
+
+
+def test_a_label_of_no_class_is_refused_unless_it_is_ignored():
+    with pytest.raises(DataError, match="validation labels: expected class indices below 3, got 7"):
+        evaluate(([Truth(BOX, 7), Truth(BOX)], []))
+    assert evaluate(([Truth(BOX, 7, ignore=True), Truth(BOX)], [Found(BOX)]))["AP"] == 1.0
