@@ -76,8 +76,7 @@ class _Builder:
             self.module.add_module(name, getattr(self, name))
         self.floats = _float_weights(artifact)
         self.leaders = tied(artifact)
-        self.asymmetric = any(any(params.zero_point) for params in artifact.qparams.values())
-        if settings.method == "lsq_plus" and not self.asymmetric:
+        if settings.method == "lsq_plus" and not any(any(params.zero_point) for params in artifact.qparams.values()):
             raise RecipeError(
                 "qat.method: expected activations with zero points for lsq_plus, got none; set activations: asymmetric "
                 "in `ptq`, or method: lsq"
@@ -109,10 +108,10 @@ class _Builder:
         shape = _along(axis, len(source.meta["shape"]), value)
         path = _key(leader)
         if path not in self.quantizers:
-            learns = self._may_learn(leader) and self.settings.learns_activations
-            known = Scaling(value.reshape(shape), self._shift(zero, shape), grid, learns)
-            offset = learns and self.settings.method == "lsq_plus"
-            self.quantizers[path] = Quantizer(known._replace(clipping=self.settings.method == "pact", offset=offset))
+            learns, method = self._may_learn(leader) and self.settings.learns_activations, self.settings.method
+            moves = learns and method == "lsq_plus"
+            known = Scaling(value.reshape(shape), self._shift(zero, shape, moves), grid, learns)
+            self.quantizers[path] = Quantizer(known._replace(clipping=method == "pact", offset=moves))
         with self.graph.inserting_before(node):
             made = self.graph.call_module(f"quantizers.{path}", (source,))
         made.meta.update(onnx=("", source.meta["onnx"][1]), shape=source.meta["shape"])
@@ -129,27 +128,26 @@ class _Builder:
         if value is None or step is None or not isinstance(getattr(self.module, str(stored.target)), nn.Parameter):
             return
         shape = _along(axis, value.dim(), step)
-        name = self.floats.get(_tensor(node), (_tensor(stored), None))
+        tensor, before = self.floats.get(_tensor(node), (_tensor(stored), value))
         step, shift = step.reshape(shape), self._shift(zero, shape)
-        before = name[1] if name[1] is not None and name[1].shape == value.shape else value
-        start = into_bins(before, (value / step).round(), step) if grid is not None else before
-        may = self._may_learn(name[0])
+        start = before if grid is None else into_bins(before, (value / step).round(), step)
+        may = self._may_learn(tensor)
         recomputed = may and self.settings.weight_scales == "recomputed"
         scaling = Scaling(step, shift, grid, may and self.settings.learns_weights, recomputed=recomputed)
-        path = _key(name[0])
+        path = _key(tensor)
         self.weights[path] = QuantizedWeight(start, scaling)
         with self.graph.inserting_before(node):
             made = self.graph.call_module(f"weights.{path}")
         made.meta.update(node.meta)
         self.constants[_tensor(stored)] = f"weights.{path}"
-        self.sites.append(_site(name[0], scale, zero, f"weights.{path}"))
+        self.sites.append(_site(tensor, scale, zero, f"weights.{path}"))
         node.replace_all_uses_with(made)
         self.graph.erase_node(node)
 
-    def _shift(self, zero: Any, shape: tuple[int, ...]) -> Tensor | None:
+    def _shift(self, zero: Any, shape: tuple[int, ...], moves: bool = False) -> Tensor | None:
         """The zero points; None where they are all 0 and stay so."""
         value = self._value(zero)
-        if value is None or not self.asymmetric:
+        if value is None or not (moves or bool(value.float().any())):
             return None
         return value.float().reshape(shape)
 
@@ -166,19 +164,20 @@ class _Builder:
         for node in list(self.graph.nodes):
             if node.op == "get_attr" and isinstance(getattr(self.module, str(node.target)), nn.Parameter):
                 self._parameter(node)
+        for node in list(self.graph.nodes):
+            if node.op == "get_attr" and not node.users:
+                self.graph.erase_node(node)
         self.graph.lint()
         self.module.recompile()
-        for attribute in {*self.module.meta["parameters"].values(), *self.module.meta["buffers"].values()}:
-            if not any(node.op == "get_attr" and node.target == attribute for node in self.graph.nodes):
-                delattr(self.module, attribute)
+        used = {node.target for node in self.graph.nodes if node.op == "get_attr"}
+        for attribute in {*self.module.meta["parameters"].values(), *self.module.meta["buffers"].values()} - used:
+            delattr(self.module, attribute)
         self.module.meta.update(sites=tuple(self.sites), constants=self.constants)
         return self.module
 
     def _parameter(self, node: fx.Node) -> None:
         value = self._value(node)
         if value is None or not node.users:
-            if not node.users:
-                self.graph.erase_node(node)
             return
         path = _key(_tensor(node))
         self.plain[path] = Scaled(value, self._unit(node, value))
@@ -255,14 +254,14 @@ def tied(artifact: Artifact) -> dict[str, str]:
     return leaders
 
 
-def _float_weights(artifact: Artifact) -> dict[str, tuple[str, Tensor | None]]:
+def _float_weights(artifact: Artifact) -> dict[str, tuple[str, Tensor]]:
     """By the dequantized tensor of every weight: its name in the float network, and its value there."""
     if artifact.reference is None:
         return {}
     constants = initializers(artifact.reference)
     originals = {node.name: node for node in artifact.reference.graph.node}
     outputs = {node.output[0] for node in artifact.model.graph.node if node.op_type == "DequantizeLinear"}
-    found: dict[str, tuple[str, Tensor | None]] = {}
+    found: dict[str, tuple[str, Tensor]] = {}
     for node in artifact.model.graph.node:
         original = originals.get(node.name)
         for index, name in enumerate(node.input):
