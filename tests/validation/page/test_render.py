@@ -11,6 +11,7 @@ from validation.page.layers import layer_table, reasons
 from validation.page.slices import corruption_grids, slice_groups, standing_apart
 from validation.page.verdict import contract_lines, failures, headline, key_figures
 from validation.page.write import (
+    amount,
     change,
     count,
     duration,
@@ -248,6 +249,7 @@ def test_figures_are_written_for_people():
     assert (ends(Interval(value=0.1, low=-0.0321, high=None)), ends(Interval(value=0.1, low=None, high=None))) == (
         "[−0.032,\u00a0…]", "",
     )  # fmt: skip
+    assert (amount(999_999), amount(12_345_678), amount(None)) == ("999\u2009999", "12.3\u2009M", "n/a")
     assert (share(0.931), count(1234567), size(512), size(1_204_224)) == (
         "93.1 %", "1\u2009234\u2009567", "512 B", "1.1 MiB",
     )  # fmt: skip
