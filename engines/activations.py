@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,8 @@ from engines.session import one_line
 Activations = Callable[[Batch], Mapping[str, Array]]
 """Runs a network once: its tensors by name. The arrays may be overwritten by the next run."""
 
-Open = Callable[[onnx.ModelProto, Collection[str]], Activations]
-"""Makes a network ready to tell the tensors of these names; one that the runtime has no more is left out."""
+Open = Callable[[onnx.ModelProto, Collection[str]], AbstractContextManager[Activations]]
+"""Makes a network ready, as a context, to tell the tensors of these names; one that the runtime lacks is left out."""
 
 _LOW = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
 _OPENVINO = OpenVinoEngine(backend="openvino")
@@ -43,7 +44,8 @@ def activation_nodes(model: onnx.ModelProto) -> dict[str, str]:
     return found
 
 
-def by_ort(model: onnx.ModelProto, tensors: Collection[str]) -> Activations:
+@contextmanager
+def by_ort(model: onnx.ModelProto, tensors: Collection[str]) -> Iterator[Activations]:
     """ONNX Runtime, graph optimizations off: every tensor is computed as ONNX defines it.
 
     FP16 and BF16 tensors come as FP32, with the values that they have. Raises ModelError.
@@ -58,7 +60,7 @@ def by_ort(model: onnx.ModelProto, tensors: Collection[str]) -> Activations:
             raise EngineError(f"ort: expected a run, got: {one_line(error)}; check the network's inputs") from error
         return dict(zip(names, results, strict=True))
 
-    return run
+    yield run
 
 
 def _with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> tuple[onnx.ModelProto, dict[str, str]]:
@@ -84,11 +86,17 @@ def _with_outputs(model: onnx.ModelProto, tensors: Iterable[str]) -> tuple[onnx.
     return new, names
 
 
-def by_openvino(model: onnx.ModelProto, tensors: Collection[str], settings: OpenVinoEngine = _OPENVINO) -> Activations:
+@contextmanager
+def by_openvino(
+    model: onnx.ModelProto, tensors: Collection[str], settings: OpenVinoEngine = _OPENVINO
+) -> Iterator[Activations]:
     """OpenVINO on the CPU, as `build_openvino` makes its engine.
 
     A tensor that is asked for has to exist, so OpenVINO fuses less than it does in the engine itself; one that its own
     conversion has taken out is left out here, too.
+
+    Several have to be closed in the reverse order: OpenVINO gives the thread a stack for signals, and puts the one
+    before back when a network is released; one that is gone by then crashes the process at the next Ctrl-C (2026.4).
 
     Raises EngineError, MissingError.
     """
@@ -105,16 +113,20 @@ def by_openvino(model: onnx.ModelProto, tensors: Collection[str], settings: Open
     for name in sorted(wanted & known - there):
         graph.add_outputs(name)
     compiled = compile_openvino(graph, settings, "openvino")
-    request = compiled.create_infer_request()
+    requests = [compiled.create_infer_request()]
     names = {name: index for index, port in enumerate(compiled.outputs) for name in port.get_names() if name in wanted}
 
     def run(batch: Batch) -> Mapping[str, Array]:
         try:
-            results: Any = request.infer(dict(batch), share_outputs=True)
+            results: Any = requests[0].infer(dict(batch), share_outputs=True)
         except Exception as error:  # OpenVINO's errors share no base but this
             raise EngineError(
                 f"openvino: expected a run, got: {one_line(error)}; check the network's inputs"
             ) from error
         return {name: np.asarray(results[index]) for name, index in names.items()}
 
-    return run
+    try:
+        yield run
+    finally:
+        # Here and now, whoever still holds `run`.
+        requests.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -69,11 +70,15 @@ def compare_layers(
         read_network(item, dynamic=True) if isinstance(item, Path) else item for item in (reference, network)
     )
     nodes = _shared(left, right, layers)
-    passes = [(by_ort(left, group), run(right, group)) for group in _grouped(left, nodes)]
     sums: dict[str, _Sums] = {}
-    for batch in batches:
-        for pair in passes:
-            _add_(sums, batch, pair)
+    with ExitStack() as held:
+        passes = [
+            (held.enter_context(by_ort(left, group)), held.enter_context(run(right, group)))
+            for group in _grouped(left, nodes)
+        ]
+        for batch in batches:
+            for pair in passes:
+                _add_(sums, batch, pair)
     if not sums:
         raise DataError(
             "drift: expected at least one batch, and a tensor of numbers in both networks, got none; check the images"

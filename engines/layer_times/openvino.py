@@ -10,12 +10,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
 
 from avcompress.recipe import OpenVinoEngine
 from avcompress.spec import Array, EngineError
+from engines.layer_map.layer import BuilderLayer
 from engines.layer_times.times import USUAL, Kernel, LayerTimes, Timing, by_layer, mean_run_ms
 from engines.network import weighted_nodes
 from engines.openvino import compile_file, onnx_name, runtime_layers
@@ -43,41 +44,48 @@ def time_openvino(
     Raises EngineError, MissingError.
     """
     timing = Timing(timing.warmup, -(-timing.runs // _ROUNDS))
-    names = {name: node.name for node in network.graph.node for name in node.output}
-    outputs = {value.name: names[value.name] for value in network.graph.output if value.name in names}
-    known = {node.name for node in network.graph.node if node.name}
-    totals: list[float] = []
-    samples: dict[str, list[float]] = {}
-    for _ in range(_ROUNDS):
-        compiled = compile_file(path, settings, profiled=True)
-        total, means = _round(compiled, inputs, timing)
-        totals.append(total)
-        for step, mean in means.items():
-            samples.setdefault(step, []).append(mean)
-    steps = {layer.name: layer for layer in runtime_layers(compiled)}
-    kernels = [
-        Kernel(
-            name,
-            tuple(means),
-            steps[name].kind if name in steps else "",
-            steps[name].inputs[0] if name in steps else "",
-            _nodes(steps[name].nodes, outputs, known) if name in steps else (),
-        )
-        for name, means in samples.items()
-        if len(means) == _ROUNDS
-    ]
+    rounds = [_round(path, settings, inputs, timing) for _ in range(_ROUNDS)]
+    steps = {layer.name: layer for layer in rounds[-1].steps}
+    # A step that is missing from a round was not executed there.
+    names = [name for name in rounds[-1].means_ms if all(name in each.means_ms for each in rounds)]
+    nodes = _Nodes(network)
+    kernels = [_kernel(name, tuple(each.means_ms[name] for each in rounds), steps.get(name), nodes) for name in names]
+    total = statistics.fmean(each.total_ms for each in rounds)
     note = f"means of {_ROUNDS} compilations, {timing.runs} runs each; the median is that of the means"
-    return by_layer(kernels, weighted_nodes(network), statistics.fmean(totals), timing.runs * _ROUNDS, note)
+    return by_layer(kernels, weighted_nodes(network), total, timing.runs * _ROUNDS, note)
 
 
-def _nodes(told: tuple[str, ...], outputs: Mapping[str, str], known: set[str]) -> tuple[str, ...]:
-    """The ONNX nodes among the names that OpenVINO gives a step."""
-    plain = (outputs.get(name, name) for name in map(onnx_name, told))
-    return tuple(dict.fromkeys(name for name in plain if name in known))
+class _Nodes:
+    """The nodes of a network by the names that OpenVINO gives them."""
+
+    def __init__(self, network: onnx.ModelProto) -> None:
+        makers = {name: node.name for node in network.graph.node for name in node.output}
+        self._of_outputs = {value.name: makers[value.name] for value in network.graph.output if value.name in makers}
+        self._names = {node.name for node in network.graph.node if node.name}
+
+    def among(self, told: tuple[str, ...]) -> tuple[str, ...]:
+        """The ONNX nodes among these names, each once; what OpenVINO added is none."""
+        plain = (self._of_outputs.get(name, name) for name in map(onnx_name, told))
+        return tuple(dict.fromkeys(name for name in plain if name in self._names))
 
 
-def _round(compiled: Any, inputs: Mapping[str, Array], timing: Timing) -> tuple[float, dict[str, float]]:
-    """The mean of the runs after the warm-up, of the whole and of every step that was executed, in ms."""
+def _kernel(name: str, means_ms: tuple[float, ...], step: BuilderLayer | None, nodes: _Nodes) -> Kernel:
+    if step is None:
+        return Kernel(name, means_ms)
+    return Kernel(name, means_ms, step.kind, step.inputs[0], nodes.among(step.nodes))
+
+
+class _Round(NamedTuple):
+    """One compilation: the mean of a run and of every executed step after the warm-up, in ms, and what steps are."""
+
+    total_ms: float
+    means_ms: Mapping[str, float]
+    steps: tuple[BuilderLayer, ...]
+
+
+def _round(path: Path, settings: OpenVinoEngine, inputs: Mapping[str, Array], timing: Timing) -> _Round:
+    # Nothing of it outlives the round: see `by_openvino` for the order in which OpenVINO's networks may be released.
+    compiled = compile_file(path, settings, profiled=True)
     request = compiled.create_infer_request()
 
     def run() -> None:
@@ -92,10 +100,11 @@ def _round(compiled: Any, inputs: Mapping[str, Array], timing: Timing) -> tuple[
         raise EngineError(f"openvino: expected a run, got: {one_line(error)}; check the inputs") from error
     after = _counters(request)
     every = timing.warmup + timing.runs
-    return total, {
+    means = {
         name: max(0.0, (mean * every - before.get(name, 0.0) * timing.warmup) / timing.runs)
         for name, mean in after.items()
     }
+    return _Round(total, means, runtime_layers(compiled))
 
 
 def _counters(request: Any) -> dict[str, float]:

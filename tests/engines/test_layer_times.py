@@ -1,6 +1,7 @@
 """engines.layer_times: steps become ONNX nodes, sums add up, and each runtime's own tale is read."""
 
 import json
+import signal
 import statistics
 
 import numpy as np
@@ -110,6 +111,15 @@ def test_what_openvino_fuses_is_named(two_convs, tmp_path):
     fused = {layer.layer: layer.fused for layer in found.layers if layer.own}
     assert fused["c1"] == ("r1",)
     assert set(fused["c2"]) == {"add", "r2"}
+
+
+def test_ctrl_c_works_after_openvino_was_measured(built):
+    engine = OpenVinoEngine(backend="openvino", threads=1)
+    inputs = {"x": np.zeros((1, 16, 16, 16), np.float32)}
+    time_layers(built / "openvino", engine, built / "net.onnx", inputs, QUICK)
+
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 def _event(name, ts, dur, op="", **args):

@@ -171,7 +171,7 @@ def test_a_network_that_converts_but_does_not_load_fails_the_build_by_its_own_na
     def refuse(path, settings):
         raise EngineError(f"{path}: expected an engine that OpenVINO can load, got: no; build it again")
 
-    monkeypatch.setattr("engines.openvino._compile", refuse)
+    monkeypatch.setattr("engines.openvino.compile_file", refuse)
     model = network([helper.make_node("Relu", ["x"], ["y"], name="r")], {"x": (1, 4)}, {"y": (1, 4)}, {})
 
     with pytest.raises(EngineBuildError, match=r"^load: \w+\.onnx: expected an engine that OpenVINO can load, got: no"):

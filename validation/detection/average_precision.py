@@ -18,11 +18,12 @@ from typing import NamedTuple
 import numpy as np
 
 from validation.detection.curves import Curve, Events
-from validation.detection.ranked import Floats, Ints
+from validation.detection.ranked import Floats
 from validation.detection.weighting import count
 
 RECALLS: Floats = np.linspace(0.0, 1.0, 101)
-_CELLS = 1 << 19  # of a cumulative sum at a time, 4 MiB
+_CELLS = 1 << 17  # of a cumulative sum at a time, 1 MiB
+_TINY = np.finfo(np.float64).tiny
 
 
 class AveragePrecision(NamedTuple):
@@ -37,46 +38,51 @@ class AveragePrecision(NamedTuple):
     recall: Floats
 
 
-def average_precision(curve: Curve, weights: Floats) -> AveragePrecision:
-    """AP and recall at each overlap, under weights (I, R)."""
-    objects = count(curve.objects, weights)
-    found = np.full((2, len(curve.events), weights.shape[1]), np.nan)
+def average_precision(curve: Curve, draws: Floats) -> AveragePrecision:
+    """AP and recall at each overlap, under draws (R, I)."""
+    objects = count(curve.objects, draws)
+    found = np.full((2, len(curve.events), len(draws)), np.nan)
     step = max(1, _CELLS // (1 + len(curve.own) + max(len(events.hit) for events in curve.events)))
-    for low in range(0, weights.shape[1], step) if len(curve.objects) else ():
+    for low in range(0, len(draws), step) if len(curve.objects) else ():
         part = slice(low, low + step)
-        own = _so_far(curve, weights[:, part])
+        own = _so_far(curve, draws[part])
         for column, events in enumerate(curve.events):
-            found[:, column, part] = _under_envelope(events, own, weights[events.image, part], objects[part])
+            drawn = draws[part].take(events.image, axis=1)
+            found[:, column, part] = _under_envelope(events, own, drawn, objects[part, None])
     return AveragePrecision(*np.where(objects > 0, found, np.nan))
 
 
-def _so_far(curve: Curve, weights: Floats) -> Floats:
-    """The weighted own detections up to the end of each stretch, 0 before the first."""
-    so_far = np.zeros((len(curve.starts) + 1, weights.shape[1]))
+def _so_far(curve: Curve, draws: Floats) -> Floats:
+    """The drawn own detections up to the end of each stretch, 0 before the first: (R, stretches + 1)."""
+    so_far = np.zeros((len(draws), len(curve.starts) + 1))
     if len(curve.starts):
-        np.cumsum(np.add.reduceat(weights[curve.own], curve.starts, axis=0), axis=0, out=so_far[1:])
+        stretches = np.add.reduceat(draws.take(curve.own, axis=1), curve.starts, axis=1)
+        np.cumsum(stretches, axis=1, out=so_far[:, 1:])
     return so_far
 
 
 def _under_envelope(events: Events, own: Floats, drawn: Floats, objects: Floats) -> tuple[Floats, Floats]:
-    """The area, and the recall, from the cumulative own detections and the events' own weights, (E, R)."""
-    if not len(drawn):
-        return np.zeros_like(objects), np.zeros_like(objects)
-    hits = np.cumsum(drawn if events.hit.all() else drawn * events.hit[:, None], axis=0)
-    counted = own[events.after]
+    """The area, and the recall, from the own detections so far and how often each event is drawn, (R, E)."""
+    if not drawn.shape[1]:
+        return np.zeros(len(drawn)), np.zeros(len(drawn))
+    hits = np.cumsum(drawn if events.hit.all() else drawn * events.hit, axis=1)
+    counted = own.take(events.after, axis=1)
     if events.change.any():
-        counted += np.cumsum(drawn * events.change[:, None], axis=0)
+        counted += np.cumsum(drawn * events.change, axis=1)
     # No hits so far where nothing is counted: 0 of anything is 0.
-    precision = hits / np.maximum(counted, np.finfo(np.float64).tiny)
-    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-    recall = hits / np.maximum(objects, np.finfo(np.float64).tiny)
-    reached = np.diff(_recalls_up_to(recall), axis=0, prepend=0)
-    return np.einsum("er,er->r", envelope, reached) / len(RECALLS), recall[-1]
+    precision = np.divide(hits, np.maximum(counted, _TINY, out=counted), out=counted)
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1, out=precision[:, ::-1])[:, ::-1]
+    recall = np.divide(hits, np.maximum(objects, _TINY), out=hits)
+    reached = _recalls_up_to(recall)
+    # Each step of the envelope is as wide as the recalls that are reached there and not before.
+    area = np.einsum("re,re->r", envelope, reached) - np.einsum("re,re->r", envelope[:, 1:], reached[:, :-1])
+    return area / len(RECALLS), recall[:, -1]
 
 
-def _recalls_up_to(recall: Floats) -> Ints:
+def _recalls_up_to(recall: Floats) -> Floats:
     """How many of the 101 recalls are reached: exactly those <= recall, which rounding of 100 * recall would miss."""
-    last = (recall * 100 + 1e-6).astype(np.int64)
-    np.minimum(last, 100, out=last)
-    reached: Ints = last + (RECALLS[last] <= recall)
+    last = recall * 100
+    last += 1e-6
+    index = np.minimum(last, 100, out=last).astype(np.intp)
+    reached: Floats = (index + (RECALLS.take(index) <= recall)).astype(np.float64)
     return reached

@@ -60,7 +60,7 @@ def evaluate_detection(pairs: Iterable[tuple[Sample, Detections]], classes: Sequ
         detected.append(detections)
     truth = _truth(names, labelled, tuple(classes))
     tally = tally_boxes(truth, _predictions(names, detected), 0.0)
-    figures = tally.averages(np.ones((len(names), 1)))
+    figures = tally.averages(np.ones((1, len(names))))
     metrics = {name: float(figures[name][0]) for name in detection_metric_names(classes)}
     return DetectionMetrics(metrics, len(names), tally.objects)
 

@@ -218,7 +218,9 @@ def _steps(found: BoxPredictions, pairs: Pairs) -> tuple[Ints, Ints]:
     image, score = found.image[detection], found.scores[detection]
     levels, which = np.unique(np.stack([image, -score.astype(np.float64)]), axis=1, return_inverse=True)
     _, row = np.unique(levels[0], return_inverse=True)
-    return place_in_group(row)[which][where], row[which][where]
+    # NumPy 2.0 gives the inverse of columns as a row.
+    own = which.reshape(-1)[where]
+    return place_in_group(row)[own], row[own]
 
 
 def _gained(made: Bools, row: Ints, rows: int) -> Floats:

@@ -15,41 +15,39 @@ from validation.detection.ranked import Floats, Ints
 from validation.detection.weighting import count
 
 POINTS = 41
-_CELLS = 1 << 20  # of a cumulative sum at a time, 8 MiB
+_CELLS = 1 << 17  # of a cumulative sum at a time, 1 MiB
 
 
-def kitti_precision(curve: KittiCurve, weights: Floats) -> Floats:
-    """AP at 40 recalls, (R,), under whole weights (I, R); NaN where no object is drawn."""
-    if not np.array_equal(weights, np.rint(weights)):
+def kitti_precision(curve: KittiCurve, draws: Floats) -> Floats:
+    """AP at 40 recalls, (R,), under whole draws (R, I); NaN where no object is drawn."""
+    if not np.array_equal(draws, np.rint(draws)):
         raise ValueError("expected whole weights, got others; the recalls of KITTI count single hits")
-    objects = count(curve.objects, weights)
-    found = np.zeros(len(objects))
+    objects = count(curve.objects, draws)
+    found = np.zeros(len(draws))
     step = max(1, _CELLS // (1 + len(curve.image)))
-    for low in range(0, len(objects), step) if len(curve.hit_image) else ():
+    for low in range(0, len(draws), step) if len(curve.hit_image) else ():
         part = slice(low, low + step)
-        found[part] = _average(curve, weights[:, part], objects[part])
+        found[part] = _average(curve, draws[part], objects[part])
     return np.where(objects > 0, found, np.nan)
 
 
-def _average(curve: KittiCurve, weights: Floats, objects: Floats) -> Floats:
-    drawn = weights[curve.image]
-    hits = np.cumsum(drawn * curve.hits[:, None], axis=0)
-    alarms = np.cumsum(drawn * curve.alarms[:, None], axis=0)
+def _average(curve: KittiCurve, draws: Floats, objects: Floats) -> Floats:
+    drawn = draws.take(curve.image, axis=1)
+    hits, alarms = np.cumsum(drawn * curve.hits, axis=1), np.cumsum(drawn * curve.alarms, axis=1)
     # The changes down to each hit's own score.
     after = np.searchsorted(-curve.score, -curve.hit_score, side="right") - 1
-    precision = np.zeros((POINTS, weights.shape[1]))
-    for column, points in enumerate(_thresholds(weights[curve.hit_image], objects)):
+    precision = np.zeros((len(draws), POINTS))
+    for row, points in enumerate(_thresholds(draws.take(curve.hit_image, axis=1), objects)):
         at = after[points]
-        found = hits[at, column]
-        precision[: len(at), column] = found / (found + alarms[at, column])
-    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-    average: Floats = envelope[1:].mean(axis=0)
+        precision[row, : len(at)] = hits[row, at] / (hits[row, at] + alarms[row, at])
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    average: Floats = envelope[:, 1:].mean(axis=1)
     return average
 
 
 def _thresholds(hits: Floats, objects: Floats) -> list[Ints]:
-    """The hits whose scores are the thresholds, for each resample: rows of `hits` (V, R), their weights, best first."""
-    so_far = np.ascontiguousarray(np.cumsum(hits, axis=0).T)
+    """The hits whose scores are the thresholds, for each row of `hits` (R, V): how often each is drawn, best first."""
+    so_far = np.cumsum(hits, axis=1)
     picked = _picked(so_far[:, -1], np.maximum(objects, 1))
     return [
         np.searchsorted(row, chosen[chosen >= 0], side="right") for row, chosen in zip(so_far, picked.T, strict=True)

@@ -69,14 +69,14 @@ def operate(matches: Matches, inside: Bools, classes: int, threshold: float) -> 
     )
 
 
-def rates(point: OperatingPoint, classes: Sequence[str], weights: Floats) -> dict[str, Floats]:
+def rates(point: OperatingPoint, classes: Sequence[str], draws: Floats) -> dict[str, Floats]:
     """Each of RATES at the threshold, (R,) each, over all classes and NAME/CLASS; false alarms are an image's."""
-    images = weights.sum(axis=0)
+    images = draws.sum(axis=1)
     kept = point.score >= point.threshold
     image, label, hit = point.image[kept], point.label[kept], point.hit[kept]
-    hits = count_by(label, point.classes, image, weights, hit)
-    alarms = count_by(label, point.classes, image, weights, 1 - hit)
-    objects = count_by(point.object_label, point.classes, point.object_image, weights)
+    hits = count_by(label, point.classes, image, draws, hit)
+    alarms = count_by(label, point.classes, image, draws, 1 - hit)
+    objects = count_by(point.object_label, point.classes, point.object_image, draws)
     overall = _rates(hits.sum(axis=0), alarms.sum(axis=0), objects.sum(axis=0), images)
     by_class = _rates(hits, alarms, objects, np.broadcast_to(images, hits.shape))
     return dict(overall) | {
@@ -84,7 +84,7 @@ def rates(point: OperatingPoint, classes: Sequence[str], weights: Floats) -> dic
     }
 
 
-def calibration_error(point: OperatingPoint, weights: Floats) -> Floats:
+def calibration_error(point: OperatingPoint, draws: Floats) -> Floats:
     """The mean distance of score and precision in 15 equal bins of the score, weighted by their detections: (R,).
 
     Of the detections at or above the threshold, all classes together; those below are never handed on, and so many
@@ -93,8 +93,8 @@ def calibration_error(point: OperatingPoint, weights: Floats) -> Floats:
     kept = point.score >= point.threshold
     image, score, hit = point.image[kept], point.score[kept].astype(np.float64), point.hit[kept]
     bins = np.clip(np.ceil(score * BINS).astype(np.int64) - 1, 0, BINS - 1)
-    gaps = np.abs(count_by(bins, BINS, image, weights, score - hit))
-    return ratio(gaps.sum(axis=0), count(image, weights))
+    gaps = np.abs(count_by(bins, BINS, image, draws, score - hit))
+    return ratio(gaps.sum(axis=0), count(image, draws))
 
 
 def restore_precision(point: OperatingPoint, precision: float) -> float:

@@ -70,18 +70,18 @@ class BoxTally:
 
         Weights of one give the figures themselves; a column of how often each image was drawn, one bootstrap resample.
         """
-        weights = np.ascontiguousarray(weights, np.float64)
-        found = self.averages(weights) | rates(self.point, self.classes, weights)
-        found["ece"] = calibration_error(self.point, weights)
+        draws = np.ascontiguousarray(weights.T, np.float64)
+        found = self.averages(draws) | rates(self.point, self.classes, draws)
+        found["ece"] = calibration_error(self.point, draws)
         if self.kitti is not None:
             for level, curves in zip(LEVELS, self.kitti, strict=True):
-                by_class = np.array([kitti_precision(curve, weights) for curve in curves])
+                by_class = np.array([kitti_precision(curve, draws) for curve in curves])
                 found |= _by_name(f"AP40_{level}", by_class, self.classes)
         return {name: found[name] for name in box_metric_names(self.classes, self.kitti is not None)}
 
-    def averages(self, weights: Floats) -> dict[str, Floats]:
-        """Those of AVERAGES, and AP/CLASS and AP50/CLASS."""
-        everything, *sizes = ([average_precision(curve, weights) for curve in by_class] for by_class in self.curves)
+    def averages(self, draws: Floats) -> dict[str, Floats]:
+        """Those of AVERAGES, and AP/CLASS and AP50/CLASS, under draws (R, I)."""
+        everything, *sizes = ([average_precision(curve, draws) for curve in by_class] for by_class in self.curves)
         found = _by_name("AP", _precision(everything), self.classes)
         found |= _by_name("AP50", np.array([each.precision[0] for each in everything]), self.classes)
         found["AP75"] = mean_known(np.array([each.precision[5] for each in everything]))
@@ -111,10 +111,16 @@ def tally_boxes(truth: Truth, found: BoxPredictions, threshold: float, within: W
         within: which part; default: everything.
 
     Raises:
-        DataError: nothing is labelled with boxes, no object at all, or one of a class outside the table.
+        DataError: nothing is labelled with boxes, no object at all, or one of a class outside the table; or the
+            predictions are of other images.
         EngineError: a box or score is not finite, or a class is outside the table.
     """
     objects = _labelled(truth)
+    if found.names != truth.names:
+        raise DataError(
+            f"predictions: expected those of the {len(truth.names)} labelled images, in their order, got others "
+            f"({len(found.names)}); predict on the images that the labels are of"
+        )
     check_detections(found, truth.names, len(truth.classes))
     ranked = rank(found)
     inside = np.ones(len(ranked.rows), np.bool_)

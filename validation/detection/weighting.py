@@ -1,4 +1,7 @@
-"""Counts and means under image weights: a weight of 2 counts an image twice, as a bootstrap that drew it twice does."""
+"""Counts and means where some images count twice and others not at all, as in the resamples of a bootstrap.
+
+Weights are kept as draws, (R, I): a row a resample, so that what is summed along detections lies side by side.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +10,26 @@ import numpy as np
 from validation.detection.ranked import Bools, Floats, Ints
 
 
-def count(images: Ints, weights: Floats, values: Floats | None = None) -> Floats:
+def count(images: Ints, draws: Floats, values: Floats | None = None) -> Floats:
     """The weighted number of things that lie in `images` (K,), or the sum of their `values`: (R,).
 
     Args:
         images: the image of each.
-        weights: (I, R).
+        draws: (R, I), how often each image counts.
         values: (K,); 1 each by default.
     """
-    by_image = np.bincount(images, values, minlength=len(weights)).astype(np.float64)
-    total: Floats = by_image @ weights
+    by_image = np.bincount(images, values, minlength=draws.shape[1]).astype(np.float64)
+    total: Floats = draws @ by_image
     return total
 
 
-def count_by(groups: Ints, size: int, images: Ints, weights: Floats, values: Floats | None = None) -> Floats:
+def count_by(groups: Ints, size: int, images: Ints, draws: Floats, values: Floats | None = None) -> Floats:
     """The same for each of `size` groups: (size, R)."""
     order = np.argsort(groups, kind="stable")
     ends = np.searchsorted(groups[order], np.arange(size + 1))
     parts = [order[low:high] for low, high in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)]
-    rows = [count(images[part], weights, None if values is None else values[part]) for part in parts]
-    return np.array(rows, np.float64).reshape(size, weights.shape[1])
+    rows = [count(images[part], draws, None if values is None else values[part]) for part in parts]
+    return np.array(rows, np.float64).reshape(size, len(draws))
 
 
 def ratio(part: Floats, whole: Floats) -> Floats:

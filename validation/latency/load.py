@@ -17,7 +17,7 @@ parent = int(sys.argv[1])
 sys.stdout.write("x")
 sys.stdout.flush()
 while os.getppid() == parent:
-    for _ in range(1000000):
+    for _ in range(100000):
         pass
 """
 _PATIENCE_S = 5.0

@@ -15,8 +15,8 @@ def energy_j(log: MachineLog) -> dict[str, float]:
     """Joules from the first look to the last, by what counted them; empty where nothing does.
 
     Counters of processors (RAPL) and GPUs (NVML) count by themselves. Rails of a Jetson tell their power at a moment:
-    it is integrated over the looks by the trapezoidal rule, so it is as good as the looks are many. Whatever else runs
-    on the machine is in it, and so is what the machine takes when idle.
+    it is integrated over the looks by the trapezoidal rule, where there are some meanwhile: those before and after see
+    the board at rest. Whatever else runs on the machine is in it, and so is what the machine takes when idle.
     """
     states = log.states
     if len(states) < 2:
@@ -24,7 +24,7 @@ def energy_j(log: MachineLog) -> dict[str, float]:
     names = [name for name in states[0].counters if all(name in state.counters for state in states)]
     counted = {name: _counted([state.counters[name] for state in states]) for name in names}
     found = {name: joules for name, joules in counted.items() if joules is not None}
-    if all(state.rails_w for state in states):
+    if len(states) > 2 and all(state.rails_w for state in states):
         found["board rails"] = sum(
             (after.at_s - before.at_s) * (board_power(before) + board_power(after)) / 2
             for before, after in itertools.pairwise(states)

@@ -67,11 +67,18 @@ def _reasons(states: tuple[MachineState, ...]) -> Iterator[str]:
 
 def _clocks(states: tuple[MachineState, ...]) -> Iterator[str]:
     """Clocks below what they were at the start: the fastest core's, and each GPU's."""
-    series = {"CPU clock, fastest core": [max(state.cpu_mhz, default=None) for state in states]}
+    free = set(states[0].governors) - {"performance"}
+    line = _fell([max(state.cpu_mhz, default=None) for state in states])
+    if line:
+        yield f"CPU clock, fastest core: {line}" + (f", which governor {min(free)} may do by itself" if free else "")
     for index, gpu in enumerate(states[0].gpus):
-        found = [state.gpus[index].clock_mhz if index < len(state.gpus) else None for state in states]
-        series[f"{gpu.name}: clock"] = found
-    for name, clocks in series.items():
-        start, lowest = clocks[0], min((clock for clock in clocks if clock is not None), default=None)
-        if start is not None and lowest is not None and lowest < (1 - MARGIN) * start:
-            yield f"{name}: fell from {start:.0f} to {lowest:.0f} MHz"
+        line = _fell([state.gpus[index].clock_mhz if index < len(state.gpus) else None for state in states])
+        if line:
+            yield f"{gpu.name}: clock {line}, which an idle GPU may do by itself"
+
+
+def _fell(clocks: list[float | None]) -> str:
+    start, lowest = clocks[0], min((clock for clock in clocks if clock is not None), default=None)
+    if start is None or lowest is None or lowest >= (1 - MARGIN) * start:
+        return ""
+    return f"fell from {start:.0f} to {lowest:.0f} MHz"

@@ -19,10 +19,11 @@ import numpy as np
 import onnx
 from onnxruntime import InferenceSession
 
-from avcompress.quant.analysis.probe import Power, decibels, probe
+from avcompress.quant.analysis.probe import Power, probe
 from avcompress.quant.analysis.restore import PARTS, Part, quantized_layers, restored
 from avcompress.spec import Artifact, Batch, LayerPlan, ModelError, Track, untracked
 from engines.in_memory import open_model
+from validation.drift import decibels
 from validation.errors import LayerError, Split
 
 Score = Callable[[onnx.ModelProto], float]

@@ -38,13 +38,6 @@ class Power(NamedTuple):
     depth: float
 
 
-def decibels(signal: float, noise: float) -> float:
-    """Signal to noise in dB; infinite without noise."""
-    if noise == 0:
-        return float("inf")
-    return 10 * float(np.log10(signal / noise)) if signal else float("-inf")
-
-
 def probe(model: onnx.ModelProto, reference: onnx.ModelProto, batches: Iterable[Batch]) -> dict[str, Power]:
     """The error at the output of every quantized weighted layer, by node name in graph order.
 

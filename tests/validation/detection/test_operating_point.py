@@ -1,10 +1,12 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avcompress.spec import DataError
 from validation.detection import BoxTally, restoring_threshold, tally_boxes
 from validation.predictions import BoxPredictions
 from validation.truth import Objects, Truth
@@ -125,3 +127,13 @@ def test_no_lower_threshold_has_the_precision(drawn, precision):
             assert reached >= precision
         elif math.isnan(restored) or threshold < restored:
             assert reached < precision
+
+
+def test_predictions_of_other_images_and_labels_without_boxes_are_refused():
+    truth = Truth(("a.jpg",), CLASSES, "", np.zeros((1, 2), np.int32), np.zeros(1, np.float32), {}, masks=(b"",))
+    nothing = BoxPredictions(("b.jpg",), np.zeros(0, np.int64), squares([]), np.zeros(0, np.float32), np.zeros(0, int))
+    with pytest.raises(DataError, match="validation labels: expected labelled boxes, got none"):
+        tally_boxes(truth, nothing, 0.5)
+    one = Objects(np.zeros(1, np.int64), squares([0.0]), np.zeros(1, np.int64), np.zeros(1, np.bool_), np.ones(1), {})
+    with pytest.raises(DataError, match=r"predictions: expected those of the 1 labelled images, in their order"):
+        tally_boxes(replace(truth, objects=one, masks=None), nothing, 0.5)

@@ -201,10 +201,18 @@ def test_each_sign_of_throttling_is_a_line_of_its_own():
         "cooling device Processor 1 was at 3 of 10: it holds clocks down",
         "NVIDIA T4: its clock was held down: power cap",
         "CPU clock, fastest core: fell from 4000 to 3500 MHz",
-        "NVIDIA T4: clock: fell from 1500 to 1200 MHz",
+        "NVIDIA T4: clock fell from 1500 to 1200 MHz, which an idle GPU may do by itself",
     )
     assert throttled(MachineLog((before, after))) == ("core_throttle_count rose by 3: the processor slowed down",)
     assert throttled(MachineLog((before, before))) == throttled(MachineLog()) == ()
+
+
+def test_a_governor_that_lowers_clocks_by_itself_is_named():
+    looks = (MachineState(0.0, ("schedutil",), cpu_mhz=(4000.0,)), MachineState(1.0, cpu_mhz=(3599.0,)))
+    assert throttled(MachineLog(looks)) == (
+        "CPU clock, fastest core: fell from 4000 to 3599 MHz, which governor schedutil may do by itself",
+    )
+    assert throttled(MachineLog((looks[0], MachineState(1.0, cpu_mhz=(3601.0,))))) == ()
 
 
 def test_the_desktop_s_counters_are_compared(desktop):
@@ -236,6 +244,8 @@ def test_rails_are_integrated_and_parts_of_a_whole_are_not_counted_twice(rails, 
     twice = {name: 2 * value for name, value in rails.items()}
     looks = (MachineState(10.0, rails_w=rails), MachineState(12.0, rails_w=twice), MachineState(13.0, rails_w=rails))
     assert energy_j(MachineLog(looks)) == {"board rails": pytest.approx(1.5 * watts * 3)}
+    # Before and after alone see the board at rest.
+    assert energy_j(MachineLog(looks[::2])) == {}
 
 
 # --- the log

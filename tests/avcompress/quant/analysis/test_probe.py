@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avcompress.quant.analysis.probe import decibels, probe
+from avcompress.quant.analysis.probe import probe
 from avcompress.quant.analysis.restore import quantized_layers, restored
 from avcompress.quant.stages.cast import cast
 from avcompress.recipe import Cast
 from avcompress.spec import Artifact, Batch, DataError
 from engines.in_memory import open_model
 from engines.onnx_graph import with_outputs
+from validation.drift import decibels
 
 OUTPUTS = {"Conv_0": "a", "Conv_2": "b", "Conv_4": "y"}
 
