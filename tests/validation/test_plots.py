@@ -93,6 +93,18 @@ def test_the_front_is_a_line_and_candidates_are_named_exactly():
     assert {"small", "large", "AP", "milliseconds", "0.285"} <= set(told)
 
 
+@pytest.mark.parametrize("name", ["$\\frac{", "<b>", "层"])
+def test_names_are_written_as_they_are(name):
+    assert f"first below: {name}" in words(layer_profile([LayerPoint(name, "int8", 9.0, {"ort": 0.1})], 10.0, name))
+    assert name in words(pareto_plot([Point(name, 2.0, 0.284, True, False)] * 2, "AP", None, None))
+
+
+def test_a_long_name_is_written_by_its_end():
+    name = "/backbone/backbone/dark2/dark2.0/conv/Conv"
+    told = words(layer_profile([LayerPoint(name, "int8", 9.0, {})], 10.0, name))
+    assert f"first below: …{name[-35:]}" in told
+
+
 def test_moves_of_scores_are_split_at_no_change():
     told = words(moves_histogram([-0.2, -0.1, 0.0, 0.1], [1, 5, 2]))
     assert {"← less sure", "surer →"} <= set(told)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from validation.plots.svg import ACCENT, FAIL, INK, LINE, LOSS, MUTED, dots, draw
+from validation.plots.svg import ACCENT, FAIL, INK, LINE, LOSS, MUTED, dots, draw, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,8 +57,8 @@ def pareto_plot(
                 )  # fmt: skip
             colour = INK if point.chosen else ACCENT if point.on_front else MUTED
             axes.annotate(
-                point.name, (point.latency_ms, point.accuracy), (9, -9), textcoords="offset points", color=colour,
-                va="center",
+                short(point.name), (point.latency_ms, point.accuracy), (9, -9), textcoords="offset points",
+                color=colour, va="center",
             )  # fmt: skip
         for place, value in ((axes.axvline, deadline_ms), (axes.axhline, least)):
             if value is not None:

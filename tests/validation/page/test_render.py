@@ -2,6 +2,8 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from avcompress.spec import Check, OutputError
 from validation.page import render_html, write_report
@@ -223,6 +225,14 @@ def test_one_uncertain_class_does_not_squeeze_the_scale_of_all():
     assert scale.bar(Interval(value=None, low=None, high=None)) is None
     assert forest_scale([Interval(value=0.0, low=None, high=None)]).zero == 50.0
     assert forest_scale([]) is None
+
+
+@given(st.floats(-0.9, 0.9), st.floats(0, 0.5))
+def test_a_scale_has_0_and_another_label_and_shows_every_estimate(value, half):
+    scale = forest_scale([Interval(value=value, low=value - half, high=value + half)])
+    assert "0" in [label for _, label in scale.ticks]
+    assert len(scale.ticks) > 1
+    assert 0 < scale.place(value) < 100
 
 
 def test_the_gauge_shows_the_interval_and_the_side_that_keeps_the_limit(failed_report):
