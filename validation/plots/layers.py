@@ -89,8 +89,8 @@ def _noise(axes: Axes, layers: Sequence[LayerPoint], bound_db: float | None, fir
     if bound_db is not None:
         axes.axhline(bound_db, color=FAIL, linewidth=1.2)
         axes.annotate(
-            f"least {bound_db:g} dB", (1, bound_db), (0, 3), xycoords=axes.get_yaxis_transform(),
-            textcoords="offset points", ha="right", color=FAIL,
+            f"{bound_db:g} dB", (1, bound_db), (4, 0), xycoords=axes.get_yaxis_transform(),
+            textcoords="offset points", va="center", color=FAIL, annotation_clip=False,
         )  # fmt: skip
         below = values < bound_db
         dots(axes, x[below], values[below], FAIL, 4.6)

@@ -176,13 +176,28 @@ def test_what_failed_says_why(failed_report):
     assert found["AP/person drop @ openvino"].figures == "0.0601 [0.056,\u00a00.065], limit ≤ 0.0300, must be proven"
     assert found["AP/person drop @ openvino"].cause == "327 of 10\u2009579 objects lost, 179 gained"
     assert found["p99 @ openvino"].figures == "8.41 ms, limit ≤ 8.00 ms"
-    assert found["p99 @ openvino"].cause == "7 of 1\u2009000 images late (0.70 %)"
+    assert found["p99 @ openvino"].cause == "7 of 1\u2009000 images later than 8 ms (0.70 %)"
     assert found["SQNR of the worst layer"].cause == "first layer below: backbone.dark2.0.conv"
+
+
+def test_a_late_line_is_explained_by_its_own_scenario(failed_report):
+    about = {"measured": 0.3, "sense": "<=", "limit": 0.1, "margin": -0.2, "passed": False, "engine": "openvino"}
+    rows = (
+        ContractLine(name="miss rate of 7.2 ms, constant_stream @ openvino", **about),
+        ContractLine(name="miss rate of 7.2 ms, constant_stream @ openvino", note="8 of 1204 images late", **about),
+        ContractLine(name="miss rate of 33 ms, multi_camera @ openvino", **about),
+    )
+    report = failed_report.model_copy(update={"contract": rows})
+    slow = "the machine slowed itself down: clock of the CPU fell from 3400 to 1820 MHz at 88 °C"
+    assert [failure.cause for failure in failures(report)] == [
+        f"8 of 1\u2009204 images later than 7.2 ms (0.66 %); {slow}", f"8 of 1204 images late; {slow}", ""
+    ]  # fmt: skip
 
 
 def test_a_line_s_own_note_is_told_once_beside_it(failed_report):
     line = failed_report.contract[2].model_copy(update={"note": "lost most: AP/car by 0.2"})
-    report = failed_report.model_copy(update={"contract": (line,), "notes": (f"{line.name}: {line.note}", "other")})
+    changes = {"contract": (line,), "notes": (f"{line.name}: {line.note}", "other"), "scenarios": (), "candidates": ()}
+    report = failed_report.model_copy(update=changes)
     assert failures(report)[0].cause.startswith("lost most: AP/car by 0.2")
     assert render_html(report).count("lost most") == 1
 
