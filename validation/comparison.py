@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,6 @@ __all__ = [
     "Comparison",
     "Estimate",
     "SliceResult",
-    "Tally",
     "Thresholds",
     "compare_each",
     "compare_networks",
@@ -41,14 +40,6 @@ FEWEST_IMAGES = 5
 
 _AT_A_TIME = 500
 """Resamples: what bounds the memory."""
-
-
-class Tally(Protocol):
-    """What one network's predictions are worth, image by image."""
-
-    def figures(self, weights: Array, /) -> Mapping[str, NDArray[np.float64]]:
-        """By metric, (R,), of R weightings (I, R) of the images."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -177,7 +168,7 @@ class _Figures(NamedTuple):
     Attributes:
         held: what is labelled there and counts, by image and class: objects or pixels, (I, C).
         point: of the slice as it is, (1,) by metric.
-        samples: of every resample, (R,) by metric; empty where nothing is labelled.
+        samples: of every resample, (R,) by metric; empty where nothing is labelled, without BY_SIZE but in the first.
     """
 
     held: Array
@@ -223,7 +214,8 @@ class _Bench:
             held = _held(part, self.truth, tally)
             once = part.images.astype(np.float64)[:, None]
             drawn = self.weights * part.images[:, None]
-            each = _Figures(held, tally.figures(once), _resample(tally, drawn) if held.any() else {})
+            samples = _resample(tally, drawn, sizes=first is None) if held.any() else {}
+            each = _Figures(held, tally.figures(once), samples)
             first = first or each
             yield each
 
@@ -243,20 +235,23 @@ class _Bench:
         held = before.held
         sure = {metric: _tells_interval(metric, part, held, self.truth.classes) for metric in before.point}
         reference, network = (
-            {name: self.estimate(float(each.point[name][0]), each.samples[name], sure[name]) for name in each.point}
+            {name: self.estimate(float(each.point[name][0]), each.samples.get(name), sure[name]) for name in each.point}
             for each in (before, after)
         )
         drop = {}
         for name in before.point:
             good, bad = (after, before) if less_is_better(name) else (before, after)
             point = float(good.point[name][0] - bad.point[name][0])
-            drop[name] = self.estimate(point, good.samples[name] - bad.samples[name], sure[name])
+            samples = good.samples[name] - bad.samples[name] if name in good.samples else None
+            drop[name] = self.estimate(point, samples, sure[name])
         images = part.images if part.objects is None else images_with_part(part, self.truth)
         return SliceResult(int(images.sum()), int(held.sum()), reference, network, drop)
 
-    def estimate(self, point: float, samples: Array, sure: bool) -> Estimate:
-        """With an interval where it is `sure` enough to have one."""
-        return estimate(point, samples, self.settings.confidence) if sure else Estimate(point, math.nan, math.nan)
+    def estimate(self, point: float, samples: Array | None, sure: bool) -> Estimate:
+        """With an interval where it was resampled, and is `sure` enough to have one."""
+        if samples is None or not sure:
+            return Estimate(point, math.nan, math.nan)
+        return estimate(point, samples, self.settings.confidence)
 
 
 def _tally_boxes(part: Slice, truth: Truth, found: BoxPredictions, threshold: float) -> BoxTally:
@@ -270,10 +265,12 @@ def _tally_boxes(part: Slice, truth: Truth, found: BoxPredictions, threshold: fl
     return tally_boxes(replace(truth, objects=truth.objects.keep(own)), found.keep(seen), threshold)
 
 
-def _resample(tally: Tally, drawn: Array) -> dict[str, Array]:
-    """The figures of every resample, (R,) each."""
-    starts = range(0, drawn.shape[1], _AT_A_TIME)
-    chunks = [tally.figures(drawn[:, start : start + _AT_A_TIME]) for start in starts]
+def _resample(tally: BoxTally | MaskTally, drawn: Array, sizes: bool) -> dict[str, Array]:
+    """The figures of every resample, (R,) each; `sizes`: those by size, too, which take half the time."""
+    chunks = []
+    for start in range(0, drawn.shape[1], _AT_A_TIME):
+        part = drawn[:, start : start + _AT_A_TIME]
+        chunks.append(tally.figures(part, sizes) if isinstance(tally, BoxTally) else tally.figures(part))
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from avcompress.contract import AccuracyTerm
 from avcompress.spec import Check, RecipeError, Sense
 from validation.comparison import EVERYWHERE, Comparison, Estimate, SliceResult, less_is_better
+from validation.detection import BY_SIZE
 
 NO_ENGINE = "no engine"
 SHOWN = 3
@@ -150,7 +151,9 @@ def _worst(term: AccuracyTerm, limit: _Limit, engine: str, comparison: Compariso
     check = checks[worst]
     if math.isnan(check.judged):
         of = f" of {_placed(*worst)}" if several else ""
-        return replace(check, note=f"no interval{of}: too few images hold it; decide by the point, or add images")
+        by_size = worst.metric in BY_SIZE and worst.slice != EVERYWHERE
+        why = "it has one in the whole set alone; " if by_size else "too few images hold it; add some, or "
+        return replace(check, note=f"no interval{of}: {why}decide by the point")
     if several:
         return replace(check, note=_which(worst, checks))
     return check if check.passed else replace(check, note="; ".join(_reasons(worst, comparison)))

@@ -132,6 +132,21 @@ def test_what_the_labels_do_not_hold_breaks_no_pattern_but_alone_is_not_kept():
         assert check.note == "not measured: the validation labels hold no such object"
 
 
+@pytest.mark.parametrize(
+    ("metric", "reason"),
+    [("AP", "too few images hold it; add some, or"), ("AP_small", "it has one in the whole set alone;")],
+)
+def test_a_rule_on_an_interval_that_is_not_there_fails_and_says_why(metric, reason):
+    figure = {metric: Estimate(0.3, NAN, NAN)}
+    part = SliceResult(4, 4, figure, figure, {metric: Estimate(0.0, NAN, NAN)})
+    comparisons = {"ort": Comparison({"all": part, "light:night": part}, 100, 0.95)}
+    term = {"metric": metric, "slice": "light:night", "max_drop": 0.1, "decide": "proven_kept"}
+    check = only(term, comparisons)
+
+    assert not check.passed
+    assert check.note == f"no interval: {reason} decide by the point"
+
+
 def test_a_broken_line_names_the_classes_and_slices_that_lost_most():
     check = only({"metric": "AP", "max_drop": 0.005})
 
