@@ -2,50 +2,43 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from typing_extensions import assert_never
 
+from avcompress.inputs import check_labelled, find_inputs
 from avcompress.recipe import (
     AdaRound,
     Cast,
-    CocoSource,
     CorrectBias,
-    DataSource,
-    Detection,
     Dynamic,
     Engine,
     Equalize,
-    ImageSource,
-    MaskSource,
     OnnxModel,
     Ptq,
     Recipe,
     Reconstruct,
     Repairing,
-    SceneSource,
     Smooth,
     Stage,
-    TorchModel,
     Train,
     TrtEngine,
     WeightOnly,
 )
 from avcompress.spec import MissingError, RecipeError, Track
 from avcompress.state import State
+from avcompress.steps import Step, Steps
+from avcompress.trial import Trial, metric_names, trial_of
 from avcompress.watch import Watch
 from calibration.preprocess import check_preprocess
 from calibration.source import Source, open_source
 from engines.build import require
 from engines.capabilities import check_formats
 from engines.tensorrt.for_target import wanted_by
-from validation.detection import detection_metric_names
-from validation.gates import check_contract
-from validation.segmentation import segmentation_metric_names
+from validation.contract_check import check_contract
+from validation.corruptions import parse_corruptions
 
 
 @dataclass(frozen=True)
@@ -57,14 +50,6 @@ class Job:
     data_root: Path
     out: Path
     resume: bool = False
-
-
-class Step(NamedTuple):
-    """A step that this run has passed."""
-
-    name: str
-    title: str
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -88,18 +73,21 @@ class Bench:
         """The job's recipe."""
         return self.job.recipe
 
+    @property
+    def steps(self) -> Steps:
+        """What takes the job's steps."""
+        return Steps(self.watch, self.state, self.passed)
+
+    @property
+    def trial(self) -> Trial:
+        """What every network is measured on."""
+        return trial_of(self.recipe, self.classes, self.validation)
+
     def step(
         self, name: str, title: str, key: str, compute: Callable[[Path, Track], None], still: bool = False
     ) -> Path:
-        """Take one step of the run, or keep its results from the last run; returns the folder that holds them.
-
-        `still`: something is timed in it.
-        """
-        reused = self.state.seconds(name, key) is not None
-        with self.watch.step(title, reused, still) as track:
-            folder = self.state.step(name, key, lambda folder: compute(folder, track))
-        self.passed.append(Step(name, title, self.state.seconds(name, key) or 0.0))
-        return folder
+        """Take one step of the run; see Steps.take."""
+        return self.steps.take(name, title, key, compute, still)
 
 
 def prepare(job: Job, watch: Watch) -> Bench:
@@ -108,12 +96,7 @@ def prepare(job: Job, watch: Watch) -> Bench:
     Raises MissingError for an engine that this machine lacks, RecipeError and DataError for what the recipe names.
     """
     recipe = job.recipe
-    if not job.data_root.is_dir():
-        got = "a file" if job.data_root.exists() else "nothing"
-        raise RecipeError(f"--data-root: expected a folder, got {got} at {job.data_root}; give the folder of the data")
-    inputs = dict(_inputs(job))
-    for label, path in inputs.items():
-        _require_input(label, path, _is_folder(label, recipe))
+    inputs = find_inputs(recipe, job.recipe_path.parent, job.data_root)
     _check_recipe(recipe)
     engines, notes = _engines(recipe)
     validation = open_source(recipe.data.validation, job.data_root, recipe.classes)
@@ -134,39 +117,6 @@ def outside(bench: Bench) -> Iterator[str]:
             yield f"{label} leaves {start}: it is {path}"
 
 
-def _resolve(label: str, folder: Path, written: str) -> Path:
-    if not written or "\0" in written:
-        raise RecipeError(f"{label}: expected a path, got {written!r}; mend it")
-    return (folder / written).resolve()
-
-
-def _inputs(job: Job) -> Iterator[tuple[str, Path]]:
-    """Every path of the recipe by its key, resolved."""
-    match job.recipe.model:
-        case OnnxModel(onnx=file):
-            yield "model.onnx", _resolve("model.onnx", job.data_root, file)
-        case TorchModel(import_from=folder, weights=weights):
-            if folder is not None:
-                yield "model.import_from", _resolve("model.import_from", job.recipe_path.parent, folder)
-            if weights is not None:
-                yield "model.weights", _resolve("model.weights", job.data_root, weights)
-    yield from _data_inputs(job)
-    for index, stage in enumerate(job.recipe.stages):
-        if isinstance(stage, Ptq) and stage.statistics is not None:
-            label = f"stages[{index}].statistics"
-            yield label, _resolve(label, job.data_root, stage.statistics)
-
-
-def _data_inputs(job: Job) -> Iterator[tuple[str, Path]]:
-    for part in ("train", "calibration", "validation"):
-        source = getattr(job.recipe.data, part)
-        for key in ("images", "labels", "tags"):
-            written = getattr(source, key, None)
-            if written is not None and not isinstance(source, SceneSource):
-                label = f"data.{part}.{key}"
-                yield label, _resolve(label, job.data_root, written)
-
-
 def _engines(recipe: Recipe) -> tuple[tuple[Engine, ...], list[str]]:
     usable: list[Engine] = []
     notes: list[str] = []
@@ -185,27 +135,8 @@ def _engines(recipe: Recipe) -> tuple[tuple[Engine, ...], list[str]]:
     return tuple(usable), notes
 
 
-def _is_folder(label: str, recipe: Recipe) -> bool:
-    """Whether an input is a folder: only networks, weights, statistics, tags and COCO labels are files."""
-    if label.endswith(".labels"):
-        return not isinstance(getattr(recipe.data, label.split(".")[1]), CocoSource)
-    return label not in ("model.onnx", "model.weights") and not label.endswith((".statistics", ".tags"))
-
-
-def _require_input(label: str, path: Path, folder: bool) -> None:
-    wanted = "a folder" if folder else "a file"
-    if not os.path.exists(path):
-        raise RecipeError(f"{label}: expected {wanted}, got nothing at {path}; mend the path, or give --data-root")
-    if path.is_dir() != folder:
-        got = "a folder" if path.is_dir() else "a file"
-        raise RecipeError(f"{label}: expected {wanted}, got {got} at {path}; mend the path")
-    if not os.access(path, os.R_OK | (os.X_OK if folder else 0)):
-        raise RecipeError(f"{label}: expected {wanted} that you may read, got {path} without permission; chmod it")
-
-
 def _check_contract(recipe: Recipe, classes: tuple[str, ...]) -> None:
-    names = detection_metric_names if isinstance(recipe.task, Detection) else segmentation_metric_names
-    check_contract(recipe.contract, names(classes), recipe.measure)
+    check_contract(recipe.contract, metric_names(recipe.task, classes), recipe.measure)
 
 
 def _check_recipe(recipe: Recipe) -> None:
@@ -214,13 +145,10 @@ def _check_recipe(recipe: Recipe) -> None:
     _check_targets(recipe)
     check_formats(recipe)
     check_preprocess(recipe.preprocess)
-    wanted = "boxes" if isinstance(recipe.task, Detection) else "masks"
+    parse_corruptions(recipe.validation.corruptions)
     for role, source in (("validation", recipe.data.validation), ("train", recipe.data.train)):
-        if source is not None and _labels(source) != wanted:
-            got = f"{source.format!r} with {_labels(source) or 'no labels'}"
-            raise RecipeError(
-                f"data.{role}: expected a format with {wanted} for {recipe.task.kind}, got {got}; give labelled images"
-            )
+        if source is not None:
+            check_labelled(f"data.{role}", source, recipe.task)
     backends = [engine.backend for engine in recipe.target.engines]
     for index, term in enumerate(recipe.contract.latency):
         if term.engine not in backends:
@@ -237,19 +165,6 @@ def _check_targets(recipe: Recipe) -> None:
                 wanted_by(engine)
             except RecipeError as error:
                 raise RecipeError(f"target.engines[{index}].target: {error}") from error
-
-
-def _labels(source: DataSource) -> str:
-    """What a source's images are labelled with: boxes, masks or nothing."""
-    match source:
-        case ImageSource():
-            return ""
-        case MaskSource():
-            return "masks"
-        case SceneSource():
-            return source.labels
-        case _:
-            return "boxes"
 
 
 def _check_stages(recipe: Recipe) -> None:

@@ -47,6 +47,7 @@ class Compressed(NamedTuple):
 
     Attributes:
         reference: the float ONNX that accuracy drops are measured against.
+        counterpart: the float ONNX that has the quantized one's tensors: after what prepared it for quantization.
         network: the quantized ONNX.
         artifact: the quantized network and what was decided about it.
         before_cast: the step's folder that holds the network as it was before a `cast`, or else the last one's.
@@ -55,6 +56,7 @@ class Compressed(NamedTuple):
     """
 
     reference: Path
+    counterpart: Path
     network: Path
     artifact: Artifact
     before_cast: Path
@@ -80,6 +82,7 @@ def compress(bench: Bench) -> Compressed:
     write_atomically(network, (folders[-1] / NETWORK).read_bytes())
     return Compressed(
         reference=folder / NETWORK,
+        counterpart=next((path for path in (folders[-1] / REFERENCE,) if path.exists()), folder / NETWORK),
         network=network,
         artifact=load_artifact(folders[-1]),
         before_cast=folders[-2 if any(isinstance(stage, Cast) for stage in bench.recipe.stages) else -1],
