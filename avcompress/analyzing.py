@@ -12,7 +12,7 @@ from avcompress.bench import Bench, Job, prepare
 from avcompress.checkpoint import load_artifact
 from avcompress.compress import compress, count_stage_steps
 from avcompress.files import write_atomically
-from avcompress.measuring import accuracy
+from avcompress.measuring import accuracy, read_labels
 from avcompress.outdir import enter
 from avcompress.quant.analysis.analyze import SWEEP_IMAGES, Budget, Subject, analyze
 from avcompress.recipe import Detection
@@ -22,6 +22,7 @@ from calibration.batches import Batches
 from engines.ort import open_ort
 from validation.errors import ErrorAnalysis
 from validation.errors_page import write_errors
+from validation.gate_accuracy import is_pattern
 
 IMAGES = 16
 """Calibration images that the dB are measured on."""
@@ -35,7 +36,7 @@ def analyze_job(job: Job, budget_s: float, watch: Watch) -> ErrorAnalysis:
     bench = prepare(job, watch)
     with enter(job.out):
         write_atomically(job.out / "recipe.yaml", job.recipe_path.read_bytes())
-        watch.begin(2 + count_stage_steps(job.recipe))
+        watch.begin(3 + count_stage_steps(job.recipe))
         # Without a cast: its rounding is in every tensor, and of no one layer.
         analysis = _analyze(bench, load_artifact(compress(bench).before_cast), budget_s)
         write_errors(analysis, job.out)
@@ -62,10 +63,8 @@ def _analyze(bench: Bench, artifact: Artifact, budget_s: float) -> ErrorAnalysis
 
 def _metric(bench: Bench) -> str:
     """What the contract names first, or else the task's own."""
-    terms = bench.recipe.contract.accuracy
-    if terms:
-        return terms[0].metric
-    return "AP" if isinstance(bench.recipe.task, Detection) else "mIoU"
+    named = (term.metric for term in bench.recipe.contract.accuracy if not is_pattern(term.metric))
+    return next(named, "AP" if isinstance(bench.recipe.task, Detection) else "mIoU")
 
 
 def _first(bench: Bench, artifact: Artifact, images: int) -> Batches:
@@ -74,12 +73,14 @@ def _first(bench: Bench, artifact: Artifact, images: int) -> Batches:
 
 def _score(bench: Bench, metric: str) -> Callable[[onnx.ModelProto], float]:
     """The metric of a network on the validation images, by ONNX Runtime with its optimizations off."""
+    trial = bench.trial
+    truth = read_labels(bench.steps, trial)
 
     def score(model: onnx.ModelProto) -> float:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             path.write_bytes(model.SerializeToString())
             with open_ort(path) as session:
-                return accuracy(bench, session, bench.validation)[metric]
+                return accuracy(trial, session, trial.source, truth)[metric]
 
     return score

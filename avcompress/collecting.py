@@ -12,8 +12,7 @@ from avcompress.quant.apply import apply
 from avcompress.quant.observe import observe
 from avcompress.quant.plan import prepare
 from avcompress.quant.stages.ptq import candidates
-from avcompress.recipe import Equalize, Ptq, Recipe, Smooth
-from avcompress.recipe_training import Train
+from avcompress.recipe import Equalize, FloatTraining, Ptq, Recipe, Smooth
 from avcompress.spec import Artifact, RecipeError, Track, untracked
 from calibration.batches import Batches
 from calibration.part import take_part
@@ -59,7 +58,7 @@ def collect(
     """
     if not any(isinstance(stage, Ptq) for stage in recipe.stages):
         raise RecipeError("stages: expected `ptq`, got none; nothing else needs statistics")
-    if any(isinstance(stage, Train) for stage in recipe.stages):
+    if any(isinstance(stage, FloatTraining) for stage in recipe.stages):
         # Each machine would train a network of its own.
         raise RecipeError(
             "stages: expected a network that is trained already, got `train`; "

@@ -23,15 +23,16 @@ from avcompress.files import sha256_file, write_atomically
 from avcompress.float_network import with_output
 from avcompress.quant.apply import NetworkStage, apply, title
 from avcompress.quant.stages.ptq import calibrate, calibration_settings, quantize
-from avcompress.recipe import Cast, Ptq, Recipe
+from avcompress.recipe import Cast, FloatTraining, Ptq, Recipe
 from avcompress.recipe_network import OnnxModel, TorchModel
 from avcompress.recipe_qat import Qat
-from avcompress.recipe_training import Train
 from avcompress.rehearsing import rehearse
 from avcompress.spec import Artifact, Track
 from avcompress.state import step_key
-from avcompress.training import SKIPPED, Export, module_code, train_folders, train_stages
-from avcompress.tuning import images_of, qat_step
+from avcompress.task_loss import module_code
+from avcompress.teaching import images_of, teacher_code
+from avcompress.training import SKIPPED, Export, train_folders, train_stages
+from avcompress.tuning import qat_step
 from calibration.batches import Batches
 from calibration.statistics_file import load_statistics, save_statistics
 from engines.onnx_load import load_onnx
@@ -48,6 +49,7 @@ class Compressed(NamedTuple):
 
     Attributes:
         reference: the float ONNX that accuracy drops are measured against.
+        counterpart: the float ONNX that has the quantized one's tensors: after what prepared it for quantization.
         network: the quantized ONNX.
         artifact: the quantized network and what was decided about it.
         before_cast: the step's folder that holds the network as it was before a `cast`, or else the last one's.
@@ -56,6 +58,7 @@ class Compressed(NamedTuple):
     """
 
     reference: Path
+    counterpart: Path
     network: Path
     artifact: Artifact
     before_cast: Path
@@ -66,7 +69,7 @@ class Compressed(NamedTuple):
 def compress(bench: Bench) -> Compressed:
     """Load the network and run the recipe's stages; each one is a step that resumes.
 
-    `train` stages come first; the network after them is the float reference.
+    `train` and `distill` stages come first; the network after them is the float reference.
     """
     match bench.recipe.model:
         case OnnxModel(onnx=file):
@@ -75,13 +78,14 @@ def compress(bench: Bench) -> Compressed:
             folder = _load_module(bench, settings)
     folders = [folder]
     for index, stage in enumerate(bench.recipe.stages):
-        if not isinstance(stage, Train):
+        if not isinstance(stage, FloatTraining):
             folders += _run_stage(bench, index, stage, folders[-1])
     network = bench.job.out / NETWORK
     if ranks.leads():
         write_atomically(network, (folders[-1] / NETWORK).read_bytes())
     return Compressed(
         reference=folder / NETWORK,
+        counterpart=next((path for path in (folders[-1] / REFERENCE,) if path.exists()), folder / NETWORK),
         network=network,
         artifact=load_artifact(folders[-1]),
         before_cast=folders[-2 if any(isinstance(stage, Cast) for stage in bench.recipe.stages) else -1],
@@ -108,11 +112,11 @@ def _logs(folders: list[Path]) -> dict[str, tuple[str, ...]]:
 
 def _skipped(bench: Bench, folders: list[Path]) -> dict[str, tuple[str, ...]]:
     """By role, the images left out in the steps' folders."""
-    tuned = [folder for folder in folders if folder.name.endswith("-qat") and bench.train is not None]
-    return {
-        "train": _read_skipped([*train_folders(bench), *tuned]),
-        "calibration": _read_skipped([folder for folder in folders if folder not in tuned]),
-    }
+    learned = [*train_folders(bench), *(folder for folder in folders if folder.name.endswith("-qat"))]
+    others = [folder for folder in folders if folder not in learned]
+    if bench.train is None:
+        return {"train": (), "calibration": _read_skipped([*learned, *others])}
+    return {"train": _read_skipped(learned), "calibration": _read_skipped(others)}
 
 
 def _read_skipped(folders: list[Path]) -> tuple[str, ...]:
@@ -169,7 +173,7 @@ def _load_module(bench: Bench, settings: TorchModel) -> Path:
 
 
 def _trained(bench: Bench, artifact: Artifact, key: str, export: Export, network: onnx.ModelProto) -> Artifact:
-    """The artifact of the network after the recipe's `train` stages; without one, of the network as it is."""
+    """The artifact of the network after the recipe's stages that train it; without one, of the network as it is."""
     if not train_folders(bench):
         return replace(artifact, model=network)
     trained, _ = train_stages(bench, artifact, key, export)
@@ -179,16 +183,12 @@ def _trained(bench: Bench, artifact: Artifact, key: str, export: Export, network
 def _run_stage(bench: Bench, index: int, stage: NetworkStage | Qat, before: Path) -> tuple[Path, ...]:
     """Take the steps of one stage; the last folder holds the network."""
     if isinstance(stage, Qat):
-        teacher = [sha256_file(path) for label, path in bench.inputs.items() if _is_teacher(label, index, path)]
-        known = (bench.recipe.preprocess.model_dump(), images_of(bench).fingerprint, teacher)
+        made = teacher_code(bench, index, stage.teacher)
+        known = (bench.recipe.preprocess.model_dump(), images_of(bench).fingerprint, made)
         return (qat_step(bench, index, stage, before, step_key("qat", _files(before), stage.model_dump(), *known)),)
     if isinstance(stage, Ptq):
         return _ptq(bench, index, stage, before)
     return (_step(bench, f"{index}-{stage.kind}", stage, before, None),)
-
-
-def _is_teacher(label: str, index: int, path: Path) -> bool:
-    return label.startswith(f"stages[{index}].teacher") and path.is_file()
 
 
 def _ptq(bench: Bench, index: int, stage: Ptq, before: Path) -> tuple[Path, ...]:

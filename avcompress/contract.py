@@ -7,13 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from avcompress.frozen import Fraction, Model
-
-Decide = Literal["point", "proven_kept", "unless_proven_broken"]
-"""How a limit is held against a measurement that has a confidence interval.
-
-point: the estimate itself keeps the limit. proven_kept: the end of the interval on the bad side does, so the limit is
-kept with the confidence asked for. unless_proven_broken: the end on the good side does, so only a proven loss fails.
-"""
+from avcompress.spec import Decide
 
 Percentile = Literal["p50", "p90", "p99", "p99.9"]
 Scenario = Literal["single_stream", "constant_stream", "multi_camera"]
@@ -32,10 +26,12 @@ class AccuracyTerm(Model):
 
     metric: str = Field(
         description="AP, AP50, AP_small ..., precision, recall, false_alarms, ece; mIoU, F1, boundary_f ...; or of a "
-        "class: AP/CLASS, recall/CLASS, IoU/CLASS"
+        "class: AP/CLASS, recall/CLASS, IoU/CLASS; AP/* for the worst class"
     )
     slice: str | None = Field(
-        None, description="only there: size:small, distance:far, brightness:dark, TAG:VALUE, fog:3; default: everywhere"
+        None,
+        description="only there: size:small, distance:far, brightness:dark, TAG:VALUE, fog:3; distance:* for the worst "
+        "one; default: everywhere",
     )
     min: NonNegativeFloat | None = Field(None, description="the least that the network must reach")
     max: NonNegativeFloat | None = Field(None, description="the most that it may reach, where less is better")

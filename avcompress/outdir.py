@@ -12,7 +12,8 @@ from pathlib import Path
 from avcompress.files import make_folder
 from avcompress.spec import RecipeError
 
-RESULTS = ("analysis.html", "analysis.json", "model.onnx", "report.html", "report.json")
+REPORT = ("report.html", "report.json")
+RESULTS = ("analysis.html", "analysis.json", "model.onnx", *REPORT)
 """What says how a run ended: none of it may outlive the next run's beginning."""
 OURS = ("engines", "logs", "recipe.yaml", "state", *RESULTS)
 LOCK = "state/lock"
@@ -38,6 +39,17 @@ def enter(out: Path) -> Iterator[None]:
     make_folder(out / "state")
     with _locked(out):
         yield
+
+
+def refuse_others(out: Path) -> None:
+    """Raise RecipeError for an --out of a report alone that is no folder, or holds something else than one."""
+    if out.exists() and not out.is_dir():
+        raise RecipeError(f"--out: expected a folder, got a file at {out}; give another --out")
+    others = sorted(path.name for path in out.iterdir() if path.name not in REPORT) if out.exists() else []
+    if others:
+        raise RecipeError(
+            f"--out: expected a new folder or an earlier report's, got one with {others[0]!r}; give another --out"
+        )
 
 
 def _refuse_foreign(out: Path) -> None:

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from avcompress import ranks
 from avcompress.bench import Bench, Job, outside, prepare
 from avcompress.compress import Compressed, compress, count_stage_steps
-from avcompress.files import write_atomically
-from avcompress.measuring import EngineResult, build_all, measure_engine, measure_reference, take_pictures
+from avcompress.drifting import measure_drift
+from avcompress.engine_steps import build_all, engine_key
+from avcompress.files import sha256_file, write_atomically
+from avcompress.findings import Findings, compare_all, pictures
+from avcompress.layer_timing import measure_layers
+from avcompress.measuring import Measured, find_all, read_labels, scenarios, time_all
 from avcompress.outdir import occupy
-from avcompress.recipe import RtxEngine
+from avcompress.recipe import Engine, OrtEngine, RtxEngine
 from avcompress.reporting import compose_report
-from avcompress.spec import Verdict
+from avcompress.run_findings import EngineResult, mismatches, run_background
+from avcompress.spec import EngineError, MissingError, ModelError, Verdict
+from avcompress.trial import Subject, check_trial
 from avcompress.watch import SilentWatch, Watch
+from engines.build import Built, build_engine, open_engine
+from engines.layer_times import LayerTimes
+from engines.ort import open_ort
+from engines.session import Session
+from validation.drift import LayerDrift
 from validation.page import write_report
-from validation.pictures import Picture
 from validation.report import Report
+from validation.truth import Truth
 
 __all__ = ["Job", "Outcome", "execute"]
+
+REFERENCE = "float network"
 
 
 @dataclass(frozen=True)
@@ -41,7 +57,7 @@ def execute(job: Job, watch: Watch) -> Outcome | None:
     with ranks.joined():
         if not ranks.leads():
             ranks.wait()  # the first one has found the job good
-            compress(prepare(job, SilentWatch()))
+            _compressed(prepare(job, SilentWatch()))
             return None
         bench = prepare(job, watch)
         with occupy(job.out, job.resume, [engine.backend for engine in bench.engines]):
@@ -55,29 +71,110 @@ def _execute(bench: Bench) -> Outcome:
     watch.begin(_count_steps(bench))
     for line in (*bench.notes, *outside(bench)):
         watch.note(line)
-    compressed = compress(bench)
+    told = len(bench.notes)
+    truth, compressed = _compressed(bench)
     ranks.part()
     built = build_all(bench, compressed)
-    reference = measure_reference(bench, compressed.reference)
+    reference = find_all(bench.steps, bench.trial, float_subject(compressed.reference), truth)
     results = tuple(
-        EngineResult(engine, found, measure_engine(bench, compressed, found, engine) if found.runs_here else None)
+        EngineResult(engine, found, _measure(bench, compressed, truth, (engine, found)) if found.runs_here else None)
         for engine, found in zip(bench.engines, built, strict=True)
     )
-    report, verdict = compose_report(bench, compressed, reference, results)
-    for line in report.notes[len(bench.notes) :]:
+    findings = _findings(bench, compressed, truth, reference, results)
+    background = run_background(bench, compressed, findings, results)
+    report, verdict = compose_report(findings, background)
+    for line in background.notes[told:]:
         watch.note(line)
     with watch.step("write the report", reused=False):
-        write_report(report, _pictures(bench, compressed, results), job.out)
+        write_report(report, pictures(findings), job.out)
     return Outcome(report, verdict, job.out)
 
 
-def _pictures(bench: Bench, compressed: Compressed, results: tuple[EngineResult, ...]) -> tuple[Picture, ...]:
-    """Pictures by the first engine that ran, rather one whose latency counts."""
-    ran = [result for result in results if result.measured is not None]
-    timed = [result for result in ran if result.measured and result.measured.latency]
-    return take_pictures(bench, compressed.reference, (timed or ran)[0]) if ran else ()
+def _compressed(bench: Bench) -> tuple[Truth, Compressed]:
+    """The steps that every process goes through."""
+    truth = read_labels(bench.steps, bench.trial)
+    check_trial(bench.trial, truth)
+    return truth, compress(bench)
+
+
+def float_subject(network: Path, name: str = REFERENCE) -> Subject:
+    """A float network by ONNX Runtime: what drops are measured against."""
+    return Subject(name, sha256_file(network), lambda: open_ort(network, optimize=True))
+
+
+def _measure(bench: Bench, compressed: Compressed, truth: Truth, built: tuple[Engine, Built]) -> Measured:
+    """What an engine gives; its latency too unless it is the reference that no deadline speaks of."""
+    engine, found = built
+    subject = Subject(engine.backend, engine_key(found, engine), lambda: open_engine(found.folder, engine))
+    measured = find_all(bench.steps, bench.trial, subject, truth)
+    if not _is_timed(bench, engine):
+        return measured
+    beside = Subject(
+        REFERENCE, sha256_file(compressed.reference), lambda: _float_engine(compressed.reference, engine, bench.job.out)
+    )
+    latency, float_latency = time_all(bench.steps, bench.trial, subject, beside)
+    return replace(measured, latency=latency, float_latency=float_latency)
+
+
+@contextmanager
+def _float_engine(network: Path, engine: Engine, scratch: Path) -> Iterator[Session]:
+    """The float network on the same engine, built for the measurement alone."""
+    with tempfile.TemporaryDirectory(dir=scratch / "state", prefix=".", suffix=".tmp") as temporary:
+        place = Path(temporary) / engine.backend
+        build_engine(network, place, engine)
+        with open_engine(place, engine) as session:
+            yield session
+
+
+def _is_timed(bench: Bench, engine: Engine) -> bool:
+    reference = isinstance(engine, OrtEngine) and engine.is_reference
+    return not reference or engine.backend in [term.engine for term in bench.recipe.contract.latency]
+
+
+def _findings(
+    bench: Bench, compressed: Compressed, truth: Truth, reference: Measured, results: tuple[EngineResult, ...]
+) -> Findings:
+    layers = compressed.artifact.layers
+    engines = {result.built.backend: result.measured for result in results if result.measured is not None}
+    timed = [result for result in results if result.measured is not None and result.measured.latency]
+    return Findings(
+        trial=bench.trial,
+        truth=truth,
+        reference=reference,
+        engines=engines,
+        drift=_drift(bench, compressed),
+        times=dict(_times(bench, compressed, timed)),
+        comparisons=compare_all(bench.watch, bench.trial, truth, reference, engines),
+        layers=layers,
+        precisions={result.built.backend: result.built.precisions for result in results if result.built.precisions},
+        mismatches=mismatches(layers, results),
+    )
+
+
+def _times(bench: Bench, compressed: Compressed, results: list[EngineResult]) -> Iterator[tuple[str, LayerTimes]]:
+    """By layer, of each engine that tells; where one does not, the report says so and has no such part."""
+    for result in results:
+        engine, built = result.engine, result.built
+        try:
+            yield engine.backend, measure_layers(bench.steps, bench.trial, compressed.network, built, engine)
+        except (EngineError, MissingError) as error:
+            bench.notes.append(f"{engine.backend} does not tell the time of its layers: {error}")
+
+
+def _drift(bench: Bench, compressed: Compressed) -> tuple[LayerDrift, ...]:
+    """By ONNX Runtime, which does not run every format: where it cannot, the report says so and has no such part."""
+    try:
+        return measure_drift(bench.steps, bench.trial, compressed.counterpart, compressed.network)
+    except (ModelError, EngineError) as error:
+        bench.notes.append(f"error by layer is not measured: {error}")
+        return ()
 
 
 def _count_steps(bench: Bench) -> int:
-    measured = sum(not isinstance(engine, RtxEngine) for engine in bench.engines)
-    return 1 + count_stage_steps(bench.recipe) + len(bench.engines) + 1 + measured + 1
+    """Labels, network, stages, engines, predictions, latencies, drift, comparisons, the report."""
+    run = [engine for engine in bench.engines if not isinstance(engine, RtxEngine)]
+    passes = 1 + sum(len(severities) for severities in bench.recipe.validation.corruptions.values())
+    timed = sum(len(scenarios(bench.recipe.contract, each.backend)) for each in run if _is_timed(bench, each))
+    layers = sum(_is_timed(bench, each) for each in run)
+    measured = (1 + len(run)) * passes + timed + layers
+    return 2 + count_stage_steps(bench.recipe) + len(bench.engines) + measured + 3

@@ -11,6 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from avcompress.contract import Contract, Measure, Validation
 from avcompress.frozen import Fraction, Model
+from avcompress.recipe_distill import Distill
 from avcompress.recipe_network import Network
 from avcompress.recipe_qat import Qat
 from avcompress.recipe_training import Train
@@ -289,7 +290,10 @@ Preparing = Equalize | Smooth
 Repairing = CorrectBias | AdaRound | Reconstruct
 """Stages that hold a quantized network against its float one: after `ptq`."""
 
-Stage = Annotated[Train | Preparing | Quantizing | Repairing | Qat | Cast, Field(discriminator="kind")]
+FloatTraining = Train | Distill
+"""Stages that train the float network: before all others."""
+
+Stage = Annotated[FloatTraining | Preparing | Quantizing | Repairing | Qat | Cast, Field(discriminator="kind")]
 
 # --- engines
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, PositiveInt, Tag
@@ -134,6 +135,12 @@ Loss = Annotated[
 ]
 
 
+def needs_labels(losses: Iterable[Loss]) -> bool:
+    """Whether one of the losses learns from labels."""
+    soft = [loss.by if isinstance(loss, Mutual) else loss for loss in losses]
+    return any(isinstance(loss, Labels) or getattr(loss, "alpha", 0.0) > 0 for loss in soft)
+
+
 def _teacher_kind(value: Any) -> str:
     return "self" if isinstance(value, str) else network_kind(value)
 
@@ -158,7 +165,7 @@ class Teaching(Model):
 
 
 class Distill(Training, Teaching):
-    """Train the network on what a teacher says of images; labels are needed only by the losses that say so."""
+    """Train the float network by a teacher; labels are needed only by the losses that say so."""
 
     kind: Literal["distill"]
 

@@ -1,158 +1,161 @@
-"""Gathers what a run did, measured and decided into the report."""
+"""Gathers what was done, measured and decided into the report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 from avcompress import __version__
-from avcompress.bench import Bench
-from avcompress.compress import Compressed
-from avcompress.measuring import EngineResult, Measured
-from avcompress.recipe import DataSource
-from avcompress.spec import LayerPlan, Verdict
-from calibration.source import Source
-from engines.built import LAYERS, MODEL, Built
-from engines.layer_map import compare, read_counts
-from engines.planned import plan_in
-from validation.gates import Evidence, explain, judge
+from avcompress.candidates import find_candidates
+from avcompress.findings import Findings
+from avcompress.measuring import Measured, skipped
+from avcompress.spec import Verdict
+from avcompress.steps import Step
+from avcompress.trial import Trial
+from validation.comparison import EVERYWHERE
+from validation.contract_check import corruption_slices
+from validation.gates import explain, judge
 from validation.latency import TOTAL
 from validation.machine import describe_machine, library_versions
 from validation.report import (
     Accuracy,
     EngineFacts,
     LatencyFacts,
-    LayerCounts,
+    OperatingPoint,
+    Provenance,
     Report,
+    ScenarioFacts,
     SourceFacts,
     StageFacts,
 )
-from validation.report.facts import contract_lines, latency_facts, layer_facts
+from validation.report.change_facts import change_facts
+from validation.report.facts import (
+    comparison_facts,
+    contract_lines,
+    drift_facts,
+    latency_facts,
+    layer_facts,
+    layer_times,
+)
+from validation.report.latency_facts import Asked, scenario_facts
 
 
-def gather(compressed: Compressed, reference: Measured, results: tuple[EngineResult, ...]) -> Evidence:
-    """What the contract is held against: latency is end to end, and only TensorRT has to keep the plan of layers."""
-    layers = compressed.artifact.layers
-    ran = {result.built.backend: result.measured for result in results if result.measured is not None}
-    return Evidence(
-        reference=reference.metrics,
-        metrics={name: measured.metrics for name, measured in ran.items()},
-        latency={name: measured.latency[TOTAL] for name, measured in ran.items() if measured.latency},
-        layers=layers,
-        mismatches=dict(_mismatches(layers, results)),
-    )
+@dataclass(frozen=True)
+class Background:
+    """What a report says beside the measurements.
 
+    Attributes:
+        engines: built, opened or skipped.
+        passed: the steps that were taken.
+        logs: what steps said, by the step's name.
+        sources: images by role.
+        inputs: paths by the recipe's key.
+        notes: what people should know.
+        provenance: what it takes to measure the same again.
+    """
 
-def _mismatches(
-    layers: tuple[LayerPlan, ...], results: tuple[EngineResult, ...]
-) -> Iterator[tuple[str, tuple[str, ...]]]:
-    # OpenVINO's plugin may fuse or widen a layer as it likes; the plan is a plan for TensorRT.
-    for result in results:
-        if layers and result.built.backend in {"trt", "trt_rtx"} and result.built.precisions is not None:
-            plan = plan_in(result.built.dialect, layers, result.built.told)
-            found = compare(plan, result.built.precisions)
-            yield result.built.backend, tuple(mismatch.message for mismatch in found)
+    engines: tuple[EngineFacts, ...]
+    passed: tuple[Step, ...]
+    sources: Mapping[str, SourceFacts]
+    logs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    provenance: Provenance | None = None
 
 
 def compose_report(
-    bench: Bench, compressed: Compressed, reference: Measured, results: tuple[EngineResult, ...]
+    findings: Findings, background: Background, verdict: Verdict | None = None
 ) -> tuple[Report, Verdict]:
-    """The verdict, and the report that holds it."""
-    evidence = gather(compressed, reference, results)
-    contract = bench.recipe.contract
-    verdict = judge(contract, evidence)
-    layers = compressed.artifact.layers
+    """The verdict, and the report that holds it; another verdict than the contract's where one is given."""
+    trial = findings.trial
+    verdict = verdict or judge(trial.contract, findings.evidence)
+    drift = trial.contract.drift
     report = Report(
-        recipe=bench.recipe.name,
-        task=bench.recipe.task.kind,
+        recipe=trial.name,
+        task=trial.task.kind,
         created=datetime.now(timezone.utc),
         passed=verdict.passed,
         contract=contract_lines(verdict),
-        notes=(*bench.notes, *_skipped(reference, compressed), *explain(contract, evidence)),
-        accuracy=Accuracy(
-            reference=dict(reference.metrics),
-            engines={name: dict(metrics) for name, metrics in evidence.metrics.items()},
-        ),
-        latency={result.built.backend: _latency(bench, result) for result in results if _timed(result)},
-        layers=layer_facts(
-            layers, {result.built.backend: result.built.precisions for result in results if result.built.precisions}
-        ),
-        engines=tuple(_engines(bench, results)),
-        stages=_stages(bench, compressed),
-        sources=dict(_sources(bench, reference, compressed)),
-        inputs={label: str(path) for label, path in bench.inputs.items()},
+        notes=(*background.notes, *explain(verdict)),
+        accuracy=_accuracy(findings),
+        comparisons={
+            name: comparison_facts(found, corruption_slices(trial.validation))
+            for name, found in findings.comparisons.items()
+        },
+        operating_point=_operating_point(findings),
+        changes={name: change_facts(found) for name, found in findings.changes.items()},
+        scenarios=tuple(_scenarios(findings)),
+        latency={name: _latency(trial, name, each) for name, each in findings.engines.items() if each.latency},
+        layers=layer_facts(findings.layers, findings.precisions),
+        drift=drift_facts(findings.drift, drift.min_sqnr_db if drift else None) if findings.drift else None,
+        layer_times={name: layer_times(times) for name, times in findings.times.items()},
+        candidates=find_candidates(findings, verdict, {each.name: each.size_bytes for each in background.engines}),
+        engines=background.engines,
+        stages=_stages(background),
+        sources=dict(background.sources),
+        inputs=dict(background.inputs),
         machine=describe_machine(),
         versions={"avcompress": __version__, **library_versions()},
+        provenance=background.provenance,
     )
     return report, verdict
 
 
-def _timed(result: EngineResult) -> bool:
-    return result.measured is not None and bool(result.measured.latency)
+def source_facts(trial: Trial, findings: Findings, kind: str) -> SourceFacts:
+    """The validation images of a trial."""
+    left_out = skipped(trial, findings.truth)
+    return SourceFacts(
+        format=kind, images=len(findings.truth.names), skipped=left_out, fingerprint=trial.source.fingerprint
+    )
 
 
-def _latency(bench: Bench, result: EngineResult) -> LatencyFacts:
-    if result.measured is None:
-        raise ValueError(f"{result.built.backend}: expected a measurement, got none")
-    terms = [term for term in bench.recipe.contract.latency if term.engine == result.built.backend]
-    measured = result.measured
-    return latency_facts(measured.latency, bench.recipe.measure.warmup, terms, measured.float_latency)
+def skipped_note(role: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """One line on the images that were left out; none where all could be read."""
+    if not names:
+        return ()
+    more = " …" if names[5:] else ""
+    return (f"{role}: {len(names)} unreadable images were skipped: {', '.join(names[:5])}{more}",)
 
 
-def _stages(bench: Bench, compressed: Compressed) -> tuple[StageFacts, ...]:
+def _accuracy(findings: Findings) -> Accuracy:
+    reference: dict[str, float] = {}
+    engines = {}
+    for name, comparison in findings.comparisons.items():
+        everywhere = comparison.slices[EVERYWHERE]
+        reference = {metric: found.value for metric, found in everywhere.reference.items()}
+        engines[name] = {metric: found.value for metric, found in everywhere.network.items()}
+    return Accuracy(reference=reference, engines=engines)
+
+
+def _operating_point(findings: Findings) -> OperatingPoint | None:
+    told = {name: found.thresholds for name, found in findings.comparisons.items() if found.thresholds}
+    threshold = findings.trial.threshold
+    if threshold is None:
+        return None
+    return OperatingPoint(threshold=threshold, restoring={name: found.restoring for name, found in told.items()})
+
+
+def _latency(trial: Trial, engine: str, measured: Measured) -> LatencyFacts:
+    """One image after the other, as the report has had it from the first; `scenarios` has all of them."""
+    found = measured.latency["single_stream"]
+    terms = [term for term in trial.contract.latency if term.engine == engine and term.scenario == "single_stream"]
+    beside = measured.float_latency.served if measured.float_latency else None
+    return latency_facts({**found.stages, TOTAL: found.served}, trial.measure.warmup, terms, beside)
+
+
+def _scenarios(findings: Findings) -> Iterator[ScenarioFacts]:
+    for name, measured in findings.engines.items():
+        for scenario, result in measured.latency.items():
+            terms = [
+                term for term in findings.trial.contract.latency if (term.engine, term.scenario) == (name, scenario)
+            ]
+            yield scenario_facts(name, result, Asked(tuple(term.deadline_ms for term in terms)))
+
+
+def _stages(background: Background) -> tuple[StageFacts, ...]:
     """Every step with its time; what the network's log says goes with the step that said it."""
     return tuple(
-        StageFacts(name=step.title, seconds=step.seconds, log=compressed.logs.get(step.name, ()))
-        for step in bench.passed
+        StageFacts(name=step.title, seconds=step.seconds, log=background.logs.get(step.name, ()))
+        for step in background.passed
     )
-
-
-def _engines(bench: Bench, results: tuple[EngineResult, ...]) -> Iterator[EngineFacts]:
-    """Every engine of the recipe in its order, the skipped ones too."""
-    built = {result.engine.backend: result for result in results}
-    for engine in bench.recipe.target.engines:
-        if engine.backend in built:
-            yield _engine(built[engine.backend])
-        else:
-            note = next((note for note in bench.notes if note.startswith(engine.backend)), "skipped")
-            yield EngineFacts(name=engine.backend, backend=engine.backend, runs_here=False, note=note)
-
-
-def _engine(result: EngineResult) -> EngineFacts:
-    built = result.built
-    return EngineFacts(
-        name=built.backend,
-        backend=built.backend,
-        file=f"engines/{built.backend}/{MODEL[built.backend]}",
-        size_bytes=built.size_bytes,
-        seconds=built.seconds,
-        runs_here=built.runs_here,
-        note="; ".join((built.note, *built.notes)),
-        layer_counts=_layer_counts(built),
-    )
-
-
-def _layer_counts(built: Built) -> LayerCounts | None:
-    counts = read_counts(built.folder / LAYERS) if LAYERS in built.files else None
-    return None if counts is None else LayerCounts(**asdict(counts))
-
-
-def _sources(bench: Bench, reference: Measured, compressed: Compressed) -> Iterator[tuple[str, SourceFacts]]:
-    opened = {"train": bench.train, "calibration": bench.calibration, "validation": bench.validation}
-    skipped = {**compressed.skipped, "validation": reference.skipped}
-    for role, source in opened.items():
-        if source is not None:
-            yield role, _source(getattr(bench.recipe.data, role), source, skipped.get(role, ()))
-
-
-def _source(settings: DataSource, source: Source, skipped: tuple[str, ...]) -> SourceFacts:
-    used = len(source.names) - sum(name in skipped for name in source.names)
-    return SourceFacts(format=settings.format, images=used, skipped=skipped, fingerprint=source.fingerprint)
-
-
-def _skipped(reference: Measured, compressed: Compressed) -> Iterator[str]:
-    for role, names in {**compressed.skipped, "validation": reference.skipped}.items():
-        if names:
-            more = " …" if names[5:] else ""
-            yield f"{role}: {len(names)} unreadable images were skipped: {', '.join(names[:5])}{more}"

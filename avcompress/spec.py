@@ -15,6 +15,7 @@ Every message reads `where: expected X, got Y; what to do`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
@@ -36,6 +37,12 @@ Precision = Literal["int8", "fp8", "int8 weights", "int4 weights", "int8 dynamic
 QDtype = Literal["int8", "uint8", "int4", "float8e4m3fn"]
 """What values are stored as, by the names of ONNX; "float8e4m3fn" has no zero point."""
 Sense = Literal["<=", ">=", "=="]
+Decide = Literal["point", "proven_kept", "unless_proven_broken"]
+"""How a limit is held against a measurement that has a confidence interval.
+
+point: the estimate itself keeps the limit. proven_kept: the end of the interval on the bad side does, so the limit is
+kept with the confidence asked for. unless_proven_broken: the end on the good side does, so only a proven loss fails.
+"""
 
 
 class AvcompressError(Exception):
@@ -179,24 +186,69 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Check:
-    """One line of a contract held against one measurement; NaN never passes."""
+    """One line of a contract held against one measurement; NaN never passes.
+
+    Attributes:
+        low: the lower end of the measurement's confidence interval; None where it has none.
+        high: the upper end.
+        decide: which of the three must keep the limit.
+        note: why it could not be measured, or what broke it; empty where there is nothing to add.
+        engine: that it is about; empty where it is about none.
+        metric, slice: of accuracy, what was measured where; an empty slice is everywhere.
+    """
 
     name: str
     measured: float
     sense: Sense
     limit: float
     unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    decide: Decide = "point"
+    note: str = ""
+    engine: str = ""
+    metric: str = ""
+    slice: str = ""
+
+    @property
+    def judged(self) -> float:
+        """The value that must keep the limit; NaN where the interval that `decide` asks for is not there."""
+        if self.decide == "point" or self.sense == "==":
+            return self.measured
+        lower = (self.decide == "proven_kept") == (self.sense == ">=")
+        end = self.low if lower else self.high
+        return math.nan if end is None else end
 
     @property
     def passed(self) -> bool:
-        """Whether the measurement keeps the limit."""
+        """Whether the judged value keeps the limit; a measurement of NaN never does, whatever its interval."""
+        if math.isnan(self.measured):
+            return False
         match self.sense:
             case "<=":
-                return bool(self.measured <= self.limit)
+                return bool(self.judged <= self.limit)
             case ">=":
-                return bool(self.measured >= self.limit)
+                return bool(self.judged >= self.limit)
             case "==":
-                return bool(self.measured == self.limit)
+                return bool(self.judged == self.limit)
+
+
+def check_text(check: Check) -> str:
+    """What a check expected and what was measured, in one line."""
+    expected = f"expected {check.sense} {_figure(check.limit, check)}"
+    if math.isnan(check.measured):
+        return f"{expected} {check.unit}".rstrip() + ", not measured"
+    ends = (check.low, check.high)
+    between = " [" + ", ".join("?" if end is None else _figure(end, check) for end in ends) + "]"
+    text = f"{expected}, measured {_figure(check.measured, check)}{between if any(e is not None for e in ends) else ''}"
+    rule = "" if check.decide == "point" else f", {_figure(check.judged, check)} decides ({check.decide})"
+    return f"{text} {check.unit}".rstrip() + rule
+
+
+def _figure(value: float, check: Check) -> str:
+    if check.sense == "==":
+        return f"{value:.0f}"
+    return f"{value:.4g}" if check.unit else f"{value:.4f}"
 
 
 @dataclass(frozen=True)

@@ -15,22 +15,15 @@ from avcompress.quant.stages.adaround import require_torch
 from avcompress.recipe import Detection
 from avcompress.recipe_distill import Loss, Response, Soft, Teaching
 from avcompress.recipe_qat import Qat
-from avcompress.recipe_training import Train
-from avcompress.spec import RecipeError, Track
-from avcompress.training import SKIPPED, around, length, task_loss, under_way
-from calibration.source import Source
+from avcompress.spec import Track
+from avcompress.teaching import images_of, label_loss, teacher_of
+from avcompress.training import SKIPPED, around, length, under_way
 
 if TYPE_CHECKING:
     import onnx
     from torch import Tensor, nn
 
     from avcompress.quant.stages.qat import Learner, Lesson
-    from avcompress.train import TaskLoss
-
-
-def images_of(bench: Bench) -> Source:
-    """What a network is trained on after quantization: data.train, or else the calibration images."""
-    return bench.train or bench.calibration
 
 
 def qat_step(bench: Bench, index: int, stage: Qat, before: Path, key: str) -> Path:
@@ -65,18 +58,17 @@ def lesson_of(bench: Bench, index: int, stage: Qat) -> Lesson:
 
     Raises RecipeError for losses of labels where the task has none of its own.
     """
-    from avcompress.distill import distillation, label_free, load_teacher
+    from avcompress.distill import distillation
     from avcompress.quant.stages.qat import Lesson
 
-    job, task = bench.job, bench.recipe.task
+    task = bench.recipe.task
     detection = task if isinstance(task, Detection) else None
     losses: tuple[Loss, ...] = stage.losses or _default_losses(detection)
     teaching = Teaching(teacher=stage.teacher, losses=losses)
-    labels = None if label_free(losses) else _label_loss(bench, index)
+    labels = label_loss(bench, index, losses)
 
     def make(student: nn.Module, float_self: nn.Module, example: Tensor) -> Learner:
-        size = bench.recipe.preprocess.size
-        teacher = load_teacher(teaching, float_self, size, job.data_root, job.recipe_path.parent)
+        teacher = teacher_of(bench, teaching, float_self)
         return distillation(student, teacher, teaching, example, detection, None if labels is None else labels.of)
 
     return Lesson(make, labels=labels is not None)
@@ -84,18 +76,3 @@ def lesson_of(bench: Bench, index: int, stage: Qat) -> Lesson:
 
 def _default_losses(task: Detection | None) -> tuple[Loss, ...]:
     return (Soft(kind="soft", temperature=1.0),) if task is None else (Response(kind="response"),)
-
-
-def _label_loss(bench: Bench, index: int) -> TaskLoss | None:
-    """The task's loss of labels."""
-    task = bench.recipe.task
-    name = task.decode if isinstance(task, Detection) else "cross_entropy"
-    if name not in _WITH_LABELS:
-        raise RecipeError(
-            f"stages[{index}].losses: expected losses without labels for decode: {name}, got `labels` or alpha above "
-            "0; leave them out"
-        )
-    return task_loss(bench, index, Train(kind="train", steps=1, loss=name))
-
-
-_WITH_LABELS = ("yolox", "ltrb", "cross_entropy")

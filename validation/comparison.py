@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from avcompress.contract import Validation
+from avcompress.contract import UNBOUNDED, Validation
 from avcompress.spec import Array
-from validation.bootstrap import Estimate, estimate, resample_weights
+from validation.bootstrap import Estimate, basic, percentile, resample_weights
 from validation.detection import BoxTally, Within, restoring_threshold, tally_boxes
 from validation.predictions import BoxPredictions, MaskPredictions, Predictions
 from validation.segmentation import MaskTally, tally_bands
@@ -26,8 +26,8 @@ __all__ = [
     "Comparison",
     "Estimate",
     "SliceResult",
-    "Tally",
     "Thresholds",
+    "compare_each",
     "compare_networks",
     "less_is_better",
 ]
@@ -40,14 +40,6 @@ FEWEST_IMAGES = 5
 
 _AT_A_TIME = 500
 """Resamples: what bounds the memory."""
-
-
-class Tally(Protocol):
-    """What one network's predictions are worth, image by image."""
-
-    def figures(self, weights: Array, /) -> Mapping[str, NDArray[np.float64]]:
-        """By metric, (R,), of R weightings (I, R) of the images."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -132,17 +124,37 @@ def compare_networks(
         EngineError: predictions that cannot be judged.
         ValueError: the predictions are not of the same task and images.
     """
-    for found in (reference, network, *itertools.chain.from_iterable((corrupted or {}).values())):
+    given = {"network": network}
+    found = compare_each(truth, reference, given, settings, threshold, {"network": corrupted or {}})
+    return found["network"]
+
+
+def compare_each(
+    truth: Truth,
+    reference: Predictions,
+    networks: Mapping[str, Predictions],
+    settings: Validation,
+    threshold: float | None = None,
+    corrupted: Mapping[str, Mapping[str, tuple[Predictions, Predictions]]] | None = None,
+) -> dict[str, Comparison]:
+    """Hold each of several networks against one reference, whose figures are made but once; see compare_networks.
+
+    `networks` and `corrupted` are by what the networks are called.
+    """
+    pairs = itertools.chain.from_iterable(each.values() for each in (corrupted or {}).values())
+    for found in (reference, *networks.values(), *itertools.chain.from_iterable(pairs)):
         if len(found.names) != len(truth.names):
             raise ValueError(f"predictions: expected {len(truth.names)} images, got {len(found.names)}")
     bench = _Bench(truth, settings, resample_weights(len(truth.names), settings.resamples, settings.seed), threshold)
     parts = make_slices(truth, settings)
-    slices = bench.compare(parts, reference, network)
-    for name, (before, after) in (corrupted or {}).items():
-        slices |= bench.compare((replace(parts[0], name=name),), before, after)
-    return Comparison(
-        slices, settings.resamples, settings.confidence, _thresholds(truth, reference, network, threshold)
-    )
+    results = {}
+    for name, network in networks.items():
+        slices = bench.compare(parts, reference, network)
+        for corruption, (before, after) in (corrupted or {}).get(name, {}).items():
+            slices |= bench.compare((replace(parts[0], name=corruption),), before, after)
+        thresholds = _thresholds(truth, reference, network, threshold)
+        results[name] = Comparison(slices, settings.resamples, settings.confidence, thresholds)
+    return results
 
 
 def less_is_better(metric: str) -> bool:
@@ -150,26 +162,62 @@ def less_is_better(metric: str) -> bool:
     return metric.partition("/")[0] in LESS_IS_BETTER
 
 
+class _Figures(NamedTuple):
+    """One network's figures in one slice.
+
+    Attributes:
+        held: what is labelled there and counts, by image and class: objects or pixels, (I, C).
+        point: of the slice as it is, (1,) by metric.
+        samples: of every resample, (R,) by metric; empty where nothing is labelled, without BY_SIZE but in the first.
+    """
+
+    held: Array
+    point: Mapping[str, NDArray[np.float64]]
+    samples: Mapping[str, NDArray[np.float64]]
+
+
 @dataclass(frozen=True, eq=False)
 class _Bench:
-    """What all slices are judged with; `weights` (I, R) are the bootstrap's draws."""
+    """What all slices are judged with.
+
+    Attributes:
+        weights: (I, R), the bootstrap's draws.
+        known: figures by slice, of references by their identity: their networks share them.
+    """
 
     truth: Truth
     settings: Validation
     weights: Array
     threshold: float | None
+    known: dict[int, list[_Figures]] = field(default_factory=dict)
 
     def compare(self, parts: tuple[Slice, ...], reference: Predictions, network: Predictions) -> dict[str, SliceResult]:
         """Every slice, the whole set first, that has anything labelled in it."""
-        before, after = self.tallies(parts, reference), self.tallies(parts, network)
+        key = id(reference)
+        if key not in self.known:
+            self.known[key] = list(self.figures(parts, reference))
         results: dict[str, SliceResult] = {}
-        for part, one, other in zip(parts, before, after, strict=True):
-            held = _held(part, self.truth, one)
+        for part, before, after in zip(parts, self.known[key], self.figures(parts, network), strict=True):
             if part.is_everything and results:
                 results[part.name] = next(iter(results.values()))
-            elif held.any():
-                results[part.name] = self.result(part, held, one, other)
+            elif before.held.any():
+                results[part.name] = self.result(part, before, after)
         return results
+
+    def figures(self, parts: tuple[Slice, ...], found: Predictions) -> Iterator[_Figures]:
+        """Of each slice, when it is asked for."""
+        first: _Figures | None = None
+        for part, tally in zip(parts, self.tallies(parts, found), strict=True):
+            if part.is_everything and first is not None:
+                yield first  # equal, and not made twice
+                continue
+            held = _held(part, self.truth, tally)
+            once = part.images.astype(np.float64)[:, None]
+            drawn = self.weights * part.images[:, None]
+            samples = _resample(tally, drawn, sizes=first is None) if held.any() else {}
+            each = _Figures(held, tally.figures(once), samples)
+            first = first or each
+            yield each
 
     def tallies(self, parts: tuple[Slice, ...], found: Predictions) -> Iterator[BoxTally | MaskTally]:
         """One for each slice, made when it is asked for."""
@@ -182,28 +230,40 @@ class _Bench:
         else:
             yield from (_tally_boxes(part, self.truth, found, self.threshold) for part in parts)
 
-    def result(self, part: Slice, held: Array, reference: Tally, network: Tally) -> SliceResult:
+    def result(self, part: Slice, before: _Figures, after: _Figures) -> SliceResult:
         """Figures, intervals and paired drops of one slice."""
-        once = part.images.astype(np.float64)[:, None]
-        drawn = self.weights * part.images[:, None]
-        points = [tally.figures(once) for tally in (reference, network)]
-        samples = [_resample(tally, drawn) for tally in (reference, network)]
-        sure = {metric: _tells_interval(metric, part, held, self.truth.classes) for metric in points[0]}
-        before, after = (
-            {name: self.estimate(float(point[name][0]), sample[name], sure[name]) for name in point}
-            for point, sample in zip(points, samples, strict=True)
+        held = before.held
+        sure = {metric: _tells_interval(metric, part, held, self.truth.classes) for metric in before.point}
+        reference, network = (
+            {
+                name: self.figure(name, float(point[0]), each.samples.get(name), sure[name])
+                for name, point in each.point.items()
+            }
+            for each in (before, after)
         )
         drop = {}
-        for name in points[0]:
-            one, other = (1, 0) if less_is_better(name) else (0, 1)
-            point = float(points[one][name][0] - points[other][name][0])
-            drop[name] = self.estimate(point, samples[one][name] - samples[other][name], sure[name])
+        for name in before.point:
+            good, bad = (after, before) if less_is_better(name) else (before, after)
+            point = float(good.point[name][0] - bad.point[name][0])
+            samples = good.samples[name] - bad.samples[name] if name in good.samples else None
+            drop[name] = self.drop(point, samples, sure[name])
         images = part.images if part.objects is None else images_with_part(part, self.truth)
-        return SliceResult(int(images.sum()), int(held.sum()), before, after, drop)
+        return SliceResult(int(images.sum()), int(held.sum()), reference, network, drop)
 
-    def estimate(self, point: float, samples: Array, sure: bool) -> Estimate:
-        """With an interval where it is `sure` enough to have one."""
-        return estimate(point, samples, self.settings.confidence) if sure else Estimate(point, math.nan, math.nan)
+    def figure(self, metric: str, point: float, samples: Array | None, sure: bool) -> Estimate:
+        """With an interval, inside what the metric can be, where it was resampled and is `sure` enough to have one."""
+        if samples is None or not sure:
+            return Estimate(point, math.nan, math.nan)
+        found = basic(point, samples, self.settings.confidence)
+        most = math.inf if metric.partition("/")[0] in UNBOUNDED else 1.0
+        low, high = np.clip((found.low, found.high), 0.0, most)
+        return Estimate(point, float(low), float(high))
+
+    def drop(self, point: float, samples: Array | None, sure: bool) -> Estimate:
+        """The same of a drop, which may be below 0."""
+        if samples is None or not sure:
+            return Estimate(point, math.nan, math.nan)
+        return percentile(point, samples, self.settings.confidence)
 
 
 def _tally_boxes(part: Slice, truth: Truth, found: BoxPredictions, threshold: float) -> BoxTally:
@@ -217,10 +277,12 @@ def _tally_boxes(part: Slice, truth: Truth, found: BoxPredictions, threshold: fl
     return tally_boxes(replace(truth, objects=truth.objects.keep(own)), found.keep(seen), threshold)
 
 
-def _resample(tally: Tally, drawn: Array) -> dict[str, Array]:
-    """The figures of every resample, (R,) each."""
-    starts = range(0, drawn.shape[1], _AT_A_TIME)
-    chunks = [tally.figures(drawn[:, start : start + _AT_A_TIME]) for start in starts]
+def _resample(tally: BoxTally | MaskTally, drawn: Array, sizes: bool) -> dict[str, Array]:
+    """The figures of every resample, (R,) each; `sizes`: those by size, too, which take half the time."""
+    chunks = []
+    for start in range(0, drawn.shape[1], _AT_A_TIME):
+        part = drawn[:, start : start + _AT_A_TIME]
+        chunks.append(tally.figures(part, sizes) if isinstance(tally, BoxTally) else tally.figures(part))
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 

@@ -4,8 +4,22 @@
 4 a defect of avcompress (with a traceback), 130 interrupted by Ctrl-C, 143 by SIGTERM.
 """
 
-from avcompress.cli import analyze, bench, build, bundle, calibrate, inspect, lint, run, targets
+from avcompress.cli import analyze, bench, build, bundle, calibrate, compare, inspect, lint, run, targets, validate
 from avcompress.cli.app import app
 from avcompress.cli.process import main
 
-__all__ = ["analyze", "app", "bench", "build", "bundle", "calibrate", "inspect", "lint", "main", "run", "targets"]
+__all__ = [
+    "analyze",
+    "app",
+    "bench",
+    "build",
+    "bundle",
+    "calibrate",
+    "compare",
+    "inspect",
+    "lint",
+    "main",
+    "run",
+    "targets",
+    "validate",
+]

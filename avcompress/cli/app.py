@@ -37,6 +37,9 @@ Out = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an earlier run in this folder stopped.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result and nothing before it.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the facts to this file as JSON.")]
+JunitFile = Annotated[
+    Path | None, typer.Option("--junit", help="Also write the checks to this file as JUnit XML, for CI.")
+]
 Profiles = Annotated[
     list[Path] | None, typer.Option("--profiles", help="A folder with target profiles of your own; may be repeated.")
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,16 +12,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from avcompress.cli.app import Exit, JsonFile, Quiet, app
-from avcompress.cli.bundle import AllowUnsigned, PublicKeys
-from avcompress.cli.terminal import check_json, open_console, open_watch, write_json
-from avcompress.spec import RecipeError
+from avcompress.cli.app import Exit, JsonFile, JunitFile, Quiet, app
+from avcompress.cli.terminal import check_json, open_console, open_watch, write_json, write_junit
+from avcompress.cli.trust import AllowUnsigned, PublicKeys, bundle_trust
+from avcompress.spec import Check, RecipeError, Verdict
 from avcompress.symbols import spelled, tick
 
 if TYPE_CHECKING:
     from avcompress.benching import BenchJob
     from avcompress.contract import LatencyTerm, Measure
-    from engines.bundle import Trust
     from validation.latency.facts import BenchFacts, BoundedMs, DeadlineCheck, Distribution, State
 
 STREAMED = "constant_stream or multi_camera"
@@ -93,6 +93,7 @@ def bench(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
     key: PublicKeys = None,
     allow_unsigned: AllowUnsigned = False,
     json_file: JsonFile = None,
+    junit_file: JunitFile = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure the latency of an engine, from the image in memory to the prediction, as a vehicle would ask for it.
@@ -107,13 +108,15 @@ def bench(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
 
     context.obj.install()
     console = open_console()
-    check_json(json_file, None, (engine,))
-    if json_file and engine.is_dir() and json_file.resolve().is_relative_to(engine.resolve()):
-        raise RecipeError(f"--json: expected a file outside the engine's folder, got {json_file}; give another path")
+    for option, path in (("--json", json_file), ("--junit", junit_file)):
+        check_json(path, None, (engine,), option)
+        if path and engine.is_dir() and path.resolve().is_relative_to(engine.resolve()):
+            raise RecipeError(f"{option}: expected a file outside the engine's folder, got {path}; give another path")
     streamed = {"--rate": rate, "--queue": queue}
     _refuse(streamed, scenario != "single_stream", f"--scenario {STREAMED}")
     _refuse({"--cameras": cameras, "--phases": phases}, scenario == "multi_camera", "--scenario multi_camera")
-    _refuse({"--percentile": percentile, "--max-miss-rate": max_miss_rate}, deadline_ms is not None, "--deadline-ms")
+    judged = {"--percentile": percentile, "--max-miss-rate": max_miss_rate, "--junit": junit_file}
+    _refuse(judged, deadline_ms is not None, "--deadline-ms")
     if scenario == "multi_camera" and cameras is None:
         raise RecipeError("--cameras: expected how many, got nothing; give their number with --scenario multi_camera")
     term = _term(deadline_ms, percentile, max_miss_rate, decide)
@@ -127,7 +130,7 @@ def bench(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
         engine_only=engine_only,
         backend=backend,
         threads=threads,
-        trust=_trust(key, allow_unsigned),
+        trust=bundle_trust(key, allow_unsigned),
         every_s=look_every,
     )
     check_job(job)
@@ -138,7 +141,27 @@ def bench(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
     show(console, facts)
     if json_file:
         write_json(json_file, facts.model_dump(mode="json"))
+    if junit_file:
+        write_junit(junit_file, facts.network, Verdict(_checks(facts)))
     raise typer.Exit(Exit.NOT_MET if facts.passed is False else Exit.MET)
+
+
+def _checks(facts: BenchFacts) -> tuple[Check, ...]:
+    return tuple(
+        Check(
+            f"{check.name} @ {facts.backend}",
+            math.nan if check.value is None else check.value,
+            "<=",
+            check.limit,
+            check.unit,
+            low=check.low,
+            high=check.high,
+            decide=check.decide,
+            note=check.note,
+            engine=facts.backend,
+        )
+        for check in facts.checks
+    )
 
 
 def _refuse(options: Mapping[str, object], fits: bool, needed: str) -> None:
@@ -169,13 +192,6 @@ def _measure(runs: int | None, warmup: int, term: LatencyTerm | None, asked: dic
     if runs is None:
         runs = max(measure.runs, (runs_needed(term) or 1) if term else 1)
     return measure.model_copy(update={"runs": runs})
-
-
-def _trust(keys: list[Path] | None, allow_unsigned: bool) -> Trust:
-    from engines.bundle import Trust
-    from engines.signing import load_public_key
-
-    return Trust(tuple(load_public_key(path) for path in keys or ()), allow_unsigned)
 
 
 def _title(job: BenchJob) -> str:

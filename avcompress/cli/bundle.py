@@ -11,6 +11,7 @@ from rich.console import Console
 
 from avcompress.cli.app import Exit, JsonFile, Profiles, Quiet, app
 from avcompress.cli.terminal import check_json, open_console, open_watch, write_json
+from avcompress.cli.trust import AllowUnsigned, PublicKeys, bundle_trust
 from avcompress.spec import RecipeError
 
 if TYPE_CHECKING:
@@ -26,12 +27,6 @@ app.add_typer(bundle, name="bundle")
 
 Folder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder of the bundle.")]
 NewFolder = Annotated[Path, typer.Option("--out", help="New folder for the bundle.")]
-PublicKeys = Annotated[
-    list[Path] | None, typer.Option("--key", help="Public key that may have signed it; several for several signers.")
-]
-AllowUnsigned = Annotated[
-    bool, typer.Option("--allow-unsigned", help="Take a bundle that nobody vouches for: its engine is code that runs.")
-]
 PassphraseFile = Annotated[
     Path | None, typer.Option("--passphrase-file", help="File that holds the private key's passphrase, in one line.")
 ]
@@ -247,12 +242,9 @@ def unpack(
 
 
 def _trust(keys: list[Path] | None, allow_unsigned: bool) -> Trust:
-    from engines.bundle import Trust
-    from engines.signing import load_public_key
-
     if not keys and not allow_unsigned:
         raise RecipeError("--key: expected a public key to verify by, got none; give the key of who signs your bundles")
-    return Trust(tuple(load_public_key(path) for path in keys or ()), allow_unsigned)
+    return bundle_trust(keys, allow_unsigned)
 
 
 def _passphrase(path: Path | None, ask: bool, confirm: bool) -> bytes | None:

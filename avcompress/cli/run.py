@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from avcompress.cli.app import DataRoot, Exit, JsonFile, Out, Quiet, Resume, app
-from avcompress.cli.terminal import check_json, open_console, open_watch, show_outcome, write_json
+from avcompress.cli.app import DataRoot, Exit, JsonFile, JunitFile, Out, Quiet, Resume, app
+from avcompress.cli.terminal import check_json, open_console, open_watch, show_outcome, write_json, write_junit
 
 
 @app.command()
@@ -20,6 +20,7 @@ def run(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
     data_root: DataRoot = None,
     resume: Resume = False,
     json_file: JsonFile = None,
+    junit_file: JunitFile = None,
     quiet: Quiet = False,
 ) -> None:
     """Run a recipe: stages, engines, measurements, verdict, report.
@@ -33,6 +34,7 @@ def run(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
     console = open_console()
     loaded = load_recipe(recipe)
     check_json(json_file, out, (recipe,))
+    check_json(junit_file, out, (recipe,), "--junit")
     job = Job(
         recipe=loaded,
         recipe_path=recipe.resolve(),
@@ -48,6 +50,8 @@ def run(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
     show_outcome(console, outcome)
     if json_file:
         write_json(json_file, outcome.report.model_dump(mode="json"))
+    if junit_file:
+        write_junit(junit_file, loaded.name, outcome.verdict, outcome.report)
     raise typer.Exit(Exit.MET if outcome.verdict.passed else Exit.NOT_MET)
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from avcompress.spec import Check, RecipeError
+from avcompress.spec import Check, RecipeError, Verdict, check_text
 from avcompress.symbols import spelled, tick
 
 if TYPE_CHECKING:
     from avcompress.pipeline import Outcome
+    from avcompress.validating import Validated
     from avcompress.watch import Watch
+    from validation.report import Report
+
+MET = ("contract met", "contract NOT met")
 
 
 class _Console(Console):
@@ -48,30 +53,45 @@ def open_watch(console: Console, quiet: bool) -> Watch:
     return BarWatch(console) if console.is_terminal else PlainWatch(console)
 
 
-def show_outcome(console: Console, outcome: Outcome) -> None:
-    """Print the verdict line by line, and where the report is."""
+def show_outcome(console: Console, outcome: Outcome | Validated) -> None:
+    """Print the verdict, what is broken first, and where the report is."""
+    show_verdict(console, outcome.report.recipe, outcome.verdict)
+    if outcome.out is not None:
+        console.print(f"report: {outcome.out / 'report.html'}", soft_wrap=True, markup=False)
+
+
+def show_verdict(console: Console, name: str, verdict: Verdict, words: tuple[str, str] = MET) -> None:
+    """Print a verdict line by line: the checks that fail first, each with what broke it below the table."""
+    title = Text(words[0], "bold green") if verdict.passed else Text(words[1], "bold red")
+    console.print(Text.assemble((name, "bold"), ": ", title))
+    if verdict.checks:
+        console.print(_checks_table(console, verdict))
+    for check in verdict.failures:
+        note = f"; {check.note}" if check.note else ""
+        console.print(f"failed: {check.name}: {check_text(check)}{note}", soft_wrap=True, markup=False)
+
+
+def _checks_table(console: Console, verdict: Verdict) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("", "check", "measured", "contract"):
+    for column in ("", "check", "measured", "interval", "contract"):
         table.add_column(column, justify="right" if column == "measured" else "left")
-    for check in outcome.verdict.checks:
+    for check in sorted(verdict.checks, key=lambda check: check.passed):
+        rule = "" if check.decide == "point" else f", {check.decide}"
         table.add_row(
             _mark(console, check.passed),
-            check.name,
+            Text(check.name),
             _number(check.measured, check),
-            f"{check.sense} {_number(check.limit, check)}",
+            _interval(check),
+            f"{check.sense} {_number(check.limit, check)}{rule}",
         )
-    met = outcome.verdict.passed
-    title = Text("contract met" if met else "contract NOT met", "bold green" if met else "bold red")
-    console.print(Text.assemble((outcome.report.recipe, "bold"), ": ", title))
-    console.print(table)
-    for check in outcome.verdict.failures:
-        console.print(
-            f"failed: {check.name}: expected {check.sense} {_number(check.limit, check)}, "
-            f"{'' if math.isnan(check.measured) else 'measured '}{_number(check.measured, check)}",
-            soft_wrap=True,
-            markup=False,
-        )
-    console.print(f"report: {outcome.out / 'report.html'}", soft_wrap=True, markup=False)
+    return table
+
+
+def _interval(check: Check) -> Text:
+    if check.low is None and check.high is None:
+        return Text("")
+    low, high = ("?" if end is None else _figure(end, check) for end in (check.low, check.high))
+    return Text(f"{low} to {high}")
 
 
 def _mark(console: Console, passed: bool) -> Text:
@@ -82,23 +102,26 @@ def _mark(console: Console, passed: bool) -> Text:
 def _number(value: float, check: Check) -> str:
     if math.isnan(value):
         return "not measured"
-    text = f"{value:.0f}" if check.sense == "==" else f"{value:.4g}" if check.unit else f"{value:.4f}"
-    return f"{text} {check.unit}".rstrip()
+    return f"{_figure(value, check)} {check.unit}".rstrip()
 
 
-def check_json(path: Path | None, out: Path | None, inputs: tuple[Path, ...]) -> None:
-    """Raise RecipeError, before the work, for a --json that could not be written or would harm another file."""
+def _figure(value: float, check: Check) -> str:
+    return f"{value:.0f}" if check.sense == "==" else f"{value:.4g}" if check.unit else f"{value:.4f}"
+
+
+def check_json(path: Path | None, out: Path | None, inputs: tuple[Path, ...], option: str = "--json") -> None:
+    """Raise RecipeError, before the work, for a file that could not be written or would harm another one."""
     if path is None:
         return
     target = path.resolve()
     if target.is_dir():
-        raise RecipeError(f"--json: expected a file, got a folder at {path}; name a file in it")
+        raise RecipeError(f"{option}: expected a file, got a folder at {path}; name a file in it")
     if out is not None and target.is_relative_to(out.resolve()):
-        raise RecipeError(f"--json: expected a file outside --out, got {path}; the same facts are there")
+        raise RecipeError(f"{option}: expected a file outside --out, got {path}; the same facts are there")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise RecipeError(f"--json: expected a file in a folder that you may write to, got {path}; give another path")
+        raise RecipeError(f"{option}: expected a file in a folder that you may write to, got {path}; give another path")
     if target in [each.resolve() for each in inputs]:
-        raise RecipeError(f"--json: expected a file of its own, got the input {path}; give another path")
+        raise RecipeError(f"{option}: expected a file of its own, got the input {path}; give another path")
 
 
 def write_json(path: Path, facts: object) -> None:
@@ -106,3 +129,14 @@ def write_json(path: Path, facts: object) -> None:
     from avcompress.files import write_atomically
 
     write_atomically(path, json.dumps(facts, indent=2) + "\n")
+
+
+def write_junit(path: Path, name: str, verdict: Verdict, report: Report | None = None) -> None:
+    """Write a verdict as JUnit XML, with what a report knows of time and machine."""
+    from avcompress.files import write_atomically
+    from validation.junit import junit_xml
+
+    created = datetime.now(timezone.utc) if report is None else report.created
+    seconds = 0.0 if report is None else sum(stage.seconds for stage in report.stages)
+    about = {} if report is None else {"cpu": report.machine.cpu, "os": report.machine.os, **report.versions}
+    write_atomically(path, junit_xml(name, verdict.checks, created, seconds, about))

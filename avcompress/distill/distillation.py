@@ -12,7 +12,7 @@ from avcompress.distill.taps import OUTPUT, Record, Tapped
 from avcompress.distill.teacher import Teacher, check_two_networks, evaluating
 from avcompress.distill.terms import LabelLoss, Lesson, Subject, Term
 from avcompress.recipe import Detection
-from avcompress.recipe_distill import Itself, Labels, Loss, Mutual, Teaching
+from avcompress.recipe_distill import Itself, Labels, Loss, Mutual, Teaching, needs_labels
 from avcompress.spec import AvcompressError, ModelError
 
 
@@ -140,5 +140,4 @@ def _tried(tapped: Tapped, example: Tensor) -> Record:
 
 def label_free(losses: tuple[Loss, ...]) -> bool:
     """Whether no loss needs labels."""
-    soft = [loss.by if isinstance(loss, Mutual) else loss for loss in losses]
-    return not any(isinstance(loss, Labels) or getattr(loss, "alpha", 0.0) > 0 for loss in soft)
+    return not needs_labels(losses)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import yaml
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from PIL import Image
 
 import avcompress
@@ -24,65 +25,10 @@ from avcompress.cli.process import _interrupted
 CLASSES = ("low", "middle", "high")
 
 
-def tiny_segmenter() -> onnx.ModelProto:
-    """Three 3x3 convolutions: 3 -> 16 -> 16 -> 3 channels, 24x32."""
-    rng = np.random.default_rng(0)
-    widths = (3, 16, 16, 3)
-    nodes, weights, tensor = [], [], "images"
-    for i in range(3):
-        weight = rng.normal(0, (2 / (9 * widths[i])) ** 0.5, (widths[i + 1], widths[i], 3, 3)).astype(np.float32)
-        weights.append(numpy_helper.from_array(weight, f"conv{i}.weight"))
-        last = i == 2
-        out = "logits" if last else f"conv{i}_out"
-        nodes.append(helper.make_node("Conv", [tensor, f"conv{i}.weight"], [out], name=f"conv{i}", pads=[1] * 4))
-        if not last:
-            nodes.append(helper.make_node("Relu", [out], [f"relu{i}_out"], name=f"relu{i}"))
-        tensor = f"relu{i}_out"
-    image = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 24, 32])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 3, 24, 32])
-    graph = helper.make_graph(nodes, "tiny", [image], [logits], weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
 @pytest.fixture(autouse=True)
 def no_data_root(monkeypatch: pytest.MonkeyPatch) -> None:
     """The recipes here start from their own folder, whatever data the machine offers."""
     monkeypatch.delenv("AVCOMPRESS_DATA", raising=False)
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> dict[str, Any]:
-    """A recipe whose labels are the float network's own answers, so that the float network reaches mIoU 1."""
-    import onnxruntime
-
-    model = tiny_segmenter()
-    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
-    network = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    rng = np.random.default_rng(1)
-    for split in ("train", "val"):
-        (tmp_path / split / "images").mkdir(parents=True)
-        (tmp_path / split / "labels").mkdir()
-        for i in range(6):
-            small = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-            image = np.asarray(Image.fromarray(small).resize((32, 24), Image.Resampling.BICUBIC))
-            (logits,) = network.run(None, {"images": image.transpose(2, 0, 1)[None].astype(np.float32) / 255})
-            Image.fromarray(image).save(tmp_path / split / "images" / f"{i}.png")
-            Image.fromarray(logits[0].argmax(0).astype(np.uint8)).save(tmp_path / split / "labels" / f"{i}.png")
-    return {
-        "name": "tiny",
-        "task": {"kind": "segmentation"},
-        "model": {"onnx": "net.onnx"},
-        "classes": list(CLASSES),
-        "preprocess": {"size": [24, 32], "scale": 1 / 255},
-        "data": {
-            "calibration": {"format": "images", "images": "train/images"},
-            "validation": {"format": "masks", "images": "val/images", "labels": "val/labels"},
-        },
-        "stages": [{"kind": "ptq", "keep_float": {"head": False}}],
-        "target": {"engines": [{"backend": "ort"}]},
-        "contract": {"accuracy": [{"metric": "mIoU", "min": 0.7, "max_drop": 0.3}]},
-        "measure": {"warmup": 1, "runs": 5},
-    }
 
 
 def launch(folder: Path, recipe: dict[str, Any], *options: str, **variables: str) -> subprocess.Popen[str]:
@@ -596,7 +542,9 @@ def test_several_outputs_are_named_before_the_work_begins(tmp_path: Path, job: d
     assert "quantize" not in result[1]
 
 
-def test_values_that_are_not_finite_are_named_before_the_work_begins(tmp_path: Path, job: dict[str, Any]) -> None:
+def test_values_that_are_not_finite_are_named_before_the_work_begins(
+    tmp_path: Path, job: dict[str, Any], tiny_segmenter: Callable[[], onnx.ModelProto]
+) -> None:
     model = tiny_segmenter()
     first = model.graph.node[0]
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == first.input[1])

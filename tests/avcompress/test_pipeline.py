@@ -39,13 +39,14 @@ def test_a_demo_recipe_runs_from_training_to_the_report(tmp_path: Path, name: st
 
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     steps = [stage["name"] for stage in report["stages"]]
-    assert steps[:4] == [
+    assert steps[:5] == [
+        "read the validation labels",
         "train, 3 steps",
         "keep the float network",
         "calibrate (8 images)",
         "quantize (PTQ, int8, mse ranges)",
     ]
-    assert report["stages"][0]["log"][-1].startswith("train: 3 steps")
+    assert report["stages"][1]["log"][-1].startswith("train: 3 steps")
     assert report["passed"] == outcome.verdict.passed
     manifest = read_manifest(tmp_path / "out" / "engines" / "openvino")
     assert manifest.preprocess == small(path).preprocess

@@ -22,7 +22,7 @@ from avcompress.models import segmenter
 from avcompress.pipeline import execute
 from avcompress.recipe import Recipe
 from avcompress.spec import DataError, MissingError, ModelError, RecipeError, Track
-from avcompress.training import chosen
+from avcompress.task_loss import chosen
 from avcompress.watch import SilentWatch
 
 CLASSES = 10
@@ -148,8 +148,8 @@ def test_an_onnx_file_is_trained_and_stays_the_graph_that_it_was(tmp_path, file)
     values = [[numpy_helper.to_array(i) for i in graph.initializer] for graph in (before, after)]
     moved = [not np.array_equal(a, b) for a, b in zip(*values, strict=True)]
     assert sum(moved) > len(moved) / 2
-    report = json.loads((out / "report.json").read_text())
-    assert report["stages"][0]["log"][-1].startswith("train: 6 steps of 2 from 6 samples")
+    logs = [stage["log"] for stage in json.loads((out / "report.json").read_text())["stages"] if stage["log"]]
+    assert logs[0][-1].startswith("train: 6 steps of 2 from 6 samples")
 
 
 OWN = """

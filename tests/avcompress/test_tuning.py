@@ -13,7 +13,8 @@ from avcompress.compress import compress
 from avcompress.quant.stages import qat as stage_module
 from avcompress.recipe import Recipe
 from avcompress.spec import RecipeError
-from avcompress.tuning import images_of, lesson_of
+from avcompress.teaching import images_of
+from avcompress.tuning import lesson_of
 from avcompress.watch import SilentWatch
 from engines.qdq import qdq_sites
 

@@ -8,7 +8,7 @@ import pytest
 
 from avcompress.contract import Validation
 from validation.changes import find_changes
-from validation.comparison import FEWEST_IMAGES, compare_networks
+from validation.comparison import FEWEST_IMAGES, compare_each, compare_networks
 from validation.detection import box_metric_names, tally_boxes
 from validation.mask_png import encode_mask
 from validation.predictions import BoxPredictions, MaskPredictions
@@ -182,12 +182,35 @@ def test_a_network_that_finds_nothing_loses_all_that_the_reference_has(labels):
     everywhere = comparison.slices["all"]
     for metric in ("AP", "recall"):
         assert everywhere.network[metric].value == 0
-        assert everywhere.drop[metric] == everywhere.reference[metric]
+        drop, figure = everywhere.drop[metric], everywhere.reference[metric]
+        assert drop.value == figure.value
+        # A drop has the percentiles of the resamples, a figure the same mirrored, within 0-1.
+        assert figure.low == pytest.approx(2 * drop.value - drop.high)
+        assert figure.high == pytest.approx(min(1.0, 2 * drop.value - drop.low))
     assert everywhere.drop["false_alarms"].value == -everywhere.reference["false_alarms"].value
     assert math.isnan(everywhere.drop["precision"].value)
     assert math.isnan(comparison.thresholds.restoring)
     changes = find_changes(labels, reference, nothing, THRESHOLD)
     assert len(changes.lost) == round(everywhere.reference["recall"].value * everywhere.objects)
+
+
+def test_several_networks_beside_one_reference_are_judged_as_each_alone(labels):
+    reference, networks = detect(labels, 1), {"ort": detect(labels, 2), "openvino": detect(labels, 3)}
+    together = compare_each(labels, reference, networks, only("weather"), THRESHOLD)
+
+    for name, network in networks.items():
+        alone = compare_networks(labels, reference, network, only("weather"), THRESHOLD)
+        assert repr(together[name]) == repr(alone)
+
+
+def test_figures_by_size_have_an_interval_in_the_whole_set_alone(labels):
+    comparison = compare_networks(labels, detect(labels, 1), detect(labels, 2), only("weather"), THRESHOLD)
+    everywhere, rain = (comparison.slices[name].drop for name in ("all", "weather:rain"))
+
+    assert not math.isnan(everywhere["AP_small"].low)
+    assert not math.isnan(rain["AP"].low)
+    assert not math.isnan(rain["AP_small"].value)
+    assert math.isnan(rain["AP_small"].low)
 
 
 def test_what_rests_on_few_images_gets_no_interval(labels):

@@ -47,9 +47,19 @@ def average_precision(curve: Curve, draws: Floats) -> AveragePrecision:
         part = slice(low, low + step)
         own = _so_far(curve, draws[part])
         for column, events in enumerate(curve.events):
+            if column and _equal(events, curve.events[column - 1]):
+                found[:, column, part] = found[:, column - 1, part]
+                continue
             drawn = draws[part].take(events.image, axis=1)
             found[:, column, part] = _under_envelope(events, own, drawn, objects[part, None])
     return AveragePrecision(*np.where(objects > 0, found, np.nan))
+
+
+def _equal(one: Events, other: Events) -> bool:
+    """Whether two overlaps have the same events, as they often do where few detections are hits."""
+    return len(one.hit) == len(other.hit) and all(
+        np.array_equal(getattr(one, name), getattr(other, name)) for name in ("after", "image", "hit", "change")
+    )
 
 
 def _so_far(curve: Curve, draws: Floats) -> Floats:

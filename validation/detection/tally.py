@@ -29,6 +29,7 @@ from validation.truth import Objects, Truth
 
 SIZES = {"": (0.0, 1e10), "_small": (0.0, 32.0**2), "_medium": (32.0**2, 96.0**2), "_large": (96.0**2, 1e10)}
 """Of COCO: from and to in square pixels, both ends in it; "" is every size."""
+BY_SIZE = tuple(f"AP{name}" for name in SIZES if name)
 AVERAGES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR")
 
 
@@ -65,29 +66,31 @@ class BoxTally:
     point: OperatingPoint
     kitti: list[list[KittiCurve]] | None
 
-    def figures(self, weights: Floats) -> dict[str, Floats]:
+    def figures(self, weights: Floats, sizes: bool = True) -> dict[str, Floats]:
         """Each figure of `box_metric_names`, (R,), under weights of the images (I, R), which are not negative.
 
         Weights of one give the figures themselves; a column of how often each image was drawn, one bootstrap resample.
+        Without `sizes` those of BY_SIZE, which take half the time, are left out.
         """
         draws = np.ascontiguousarray(weights.T, np.float64)
-        found = self.averages(draws) | rates(self.point, self.classes, draws)
+        found = self.averages(draws, sizes) | rates(self.point, self.classes, draws)
         found["ece"] = calibration_error(self.point, draws)
         if self.kitti is not None:
             for level, curves in zip(LEVELS, self.kitti, strict=True):
                 by_class = np.array([kitti_precision(curve, draws) for curve in curves])
                 found |= _by_name(f"AP40_{level}", by_class, self.classes)
-        return {name: found[name] for name in box_metric_names(self.classes, self.kitti is not None)}
+        return {name: found[name] for name in box_metric_names(self.classes, self.kitti is not None) if name in found}
 
-    def averages(self, draws: Floats) -> dict[str, Floats]:
+    def averages(self, draws: Floats, sizes: bool = True) -> dict[str, Floats]:
         """Those of AVERAGES, and AP/CLASS and AP50/CLASS, under draws (R, I)."""
-        everything, *sizes = ([average_precision(curve, draws) for curve in by_class] for by_class in self.curves)
+        wanted = self.curves if sizes else self.curves[:1]
+        everything, *others = ([average_precision(curve, draws) for curve in by_class] for by_class in wanted)
         found = _by_name("AP", _precision(everything), self.classes)
         found |= _by_name("AP50", np.array([each.precision[0] for each in everything]), self.classes)
         found["AP75"] = mean_known(np.array([each.precision[5] for each in everything]))
         found["AR"] = mean_known(np.array([each.recall.mean(axis=0) for each in everything]))
-        for name, by_class in zip(list(SIZES)[1:], sizes, strict=True):
-            found[f"AP{name}"] = mean_known(_precision(by_class))
+        for name, by_class in zip(BY_SIZE, others, strict=False):
+            found[name] = mean_known(_precision(by_class))
         return found
 
 

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BeforeValidator, Field
 
-from avcompress.contract import Decide, Scenario
+from avcompress.contract import Scenario
 from avcompress.frozen import Model
+from avcompress.spec import Decide
 from validation.latency.bounds import CONFIDENCE, miss_rate_bounds
 from validation.latency.measuring import ScenarioResult
 from validation.latency.terms import TermFigure

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from avcompress.contract import Decide, LatencyTerm, Percentile
+from avcompress.contract import LatencyTerm, Percentile
+from avcompress.spec import Decide
 from validation.latency.bounds import CONFIDENCE, miss_rate_bounds, runs_for_bound
 from validation.latency.measuring import ScenarioResult
 from validation.latency.values import PERMILLE, RUNS_NEEDED, Latency

@@ -49,6 +49,11 @@ class Row:
         return any(cell.apart for cell in self.cells)
 
     @property
+    def broken(self) -> bool:
+        """Whether a line of the contract about it is, on an engine."""
+        return any(cell.broken for cell in self.cells)
+
+    @property
     def proven(self) -> bool:
         """Whether an engine's drop is proven."""
         return any(is_proven(cell.drop) for cell in self.cells)
@@ -95,10 +100,10 @@ def false_alarms(report: Report) -> Table:
 
 
 def by_class(report: Report, family: str) -> Table:
-    """One metric by class: proven drops first, the largest before others; classes without a label are left out."""
+    """One metric by class: what breaks the contract, proven drops, others; classes without a label are left out."""
     names = [name for name in report.accuracy.reference if name.startswith(f"{family}/")]
     rows = [row for name in names if (row := _row(report, name)).reference.value is not None]
-    rows.sort(key=lambda row: (not row.proven, -row.worst, row.name))
+    rows.sort(key=lambda row: (not row.broken, not row.proven, -row.worst, row.name))
     return _table(replace(row, name=row.name.partition("/")[2]) for row in rows)
 
 

@@ -83,11 +83,17 @@ def forest_scale(drops: Iterable[Interval]) -> Scale | None:
 
 
 def _with_ticks(low: float, high: float) -> Scale:
-    step = _nice((high - low) / 3)
-    decimals = max(0, -math.floor(math.log10(step)) + (1 if f"{step:e}".startswith("2.5") else 0))
+    """The widest round steps that leave room for two labels or more: 0 alone says nothing of how large a drop is."""
     bare = Scale(low, high, ())
-    values = [index * step for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
-    return Scale(low, high, tuple((bare.place(value), _label(value, decimals)) for value in _inside(values, bare)))
+    ticks: tuple[tuple[float, str], ...] = ()
+    for parts in (3, 4, 6, 8):
+        step = _nice((high - low) / parts)
+        decimals = max(0, -math.floor(math.log10(step)) + (1 if f"{step:e}".startswith("2.5") else 0))
+        values = [index * step for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
+        ticks = tuple((bare.place(value), _label(value, decimals)) for value in _inside(values, bare))
+        if len(ticks) > 1:
+            break
+    return Scale(low, high, ticks)
 
 
 def _inside(values: Sequence[float], scale: Scale) -> list[float]:

@@ -7,7 +7,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from validation.page import write
 
 _FILTERS = (
-    write.metric, write.change, write.ends, write.ms, write.share, write.rate, write.count, write.size,
+    write.metric, write.change, write.ends, write.ms, write.share, write.rate, write.count,
+    write.amount, write.size,
     write.duration, write.decibels, write.data_uri, write.layer_line,
 )  # fmt: skip
 

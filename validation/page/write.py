@@ -56,6 +56,11 @@ def count(value: float | None) -> str:
     return MISSING if value is None else f"{value:,.0f}".replace(",", "\u2009")
 
 
+def amount(value: float | None) -> str:
+    """A whole number, in millions from one million on."""
+    return count(value) if value is None or value < 1e6 else f"{value / 1e6:.1f}\u2009M"
+
+
 def decibels(value: float | None) -> str:
     """A ratio in dB."""
     return MISSING if value is None else f"{value:.1f}"

@@ -131,8 +131,9 @@ def _names(axes: Axes, timeline: Timeline) -> None:
     end = (_MARKED + 0.06) * edge
     for (text, value, colour), height in zip(known, spread(heights, 17.0), strict=True):
         level = float(back((0.0, height))[1])
-        line = MUTED if colour == INK else colour
-        axes.plot([0, _MARKED * edge, end], [value, value, level], color=line, linewidth=0.6, clip_on=False)
+        start = 0.0 if colour == INK else _MARKED * edge
+        if value < high:
+            axes.plot([start, _MARKED * edge, end], [value, value, level], color=MUTED, linewidth=0.6, clip_on=False)
         axes.annotate(
             text, (end, level), (3, 0), textcoords="offset points", va="center", color=colour, annotation_clip=False
         )

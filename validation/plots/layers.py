@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from validation.plots.svg import ACCENT, FAIL, INK, LINE, LOSS, MUTED, dots, draw, ticks
+from validation.plots.svg import ACCENT, FAIL, INK, LINE, LOSS, MUTED, dots, draw, short, ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,8 +89,8 @@ def _noise(axes: Axes, layers: Sequence[LayerPoint], bound_db: float | None, fir
     if bound_db is not None:
         axes.axhline(bound_db, color=FAIL, linewidth=1.2)
         axes.annotate(
-            f"least {bound_db:g} dB", (1, bound_db), (0, 3), xycoords=axes.get_yaxis_transform(),
-            textcoords="offset points", ha="right", color=FAIL,
+            f"{bound_db:g} dB", (1, bound_db), (4, 0), xycoords=axes.get_yaxis_transform(),
+            textcoords="offset points", va="center", color=FAIL, annotation_clip=False,
         )  # fmt: skip
         below = values < bound_db
         dots(axes, x[below], values[below], FAIL, 4.6)
@@ -105,7 +105,7 @@ def _first(axes: Axes, position: int, count: int, name: str) -> None:
     axes.axvline(position, color=FAIL, linewidth=0.8, linestyle=(0, (3, 3)))
     left = position < 0.6 * count
     axes.annotate(
-        f"first below: {name}", (position, 1), (5 if left else -5, -2), xycoords=axes.get_xaxis_transform(),
+        f"first below: {short(name)}", (position, 1), (5 if left else -5, -2), xycoords=axes.get_xaxis_transform(),
         textcoords="offset points", ha="left" if left else "right", va="top", color=FAIL,
     )  # fmt: skip
 
@@ -120,7 +120,7 @@ def _times(axes: Axes, layers: Sequence[LayerPoint], engine: str) -> None:
     for index in _peaks(ms, len(layers)):
         right = index > 0.7 * len(layers)
         axes.annotate(
-            layers[index].name, (index + 1, ms[index]), (-2 if right else 2, 2), textcoords="offset points",
+            short(layers[index].name), (index + 1, ms[index]), (-2 if right else 2, 2), textcoords="offset points",
             ha="right" if right else "left", color=INK,
         )  # fmt: skip
     axes.set_ylim(0, top)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from validation.plots.svg import ACCENT, FAIL, INK, LINE, LOSS, MUTED, dots, draw
+from validation.plots.svg import ACCENT, FAIL, INK, LINE, LOSS, MUTED, dots, draw, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,6 +37,7 @@ def pareto_plot(
         least: the contract's least accuracy.
         identity: unique on the page.
     """
+    from matplotlib.ticker import MaxNLocator
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
@@ -57,12 +58,13 @@ def pareto_plot(
                 )  # fmt: skip
             colour = INK if point.chosen else ACCENT if point.on_front else MUTED
             axes.annotate(
-                point.name, (point.latency_ms, point.accuracy), (9, -9), textcoords="offset points", color=colour,
-                va="center",
+                short(point.name), (point.latency_ms, point.accuracy), (9, 9 if point.chosen else -9),
+                textcoords="offset points", color=colour, va="center",
             )  # fmt: skip
         for place, value in ((axes.axvline, deadline_ms), (axes.axhline, least)):
             if value is not None:
                 place(value, color=FAIL, linewidth=1.2)
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.margins(x=0.12, y=0.14)
         axes.grid(color=LINE, linewidth=0.6)
         axes.set_axisbelow(True)

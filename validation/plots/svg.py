@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ _VARIABLES = {
     PAPER: "var(--paper)",
 }
 WIDTH = 10.4  # inches: the page's text column
+LONGEST = 36  # letters of a name
 _STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
@@ -38,6 +40,7 @@ _STYLE: Any = {
     "axes.spines.left": False,
     "axes.linewidth": 0.6,
     "text.color": INK,
+    "text.parse_math": False,  # a $ in a layer's name is a $
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.major.size": 3,
@@ -59,7 +62,9 @@ def draw(identity: str, height: float, paint: Callable[[Figure], None]) -> str:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": identity}):
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": identity}), warnings.catch_warnings():
+        # Names in any script: the page's font has what the one for measuring has not.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         paint(figure)
         buffer = io.StringIO()
@@ -82,6 +87,11 @@ def _strokes(axes: Axes, x: Array, ends: tuple[Array, Array], style: dict[str, A
     across, up = (np.stack([*pair, gap], axis=1).ravel() for pair in ((x, x), ends))
     if len(x):
         axes.plot(across, up, **style)
+
+
+def short(name: str) -> str:
+    """The end of a name that is too long to be written beside its place."""
+    return name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"
 
 
 def spread(values: list[float], gap: float) -> list[float]:

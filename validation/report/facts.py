@@ -32,7 +32,14 @@ def contract_lines(verdict: Verdict) -> tuple[ContractLine, ...]:
             limit=check.limit,
             unit=check.unit,
             margin=_margin(check),
+            decide=check.decide,
+            low=check.low,
+            high=check.high,
             passed=check.passed,
+            engine=check.engine,
+            metric=check.metric,
+            slice=check.slice,
+            note=check.note,
         )
         for check in verdict.checks
     )
@@ -41,9 +48,9 @@ def contract_lines(verdict: Verdict) -> tuple[ContractLine, ...]:
 def _margin(check: Check) -> float:
     match check.sense:
         case "<=":
-            return check.limit - check.measured
+            return check.limit - check.judged
         case ">=":
-            return check.measured - check.limit
+            return check.judged - check.limit
         case "==":
             return -abs(check.measured - check.limit)
 

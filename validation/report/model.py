@@ -6,9 +6,8 @@ from typing import Literal
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from avcompress.contract import Decide
 from avcompress.frozen import Model
-from avcompress.spec import Sense
+from avcompress.spec import Decide, Sense
 from validation.report.accuracy import Accuracy, ChangeFacts, ComparisonFacts, OperatingPoint
 from validation.report.latency import LatencyFacts, ScenarioFacts
 from validation.report.layers import DriftFacts, LayerCounts, LayerFacts, LayerTime

@@ -2,6 +2,8 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from avcompress.spec import Check, OutputError
 from validation.page import render_html, write_report
@@ -11,6 +13,7 @@ from validation.page.layers import layer_table, reasons
 from validation.page.slices import corruption_grids, slice_groups, standing_apart
 from validation.page.verdict import contract_lines, failures, headline, key_figures
 from validation.page.write import (
+    amount,
     change,
     count,
     duration,
@@ -173,13 +176,28 @@ def test_what_failed_says_why(failed_report):
     assert found["AP/person drop @ openvino"].figures == "0.0601 [0.056,\u00a00.065], limit ≤ 0.0300, must be proven"
     assert found["AP/person drop @ openvino"].cause == "327 of 10\u2009579 objects lost, 179 gained"
     assert found["p99 @ openvino"].figures == "8.41 ms, limit ≤ 8.00 ms"
-    assert found["p99 @ openvino"].cause == "7 of 1\u2009000 images late (0.70 %)"
+    assert found["p99 @ openvino"].cause == "7 of 1\u2009000 images later than 8 ms (0.70 %)"
     assert found["SQNR of the worst layer"].cause == "first layer below: backbone.dark2.0.conv"
+
+
+def test_a_late_line_is_explained_by_its_own_scenario(failed_report):
+    about = {"measured": 0.3, "sense": "<=", "limit": 0.1, "margin": -0.2, "passed": False, "engine": "openvino"}
+    rows = (
+        ContractLine(name="miss rate of 7.2 ms, constant_stream @ openvino", **about),
+        ContractLine(name="miss rate of 7.2 ms, constant_stream @ openvino", note="8 of 1204 images late", **about),
+        ContractLine(name="miss rate of 33 ms, multi_camera @ openvino", **about),
+    )
+    report = failed_report.model_copy(update={"contract": rows})
+    slow = "the machine slowed itself down: clock of the CPU fell from 3400 to 1820 MHz at 88 °C"
+    assert [failure.cause for failure in failures(report)] == [
+        f"8 of 1\u2009204 images later than 7.2 ms (0.66 %); {slow}", f"8 of 1204 images late; {slow}", ""
+    ]  # fmt: skip
 
 
 def test_a_line_s_own_note_is_told_once_beside_it(failed_report):
     line = failed_report.contract[2].model_copy(update={"note": "lost most: AP/car by 0.2"})
-    report = failed_report.model_copy(update={"contract": (line,), "notes": (f"{line.name}: {line.note}", "other")})
+    changes = {"contract": (line,), "notes": (f"{line.name}: {line.note}", "other"), "scenarios": (), "candidates": ()}
+    report = failed_report.model_copy(update=changes)
     assert failures(report)[0].cause.startswith("lost most: AP/car by 0.2")
     assert render_html(report).count("lost most") == 1
 
@@ -224,6 +242,14 @@ def test_one_uncertain_class_does_not_squeeze_the_scale_of_all():
     assert forest_scale([]) is None
 
 
+@given(st.floats(-0.9, 0.9), st.floats(0, 0.5))
+def test_a_scale_has_0_and_another_label_and_shows_every_estimate(value, half):
+    scale = forest_scale([Interval(value=value, low=value - half, high=value + half)])
+    assert "0" in [label for _, label in scale.ticks]
+    assert len(scale.ticks) > 1
+    assert 0 < scale.place(value) < 100
+
+
 def test_the_gauge_shows_the_interval_and_the_side_that_keeps_the_limit(failed_report):
     kept, _, broken, *_ = contract_lines(failed_report)
     assert (kept.gauge.kept_from, kept.gauge.kept_to) == (kept.gauge.limit, 100.0)
@@ -248,6 +274,7 @@ def test_figures_are_written_for_people():
     assert (ends(Interval(value=0.1, low=-0.0321, high=None)), ends(Interval(value=0.1, low=None, high=None))) == (
         "[−0.032,\u00a0…]", "",
     )  # fmt: skip
+    assert (amount(999_999), amount(12_345_678), amount(None)) == ("999\u2009999", "12.3\u2009M", "n/a")
     assert (share(0.931), count(1234567), size(512), size(1_204_224)) == (
         "93.1 %", "1\u2009234\u2009567", "512 B", "1.1 MiB",
     )  # fmt: skip

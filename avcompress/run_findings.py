@@ -1,0 +1,107 @@
+"""Puts together what a run measured of its engines, and what its report says beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from avcompress.bench import Bench
+from avcompress.compress import Compressed
+from avcompress.files import sha256_file
+from avcompress.findings import Findings
+from avcompress.measuring import Measured, skipped
+from avcompress.recipe import DataSource, Engine
+from avcompress.reporting import Background, skipped_note, source_facts
+from avcompress.spec import LayerPlan
+from calibration.source import Source
+from engines.built import LAYERS, MODEL, Built
+from engines.layer_map import compare, read_counts
+from engines.planned import plan_in
+from validation.report import EngineFacts, LayerCounts, Provenance, SourceFacts
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """An engine that was built, and what it gave where it runs here."""
+
+    engine: Engine
+    built: Built
+    measured: Measured | None
+
+
+def mismatches(layers: tuple[LayerPlan, ...], results: tuple[EngineResult, ...]) -> dict[str, tuple[str, ...]]:
+    """By engine that is held to the plan of layers, those that are not as planned: only TensorRT's are.
+
+    OpenVINO's plugin may fuse or widen a layer as it likes; the plan is a plan for TensorRT.
+    """
+    found = {}
+    for result in results:
+        if layers and result.built.backend in {"trt", "trt_rtx"} and result.built.precisions is not None:
+            plan = plan_in(result.built.dialect, layers, result.built.told)
+            found[result.built.backend] = tuple(each.message for each in compare(plan, result.built.precisions))
+    return found
+
+
+def run_background(
+    bench: Bench, compressed: Compressed, findings: Findings, results: tuple[EngineResult, ...]
+) -> Background:
+    """What the report of a run says beside the measurements."""
+    validation = skipped(findings.trial, findings.truth)
+    left_out = {**compressed.skipped, "validation": validation}
+    notes = (line for role, names in left_out.items() for line in skipped_note(role, names))
+    return Background(
+        engines=tuple(_engines(bench, results)),
+        passed=tuple(bench.passed),
+        sources=dict(_sources(bench, findings, compressed)),
+        logs=compressed.logs,
+        inputs={label: str(path) for label, path in bench.inputs.items()},
+        notes=(*bench.notes, *notes),
+        provenance=Provenance(
+            seeds={"bootstrap and corruptions": bench.recipe.validation.seed},
+            networks={"float": sha256_file(compressed.reference), "compressed": sha256_file(compressed.network)},
+        ),
+    )
+
+
+def _engines(bench: Bench, results: tuple[EngineResult, ...]) -> Iterator[EngineFacts]:
+    """Every engine of the recipe in its order, the skipped ones too."""
+    by_backend = {result.built.backend: result for result in results}
+    skipped_engines = {note.partition(" ")[0]: note for note in bench.notes}
+    for engine in bench.recipe.target.engines:
+        if engine.backend in by_backend:
+            yield _built_facts(by_backend[engine.backend])
+        else:
+            note = skipped_engines.get(engine.backend, "skipped")
+            yield EngineFacts(name=engine.backend, backend=engine.backend, runs_here=False, note=note)
+
+
+def _built_facts(result: EngineResult) -> EngineFacts:
+    built = result.built
+    return EngineFacts(
+        name=built.backend,
+        backend=built.backend,
+        file=f"engines/{built.backend}/{MODEL[built.backend]}",
+        size_bytes=built.size_bytes,
+        seconds=built.seconds,
+        runs_here=built.runs_here,
+        note="; ".join((built.note, *built.notes)),
+        layer_counts=_layer_counts(built),
+    )
+
+
+def _layer_counts(built: Built) -> LayerCounts | None:
+    counts = read_counts(built.folder / LAYERS) if LAYERS in built.files else None
+    return None if counts is None else LayerCounts(**asdict(counts))
+
+
+def _sources(bench: Bench, findings: Findings, compressed: Compressed) -> Iterator[tuple[str, SourceFacts]]:
+    opened = {"train": bench.train, "calibration": bench.calibration}
+    for role, source in opened.items():
+        if source is not None:
+            yield role, _source(getattr(bench.recipe.data, role), source, compressed.skipped.get(role, ()))
+    yield "validation", source_facts(findings.trial, findings, bench.recipe.data.validation.format)
+
+
+def _source(settings: DataSource, source: Source, left_out: tuple[str, ...]) -> SourceFacts:
+    used = len(source.names) - sum(name in left_out for name in source.names)
+    return SourceFacts(format=settings.format, images=used, skipped=left_out, fingerprint=source.fingerprint)

@@ -1,0 +1,237 @@
+"""Accuracy terms of a contract held against a comparison: one check for each limit, and for each engine."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from avcompress.contract import AccuracyTerm
+from avcompress.spec import Check, RecipeError, Sense
+from validation.comparison import EVERYWHERE, Comparison, Estimate, SliceResult, less_is_better
+from validation.detection import BY_SIZE
+
+NO_ENGINE = "no engine"
+SHOWN = 3
+AT_THRESHOLD = frozenset({"precision", "recall", "false_alarms", "F1"})
+"""Metrics of detection that depend on the score from which a detection is believed."""
+MOVED = 0.01
+"""Of the score threshold: a smaller difference is not worth a word."""
+NOWHERE = Estimate(math.nan, math.nan, math.nan)
+
+
+class _Place(NamedTuple):
+    """What is measured, and where."""
+
+    metric: str
+    slice: str
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """One limit of a term: what is judged is the metric itself, its drop, or its drop as a share of the reference's."""
+
+    kind: str
+    sense: Sense
+    value: float
+
+
+def accuracy_checks(term: AccuracyTerm, comparisons: Mapping[str, Comparison]) -> Iterator[Check]:
+    """Every limit of a term on every engine that ran; on `no engine`, and failing, where none did.
+
+    A term on a pattern (AP/*, distance:*) is one check: of the worst that the pattern matches.
+    """
+    if not comparisons:
+        reason = "no engine of this recipe runs on this machine; add `openvino` or `ort` to the target"
+        for limit in _limits(term):
+            yield _unmeasured(term, limit, NO_ENGINE, reason)
+    for engine, comparison in comparisons.items():
+        for limit in _limits(term):
+            yield _worst(term, limit, engine, comparison)
+
+
+def accuracy_check(metric: str, engine: str, where: str | None = None) -> str:
+    """The name of the check of a metric's floor, or ceiling, on an engine."""
+    return f"{_placed(metric, where)} @ {engine}"
+
+
+def drop_check(metric: str, engine: str, where: str | None = None, relative: bool = False) -> str:
+    """The name of the check of how much worse a metric is than the reference's on an engine."""
+    what = "rise" if less_is_better(metric) else "drop"
+    return f"{_placed(metric, where)} {'relative ' if relative else ''}{what} @ {engine}"
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a term's metric or slice stands for several."""
+    return "*" in name
+
+
+def match_names(wanted: str, names: Iterable[str]) -> list[str]:
+    """The names that a term's metric or slice stands for, in their order."""
+    if is_pattern(wanted):
+        # Brackets and question marks are part of names here.
+        pattern = wanted.replace("[", "[[]").replace("?", "[?]")
+        return [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+    return [name for name in names if name == wanted]
+
+
+def require_name(wanted: str, names: Iterable[str], key: str, what: str) -> None:
+    """Raise RecipeError, with the nearest name that there is, where `wanted` stands for none of the names."""
+    known = list(names)
+    if match_names(wanted, known):
+        return
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(wanted.lower(), by_lower, n=1, cutoff=0.0)
+    hint = f"did you mean {by_lower[close[0]]!r}?" if close else "none was measured"
+    raise RecipeError(f"{key}: expected {what}, got {wanted!r}; {hint}")
+
+
+def _placed(metric: str, where: str | None) -> str:
+    return metric if where in {None, EVERYWHERE} else f"{metric} in {where}"
+
+
+def _limits(term: AccuracyTerm) -> Iterator[_Limit]:
+    if term.min is not None:
+        yield _Limit("value", ">=", term.min)
+    if term.max is not None:
+        yield _Limit("value", "<=", term.max)
+    if term.max_drop is not None:
+        yield _Limit("drop", "<=", term.max_drop)
+    if term.max_drop_relative is not None:
+        yield _Limit("relative", "<=", term.max_drop_relative)
+
+
+def _check(term: AccuracyTerm, limit: _Limit, engine: str, found: Estimate, place: _Place) -> Check:
+    if limit.kind == "value":
+        name = accuracy_check(term.metric, engine, term.slice)
+    else:
+        name = drop_check(term.metric, engine, term.slice, limit.kind == "relative")
+    low, high = (None if math.isnan(end) else end for end in (found.low, found.high))
+    return Check(
+        name,
+        found.value,
+        limit.sense,
+        limit.value,
+        low=low,
+        high=high,
+        decide=term.decide,
+        engine=engine,
+        metric=place.metric,
+        slice="" if place.slice == EVERYWHERE else place.slice,
+    )
+
+
+def _unmeasured(term: AccuracyTerm, limit: _Limit, engine: str, reason: str) -> Check:
+    check = _check(term, limit, engine, NOWHERE, _Place(term.metric, term.slice or EVERYWHERE))
+    return replace(check, note=f"not measured: {reason}")
+
+
+def _worst(term: AccuracyTerm, limit: _Limit, engine: str, comparison: Comparison) -> Check:
+    """The check of a limit on an engine: of what the term names, or of the worst where that is a pattern."""
+    where = term.slice or EVERYWHERE
+    slices = match_names(where, comparison.slices)
+    if not slices:
+        return _unmeasured(term, limit, engine, f"no slice {where} is in the data; there are: {_list(comparison)}")
+    found = {
+        place: _check(term, limit, engine, _judged(comparison.slices[place.slice], place.metric, limit), place)
+        for place in (_Place(m, s) for s in slices for m in match_names(term.metric, comparison.slices[s].network))
+    }
+    several = is_pattern(term.metric) or is_pattern(where)
+    # What the labels do not hold breaks no pattern, but a pattern that matches nothing else is not kept.
+    checks = {place: check for place, check in found.items() if not math.isnan(check.measured)}
+    if several and term.decide == "unless_proven_broken":
+        # Nothing is proven of what has no interval.
+        checks = {place: check for place, check in checks.items() if not math.isnan(check.judged)} or checks
+    if not checks:
+        return _unmeasured(term, limit, engine, "the validation labels hold no such object")
+    worst = min(checks, key=lambda place: _room(checks[place]))
+    check = checks[worst]
+    if math.isnan(check.judged):
+        of = f" of {_placed(*worst)}" if several else ""
+        by_size = worst.metric in BY_SIZE and worst.slice != EVERYWHERE
+        why = "it has one in the whole set alone; " if by_size else "too few images hold it; add some, or "
+        return replace(check, note=f"no interval{of}: {why}decide by the point")
+    if several:
+        return replace(check, note=_which(worst, checks))
+    return check if check.passed else replace(check, note="; ".join(_reasons(worst, comparison)))
+
+
+def _judged(result: SliceResult, metric: str, limit: _Limit) -> Estimate:
+    match limit.kind:
+        case "value":
+            return result.network[metric]
+        case "drop":
+            return _rounded(result.drop[metric])
+        case _:
+            return _relative(result.drop[metric], result.reference[metric].value)
+
+
+def _rounded(found: Estimate) -> Estimate:
+    # So that a drop from 0.30 to 0.29 keeps a limit of 0.01: in binary it is 0.0100000000000000009.
+    return Estimate(*(round(value, 12) for value in (found.value, found.low, found.high)))
+
+
+def _relative(drop: Estimate, reference: float) -> Estimate:
+    """A drop as a share of the reference's point estimate."""
+    return _rounded(Estimate(*(_share(value, reference) for value in (drop.value, drop.low, drop.high))))
+
+
+def _share(drop: float, reference: float) -> float:
+    """Of nothing, no loss is 0 and any loss infinite."""
+    if reference == 0:
+        return 0.0 if drop <= 0 else drop * math.inf
+    return drop / reference
+
+
+def _room(check: Check) -> float:
+    """How far inside its limit a check is; what cannot be judged is further outside than anything."""
+    room = check.limit - check.judged if check.sense == "<=" else check.judged - check.limit
+    return -math.inf if math.isnan(room) else room
+
+
+def _which(worst: _Place, checks: Mapping[_Place, Check]) -> str:
+    """What a pattern's check is of, and what else breaks the limit."""
+    broken = sorted((place for place in checks if not checks[place].passed), key=lambda each: _room(checks[each]))
+    others = [_placed(*place) for place in broken if place != worst]
+    more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+    also = f"; also broken: {', '.join(others[:SHOWN])}{more}" if others else ""
+    return f"worst: {_placed(*worst)} ({checks[worst].measured:.4f}){also}"
+
+
+def _reasons(place: _Place, comparison: Comparison) -> Iterator[str]:
+    """What is known of why a line is broken."""
+    lost = _where_lost(place, comparison)
+    if lost:
+        yield lost
+    found = comparison.thresholds
+    if found is None or place.metric.partition("/")[0] not in AT_THRESHOLD:
+        return
+    if math.isnan(found.restoring):
+        yield "no score threshold restores the reference's precision"
+    elif abs(found.restoring - found.deployed) > MOVED:
+        yield (
+            f"scores have moved: from {found.restoring:.3f} on the precision is the reference's again "
+            f"(recall {found.recall:.4f}), not from {found.deployed:g} on"
+        )
+
+
+def _where_lost(place: _Place, comparison: Comparison) -> str:
+    """The classes and the slices that lose most, of those whose loss is proven; empty where there are none."""
+    metric, where = place
+    drops = comparison.slices[where].drop
+    family = f"{metric.removeprefix('m')}/"  # mIoU is the mean of IoU/CLASS
+    lost = {name: drop for name, drop in drops.items() if name.startswith(family)}
+    if where == EVERYWHERE:
+        elsewhere = {name: part.drop.get(metric, NOWHERE) for name, part in comparison.slices.items()}
+        more = {name: drop for name, drop in elsewhere.items() if drop.value > drops[metric].value}
+        lost |= {f"{metric} in {name}": drop for name, drop in more.items()}
+    proven = sorted((name for name in lost if lost[name].low > 0), key=lambda name: -lost[name].value)
+    said = ", ".join(f"{name} by {lost[name].value:.4f}" for name in proven[:SHOWN])
+    return f"lost most: {said}" if said else ""
+
+
+def _list(comparison: Comparison) -> str:
+    return ", ".join(name for name in comparison.slices if name != EVERYWHERE) or "none"

@@ -1,0 +1,37 @@
+"""Deadlines of a contract held against what scenarios measured: one check for each figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from avcompress.contract import LatencyTerm
+from avcompress.spec import Check
+from validation.latency import CONFIDENCE, MISS_RATE, ScenarioResult, TermFigure, term_figures
+
+
+def latency_checks(
+    term: LatencyTerm, results: Mapping[str, ScenarioResult], confidence: float = CONFIDENCE
+) -> Iterator[Check]:
+    """The percentile and the rate of misses that a term limits, of its engine's results by scenario."""
+    absent = "not measured: this engine did not run here; add it to the target's engines"
+    for figure in term_figures(term, results.get(term.scenario), confidence):
+        low, high = (None if math.isnan(bound) else bound for bound in (figure.low, figure.high))
+        yield Check(
+            _name(term, figure),
+            figure.value,
+            "<=",
+            figure.limit,
+            figure.unit,
+            low=low,
+            high=high,
+            decide=term.decide,
+            note=figure.note if results else absent,
+            engine=term.engine,
+        )
+
+
+def _name(term: LatencyTerm, figure: TermFigure) -> str:
+    what = f"{figure.name} of {term.deadline_ms:g} ms" if figure.name == MISS_RATE else figure.name
+    scenario = "" if term.scenario == "single_stream" else f", {term.scenario}"
+    return f"{what}{scenario} @ {term.engine}"
