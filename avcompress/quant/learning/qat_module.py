@@ -57,7 +57,8 @@ def qat_module(artifact: Artifact, settings: Qat) -> fx.GraphModule:
     """The network as it is trained; it computes what the artifact's does.
 
     `meta["sites"]` are its quantized tensors, `meta["constants"]` by the name of every parameter's constant
-    the path of its module, and that of the weight which a bias is given. Weights begin as what they were before they were rounded to what is stored.
+    the path of its module, and that of the weight which a bias is given. Weights begin as what they were before they
+    were rounded to what is stored.
     Raises RecipeError when a pattern of `scales` names no quantized tensor, or for lsq_plus without zero points.
     """
     builder = _Builder(artifact, settings)
