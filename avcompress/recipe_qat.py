@@ -28,10 +28,10 @@ class Qat(Training):
         ("*",), description="fnmatch patterns of the quantized tensors whose scales may change; tied ones go together"
     )
     learning_rate: PositiveFloat = Field(
-        1e-2, description="the highest one of the schedule, of weights and biases: in steps of their INT8 grid"
+        3e-3, description="the highest one of the schedule, of weights and biases: in steps of their INT8 grid"
     )
     rates: Literal["absolute"] = Field("absolute", description="rates are of steps: they suit every layer as they are")
-    scale_rate: PositiveFloat = Field(1e-3, description="the same of scales: in shares of themselves")
+    scale_rate: PositiveFloat = Field(3e-4, description="the same of scales: in shares of themselves")
     pact_decay: Annotated[float, Field(ge=0)] = Field(
         1e-4, description="of pact: the factor of the sum of squared clips, each in parts of what it was"
     )

@@ -17,10 +17,12 @@ import onnx
 import torch
 from onnx import numpy_helper
 from torch import Tensor, fx, nn
+from torch.nn import functional as F  # noqa: N812
 
 from avcompress.onnx_import import import_onnx, write_back
+from avcompress.onnx_import.layers import padded_conv
 from avcompress.onnx_import.quantized import dequantize_linear, quantize_linear, requantize
-from avcompress.quant.learning.quantizers import QuantizedWeight, Quantizer, Scaled, Scaling, into_bins
+from avcompress.quant.learning.quantizers import Bias, QuantizedWeight, Quantizer, Scaled, Scaling, into_bins
 from avcompress.quant.placement.onnx_view import graph_view
 from avcompress.quant.placement.patterns import link
 from avcompress.quant.placement.ties import ties
@@ -28,6 +30,8 @@ from avcompress.recipe_qat import Qat
 from avcompress.spec import Artifact, QuantParams, RecipeError
 from engines.onnx_graph import initializers
 
+_LAYERS = frozenset({F.conv1d, F.conv2d, F.conv3d, F.linear, padded_conv})
+"""Functions of (input, weight, bias, ...) whose weight is (outputs, inputs of a group, ...)."""
 _LEVELS = 127.0
 _TYPICAL = 32.0
 """Of an input, in steps: what a bias is measured by is a step of a weight times this."""
@@ -52,8 +56,9 @@ class Site:
 def qat_module(artifact: Artifact, settings: Qat) -> fx.GraphModule:
     """The network as it is trained; it computes what the artifact's does.
 
-    `meta["sites"]` are its quantized tensors, `meta["constants"]` the path of the module of every parameter by the name
-    of its constant. Weights begin as what they were before they were rounded to what is stored.
+    `meta["sites"]` are its quantized tensors, `meta["constants"]` by the name of every parameter's constant
+    the path of its module, and that of the weight which a bias is given. Weights begin as what they were before they
+    were rounded to what is stored.
     Raises RecipeError when a pattern of `scales` names no quantized tensor, or for lsq_plus without zero points.
     """
     builder = _Builder(artifact, settings)
@@ -69,7 +74,7 @@ class _Builder:
         self.module = import_onnx(artifact.model)
         self.graph = self.module.graph
         self.settings = settings
-        self.constants: dict[str, str] = {}
+        self.constants: dict[str, tuple[str, ...]] = {}
         self.sites: list[Site] = []
         self.quantizers, self.weights, self.plain = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
         for name in ("quantizers", "weights", "plain"):
@@ -139,7 +144,7 @@ class _Builder:
         with self.graph.inserting_before(node):
             made = self.graph.call_module(f"weights.{path}")
         made.meta.update(node.meta)
-        self.constants[_tensor(stored)] = f"weights.{path}"
+        self.constants[_tensor(stored)] = (f"weights.{path}",)
         self.sites.append(_site(tensor, scale, zero, f"weights.{path}"))
         node.replace_all_uses_with(made)
         self.graph.erase_node(node)
@@ -179,14 +184,28 @@ class _Builder:
         value = self._value(node)
         if value is None or not node.users:
             return
-        path = _key(_tensor(node))
-        self.plain[path] = Scaled(value, self._unit(node, value))
-        with self.graph.inserting_before(node):
-            made = self.graph.call_module(f"plain.{path}")
+        path, unit = _key(_tensor(node)), self._unit(node, value)
+        beside = self._weight_beside(node)
+        weight = self._module(beside)
+        with self.graph.inserting_before(next(iter(node.users))):
+            if beside is not None and isinstance(weight, QuantizedWeight):
+                self.plain[path] = Bias(value, unit, weight())
+                made = self.graph.call_module(f"plain.{path}", (beside,))
+                self.constants[_tensor(node)] = (f"plain.{path}", str(beside.target))
+            else:
+                self.plain[path] = Scaled(value, unit)
+                made = self.graph.call_module(f"plain.{path}")
+                self.constants[_tensor(node)] = (f"plain.{path}",)
         made.meta.update(node.meta)
-        self.constants[_tensor(node)] = f"plain.{path}"
         node.replace_all_uses_with(made)
         self.graph.erase_node(node)
+
+    def _weight_beside(self, node: fx.Node) -> fx.Node | None:
+        """The quantized weight of the one layer that adds this as its bias."""
+        user = next(iter(node.users))
+        layer = len(node.users) == 1 and user.target in _LAYERS and user.args[2] is node
+        weight = user.args[1] if layer else None
+        return weight if isinstance(weight, fx.Node) else None
 
     def _unit(self, node: fx.Node, value: Tensor) -> Tensor:
         """What an INT8 step of it would be: of a bias what one step of its layer's weight may add to the output."""
@@ -274,6 +293,29 @@ def _float_weights(artifact: Artifact) -> dict[str, tuple[str, Tensor]]:
     return found
 
 
+# --- before it is trained
+
+
+@torch.no_grad()
+def centre_(module: fx.GraphModule, inputs: Tensor) -> None:
+    """Let every bias take in what a change of its weight gives on average of these inputs, (N, C, H, W)."""
+    _Means(module).run(inputs)
+
+
+class _Means(fx.Interpreter):
+    """Tells each bias the mean of every channel that its layer reads."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op == "call_function" and n.target in _LAYERS and isinstance(n.args[2], fx.Node):
+            target = n.args[2]
+            part = self.fetch_attr(str(target.target)) if target.op == "call_module" else None
+            if isinstance(part, Bias):
+                data = self.env[cast(fx.Node, n.args[0])]
+                axis = data.dim() - 1 if n.target is F.linear else 1
+                part.set_mean_(data.mean([i for i in range(data.dim()) if i != axis]))
+        return super().run_node(n)
+
+
 # --- and back
 
 
@@ -288,9 +330,9 @@ def trained_artifact(artifact: Artifact, module: fx.GraphModule) -> Artifact:
 
 def _constants(module: fx.GraphModule) -> Iterable[tuple[str, Tensor]]:
     """What every parameter is by now, by the name of its constant."""
-    paths: Mapping[str, str] = module.meta["constants"]
-    for name, path in paths.items():
-        yield name, module.get_submodule(path)()
+    places: Mapping[str, tuple[str, ...]] = module.meta["constants"]
+    for name, (path, *beside) in places.items():
+        yield name, module.get_submodule(path)(*(module.get_submodule(other)() for other in beside))
 
 
 def _scales(

@@ -55,6 +55,34 @@ class Scaled(nn.Module):
         return self.steps * self.unit
 
 
+class Bias(Scaled):
+    """A layer's bias, less what the change of its weight gives on average: weights learn from how inputs vary.
+
+    Without it every step of a weight shifts its whole output channel where inputs have a mean, above all where `ptq`
+    has shifted them; which it does until the bias has caught up.
+    """
+
+    mean: Tensor
+    origin: Tensor
+
+    def __init__(self, value: Tensor, unit: Tensor, weight: Tensor) -> None:
+        """`weight` is the layer's, (outputs, inputs, ...), as it begins; the inputs' mean is 0 until it is set."""
+        super().__init__(value, unit)
+        self.register_buffer("origin", weight.detach().clone())
+        self.register_buffer("mean", torch.zeros(weight.shape[0], weight.shape[1], *[1] * (weight.dim() - 2)))
+
+    def set_mean_(self, inputs: Tensor) -> None:
+        """Take the mean of each input channel, (channels,); a group of outputs reads its own."""
+        by_group = inputs.reshape(-1, self.mean.shape[1])
+        outputs = self.mean.shape[0] // len(by_group)
+        self.mean.copy_(by_group.repeat_interleave(outputs, 0).reshape(self.mean.shape))
+
+    def forward(self, weight: Tensor) -> Tensor:  # type: ignore[override]
+        """The value, beside this weight."""
+        change = ((weight - self.origin) * self.mean).flatten(1).sum(1)
+        return self.steps * self.unit - change
+
+
 class Quantizer(nn.Module):
     """Rounds tensors onto one grid and back: those that are tied share it."""
 

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from avcompress.onnx_import import import_onnx
-from avcompress.quant.learning.qat_module import Site, qat_module, trained_artifact
+from avcompress.quant.learning.qat_module import Site, centre_, qat_module, trained_artifact
 from avcompress.quant.learning.quantizers import QuantizedWeight, Quantizer, groups
 from avcompress.recipe import Preprocess
 from avcompress.recipe_qat import Qat
+from avcompress.recipe_training import Training
 from avcompress.spec import Artifact
-from avcompress.train import Around, Turn, feed, load, run_steps, settled
+from avcompress.train import Around, Dataset, Turn, feed, load, run_steps, settled
 from avcompress.train.recovery import explained
 from calibration.sample import Sample, Source
 
@@ -117,6 +118,7 @@ def qat(
     plan = settled(settings, len(dataset.pictures))
     batches = feed(dataset, plan)
     example, _ = dataset.batch([0], np.random.default_rng(plan.seed))
+    centre_(student, _some(dataset, plan))
     learner = lesson.make(student, float_self, example)
 
     def loss_of(turn: Turn) -> Tensor:
@@ -133,6 +135,16 @@ def qat(
     lines = (f"{line}, {time.monotonic() - start:.0f} s", _moves(network))
     done = trained_artifact(artifact, network)
     return replace(done, log=(*artifact.log, *(f"qat: {each}" for each in lines)))
+
+
+def _some(dataset: Dataset, settings: Training) -> Tensor:
+    """A few images, as they are trained on."""
+    count = min(_CENTRED_ON, len(dataset.pictures))
+    inputs, _ = dataset.batch(range(count), np.random.default_rng(settings.seed), settings.augment)
+    return inputs
+
+
+_CENTRED_ON = 8
 
 
 def network_of(learner: nn.Module) -> fx.GraphModule:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avcompress.quant.learning.quantizers import (
+    Bias,
     QuantizedWeight,
     Quantizer,
     Scaled,
@@ -137,3 +138,19 @@ def test_with_ste_no_scale_is_learned():
     settings = Qat(kind="qat", steps=1, method="ste")
 
     assert (settings.learns_activations, settings.learns_weights) == (False, False)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_with_the_mean_of_its_inputs_a_bias_takes_what_a_changed_weight_gives_on_average(grouped):
+    groups = 2 if grouped else 1
+    x, weight = random(3, 4, 5, 5) + 7, random(6, 4 // groups, 1, 1, seed=1)
+    bias = Bias(random(6), torch.tensor(0.01), weight)
+    before = torch.nn.functional.conv2d(x, weight, bias(weight), groups=groups)
+    assert torch.equal(bias(weight), bias.steps * bias.unit)
+    bias.set_mean_(x.mean((0, 2, 3)))
+
+    changed = weight + 0.1 * random(*weight.shape, seed=2)
+    after = torch.nn.functional.conv2d(x, changed, bias(changed), groups=groups)
+
+    assert torch.allclose(after.mean((0, 2, 3)), before.mean((0, 2, 3)), atol=1e-4)
+    assert (after - before).abs().max() > 0.1
