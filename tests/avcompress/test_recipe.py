@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from avcompress import contract, recipe_network, recipe_training
+from avcompress import contract, recipe_distill, recipe_network, recipe_training
 from avcompress import recipe as layout
 from avcompress.frozen import Model
 from avcompress.recipe import Recipe
@@ -31,6 +31,18 @@ SECTIONS = {
     "MaskSource": "data, format: masks",
     "SceneSource": "data, format: scenes",
     "Train": "stages, kind: train",
+    "Distill": "stages, kind: distill",
+    "Labels": "losses, kind: labels",
+    "Soft": "losses, kind: soft",
+    "Features": "losses, kind: features",
+    "Attention": "losses, kind: attention",
+    "ChannelWise": "losses, kind: cwd",
+    "Masked": "losses, kind: mgd",
+    "Localisation": "losses, kind: localisation",
+    "Response": "losses, kind: response",
+    "Itself": "losses, kind: self",
+    "Mutual": "losses, kind: mutual",
+    "Tap": "losses, taps",
     "Augment": "stages, augment",
     "Equalize": "stages, kind: equalize",
     "Smooth": "stages, kind: smooth",
@@ -57,15 +69,17 @@ SECTIONS = {
     "Validation": "validation",
     "Measure": "measure",
 }
-ABSTRACT = {"Model", "SourceSettings", "Training"}
+ABSTRACT = {"Model", "SourceSettings", "Training", "Teaching", "LossSettings"}
+ELSEWHERE = {"Generation"}  # settings of Python alone
 TAGS = ("kind", "format", "backend")  # where they are required, the section's title says them
 
 
 def models() -> dict[str, type[BaseModel]]:
     return {
         name: value
-        for name, value in (vars(layout) | vars(contract) | vars(recipe_network) | vars(recipe_training)).items()
-        if isinstance(value, type) and issubclass(value, Model) and name not in ABSTRACT
+        for module in (layout, contract, recipe_network, recipe_training, recipe_distill)
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Model) and name not in ABSTRACT | ELSEWHERE
     }
 
 
