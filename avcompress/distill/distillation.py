@@ -120,9 +120,12 @@ def _prepare_(made: Distillation, teacher: nn.Module, example: Tensor) -> None:
         student = _tried(made.tapped, example)
         other = _tried(Tapped(teacher, taps, "teacher"), example) if made.taught else Record(None, {})
     size = (int(example.shape[-2]), int(example.shape[-1]))
-    for settings, term in zip(made.losses, made.terms, strict=True):
-        source = student if isinstance(settings, Itself) else other
-        term.prepare_(Lesson(student, source, None, size))  # type: ignore[operator]
+    with torch.random.fork_rng(devices=()):
+        # What is trained along begins alike in every process and run: a checkpoint tells by it what it belongs to.
+        torch.manual_seed(0)
+        for settings, term in zip(made.losses, made.terms, strict=True):
+            source = student if isinstance(settings, Itself) else other
+            term.prepare_(Lesson(student, source, None, size))  # type: ignore[operator]
     made.terms.to(example.device)
 
 

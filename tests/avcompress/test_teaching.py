@@ -24,7 +24,14 @@ from avcompress.watch import SilentWatch
 CLASSES, SIZE = 10, (64, 96)
 SMALL = {"factory": "avcompress.models:segmenter", "args": {"num_classes": CLASSES, "width": 8}}
 BIG = {"factory": "avcompress.models:segmenter", "args": {"num_classes": CLASSES, "width": 16}}
-DISTILL = {"kind": "distill", "steps": 3, "batch_size": 2, "losses": [{"kind": "soft"}], "teacher": BIG}
+DISTILL = {
+    "kind": "distill",
+    "steps": 3,
+    "batch_size": 2,
+    "learning_rate": 0.01,
+    "losses": [{"kind": "soft"}],
+    "teacher": BIG,
+}
 QAT = {"kind": "qat", "steps": 2, "batch_size": 2}
 
 
@@ -134,11 +141,15 @@ def test_a_network_is_distilled_quantized_and_trained_on_by_the_command_line(cli
 
 
 def test_a_distill_step_that_is_interrupted_goes_on_inside_and_ends_the_same(tmp_path, plain):
-    facts = {**plain, "stages": [{**DISTILL, "keep_every": 1, "losses": [{"kind": "cwd"}, {"kind": "soft"}]}]}
+    facts = {
+        **plain,
+        "stages": [{**DISTILL, "keep_every": 1, "losses": [{"kind": "mgd", "taps": ["mix.1"]}, {"kind": "soft"}]}],
+    }
     whole = run(tmp_path, facts, "whole")
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, facts, watch=Following(2))
     assert not (tmp_path / "out" / "state" / "0-distill").exists()
+    torch.rand(7)  # another process has drawn other numbers: the adapter and the generator are the same
 
     again = Following()
     out = run(tmp_path, facts, resume=True, watch=again)
@@ -163,17 +174,20 @@ def test_another_teacher_in_the_same_file_is_learned_from_anew(tmp_path, plain):
 
 def test_a_student_comes_nearer_to_its_teacher_without_labels_on_the_calibration_images_too(tmp_path, plain):
     plain["data"].pop("train")
-    changes = {"ema": 0, "augment": {"mirror": 0, "brightness": 0}, "learning_rate": 0.01}
-    few, many = ({**plain, "stages": [{**DISTILL, **changes, "steps": steps}]} for steps in (1, 30))
+    changes = {"ema": 0, "augment": {"mirror": 0, "brightness": 0}}
+    few, many = ({**plain, "stages": [{**DISTILL, **changes, "steps": steps}]} for steps in (1, 20))
 
     assert loss(run(tmp_path, many, "many")) < 0.7 * loss(run(tmp_path, few, "few"))
 
 
 def test_the_network_itself_teaches_beside_labels(tmp_path, plain):
     plain["data"]["train"] = {**plain["data"]["calibration"], "count": 4}
-    stage = {**DISTILL, "teacher": "self", "losses": [{"kind": "soft", "alpha": 0.5}]}
+    stage = {**DISTILL, "teacher": "self", "losses": [{"kind": "soft", "alpha": 0.5}], "validate_every": 3}
 
-    assert loss(run(tmp_path, {**plain, "stages": [stage]})) > 0
+    out = run(tmp_path, {**plain, "stages": [stage]})
+
+    assert loss(out) > 0
+    assert "best metric 0." in (out / "state" / "0-distill" / "artifact.json").read_text()
 
 
 LABELS = {"losses": [{"kind": "soft", "alpha": 0.3}]}
