@@ -25,12 +25,6 @@ from avcompress.cli.process import _interrupted
 CLASSES = ("low", "middle", "high")
 
 
-@pytest.fixture(autouse=True)
-def no_data_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The recipes here start from their own folder, whatever data the machine offers."""
-    monkeypatch.delenv("AVCOMPRESS_DATA", raising=False)
-
-
 def launch(folder: Path, recipe: dict[str, Any], *options: str, **variables: str) -> subprocess.Popen[str]:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     command = [sys.executable, "-m", "avcompress", "run", "recipe.yaml", "--out", "out", *options]
