@@ -328,7 +328,9 @@ def test_a_failed_resume_leaves_no_verdict_of_the_run_before(tmp_path: Path, job
     assert not {"report.json", "report.html", "model.onnx"} & {path.name for path in (tmp_path / "out").iterdir()}
 
 
-@pytest.mark.parametrize("file", ["state/0-ptq/model.onnx", "state/measure-ort/result.json", "engines/ort/model.onnx"])
+@pytest.mark.parametrize(
+    "file", ["state/0-ptq/model.onnx", "state/predict-ort/predictions.npz", "engines/ort/model.onnx"]
+)
 def test_files_that_were_altered_since_are_noticed_and_made_again(
     tmp_path: Path, job: dict[str, Any], file: str
 ) -> None:
