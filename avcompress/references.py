@@ -70,7 +70,7 @@ def find_reference(
 ) -> Measured:
     """The predictions that a network's are held against, read or made."""
     if against.baseline is not None:
-        return read_reference(against.baseline, trial, truth)
+        return read_reference(against.baseline, trial, truth, origin.recipe.data.validation)
     path = against.reference
     if path is not None and is_results(path):
         return read_results(path, origin, trial, truth)
