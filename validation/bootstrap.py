@@ -1,7 +1,8 @@
 """Confidence intervals of figures of a set of images, by drawing the images anew.
 
-Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13: the percentile interval. What is
-drawn are images, not objects: objects of one image are not independent.
+Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13, the percentile interval; Davison and
+Hinkley, "Bootstrap Methods and their Application", 1997, section 5.2, the basic one. What is drawn are images, not
+objects: objects of one image are not independent.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def resample_weights(images: int, resamples: int, seed: int) -> NDArray[np.uint1
     return np.ascontiguousarray(weights.T)
 
 
-def estimate(point: float, samples: Array, confidence: float) -> Estimate:
-    """A figure with the interval between percentiles of its resamples.
+def percentile(point: float, samples: Array, confidence: float) -> Estimate:
+    """A figure with the interval between percentiles of its resamples: for differences, which have little bias.
 
     Args:
         point: the figure of the images as they are.
@@ -57,3 +58,13 @@ def estimate(point: float, samples: Array, confidence: float) -> Estimate:
         return Estimate(float(point), math.nan, math.nan)
     low, high = np.quantile(measured, (tail, 1 - tail))
     return Estimate(float(point), float(low), float(high))
+
+
+def basic(point: float, samples: Array, confidence: float) -> Estimate:
+    """A figure with its percentile interval mirrored at the figure: for figures that a small set makes too high.
+
+    A resample holds fewer different images than the set, as the set holds fewer than the world: by as much as the
+    resamples' AP is above the set's, the set's is above the world's. The arguments are those of `percentile`.
+    """
+    mirrored = percentile(point, samples, confidence)
+    return Estimate(mirrored.value, 2 * mirrored.value - mirrored.high, 2 * mirrored.value - mirrored.low)

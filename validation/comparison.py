@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from avcompress.contract import Validation
+from avcompress.contract import UNBOUNDED, Validation
 from avcompress.spec import Array
-from validation.bootstrap import Estimate, estimate, resample_weights
+from validation.bootstrap import Estimate, basic, percentile, resample_weights
 from validation.detection import BoxTally, Within, restoring_threshold, tally_boxes
 from validation.predictions import BoxPredictions, MaskPredictions, Predictions
 from validation.segmentation import MaskTally, tally_bands
@@ -235,7 +235,10 @@ class _Bench:
         held = before.held
         sure = {metric: _tells_interval(metric, part, held, self.truth.classes) for metric in before.point}
         reference, network = (
-            {name: self.estimate(float(each.point[name][0]), each.samples.get(name), sure[name]) for name in each.point}
+            {
+                name: self.figure(name, float(point[0]), each.samples.get(name), sure[name])
+                for name, point in each.point.items()
+            }
             for each in (before, after)
         )
         drop = {}
@@ -243,15 +246,24 @@ class _Bench:
             good, bad = (after, before) if less_is_better(name) else (before, after)
             point = float(good.point[name][0] - bad.point[name][0])
             samples = good.samples[name] - bad.samples[name] if name in good.samples else None
-            drop[name] = self.estimate(point, samples, sure[name])
+            drop[name] = self.drop(point, samples, sure[name])
         images = part.images if part.objects is None else images_with_part(part, self.truth)
         return SliceResult(int(images.sum()), int(held.sum()), reference, network, drop)
 
-    def estimate(self, point: float, samples: Array | None, sure: bool) -> Estimate:
-        """With an interval where it was resampled, and is `sure` enough to have one."""
+    def figure(self, metric: str, point: float, samples: Array | None, sure: bool) -> Estimate:
+        """With an interval, inside what the metric can be, where it was resampled and is `sure` enough to have one."""
         if samples is None or not sure:
             return Estimate(point, math.nan, math.nan)
-        return estimate(point, samples, self.settings.confidence)
+        found = basic(point, samples, self.settings.confidence)
+        most = math.inf if metric.partition("/")[0] in UNBOUNDED else 1.0
+        low, high = np.clip((found.low, found.high), 0.0, most)
+        return Estimate(point, float(low), float(high))
+
+    def drop(self, point: float, samples: Array | None, sure: bool) -> Estimate:
+        """The same of a drop, which may be below 0."""
+        if samples is None or not sure:
+            return Estimate(point, math.nan, math.nan)
+        return percentile(point, samples, self.settings.confidence)
 
 
 def _tally_boxes(part: Slice, truth: Truth, found: BoxPredictions, threshold: float) -> BoxTally:

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from validation.bootstrap import estimate, resample_weights
+from validation.bootstrap import basic, percentile, resample_weights
 
 
 def test_every_resample_draws_as_many_images_as_there_are_and_a_seed_repeats_it():
@@ -27,9 +27,9 @@ def test_the_interval_holds_the_truth_as_often_as_it_claims():
         others = rng.binomial(objects, np.clip(truth + ease, 0, 1))
         weights = resample_weights(120, 300, seed=trial).astype(np.float64)
         recall, other = (hits @ weights) / (objects @ weights), (others @ weights) / (objects @ weights)
-        found = estimate(hits.sum() / objects.sum(), recall, 0.9)
+        found = percentile(hits.sum() / objects.sum(), recall, 0.9)
         covered += found.low <= truth <= found.high
-        drop = estimate((hits - others).sum() / objects.sum(), recall - other, 0.9)
+        drop = percentile((hits - others).sum() / objects.sum(), recall - other, 0.9)
         paired += drop.low <= 0 <= drop.high
     # Binomial standard error: 1.5 %.
     assert 0.85 < covered / trials < 0.94
@@ -37,17 +37,41 @@ def test_the_interval_holds_the_truth_as_often_as_it_claims():
 
 
 def test_percentiles_by_hand():
-    found = estimate(0.5, np.arange(101) / 100, 0.9)
+    found = percentile(0.5, np.arange(101) / 100, 0.9)
     assert (found.value, found.low, found.high) == (0.5, pytest.approx(0.05), pytest.approx(0.95))
 
 
 def test_resamples_without_the_class_are_left_out_and_too_few_give_no_interval():
     samples = np.r_[np.linspace(0, 1, 1000), np.full(100, math.nan)]
-    assert estimate(0.5, samples, 0.95).low == pytest.approx(0.025)
-    few = estimate(0.5, np.r_[samples, np.full(20, math.nan)], 0.95)
+    assert percentile(0.5, samples, 0.95).low == pytest.approx(0.025)
+    few = percentile(0.5, np.r_[samples, np.full(20, math.nan)], 0.95)
     assert few.value == 0.5
     assert math.isnan(few.low)
     assert math.isnan(few.high)
-    assert math.isnan(estimate(0.5, np.linspace(0, 1, 39), 0.95).low)
-    assert estimate(0.5, np.linspace(0, 1, 40), 0.95).low > 0
-    assert math.isnan(estimate(math.nan, samples, 0.95).low)
+    assert math.isnan(percentile(0.5, np.linspace(0, 1, 39), 0.95).low)
+    assert percentile(0.5, np.linspace(0, 1, 40), 0.95).low > 0
+    assert math.isnan(percentile(math.nan, samples, 0.95).low)
+
+
+def test_the_basic_interval_is_the_percentile_interval_mirrored_at_the_figure() -> None:
+    samples = np.linspace(0.30, 0.40, 101)  # a figure of 0.32 whose resamples are 0.03 too high on average
+
+    found = basic(0.32, samples, 0.9)
+
+    assert (found.value, found.low, found.high) == pytest.approx((0.32, 0.64 - 0.395, 0.64 - 0.305))
+
+
+def test_the_basic_interval_holds_what_a_small_set_makes_too_high() -> None:
+    # The largest of ten classes' recalls: as resamples make it higher than the set's, the set's is higher than 0.5.
+    rng = np.random.default_rng(0)
+    held = {percentile: 0, basic: 0}
+    for seed in range(200):
+        found = rng.random((40, 10)) < 0.5
+        weights = np.hstack([np.ones((40, 1)), resample_weights(40, 200, seed)])
+        largest = (found.T @ weights / 40).max(axis=0)
+        for kind in held:
+            interval = kind(float(largest[0]), largest[1:], 0.95)
+            held[kind] += interval.low <= 0.5 <= interval.high
+
+    assert held[percentile] < 20
+    assert held[basic] > 120

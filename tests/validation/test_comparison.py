@@ -182,7 +182,11 @@ def test_a_network_that_finds_nothing_loses_all_that_the_reference_has(labels):
     everywhere = comparison.slices["all"]
     for metric in ("AP", "recall"):
         assert everywhere.network[metric].value == 0
-        assert everywhere.drop[metric] == everywhere.reference[metric]
+        drop, figure = everywhere.drop[metric], everywhere.reference[metric]
+        assert drop.value == figure.value
+        # A drop has the percentiles of the resamples, a figure the same mirrored, within 0-1.
+        assert figure.low == pytest.approx(2 * drop.value - drop.high)
+        assert figure.high == pytest.approx(min(1.0, 2 * drop.value - drop.low))
     assert everywhere.drop["false_alarms"].value == -everywhere.reference["false_alarms"].value
     assert math.isnan(everywhere.drop["precision"].value)
     assert math.isnan(comparison.thresholds.restoring)
