@@ -70,7 +70,7 @@ def hardest_claim(term: LatencyTerm, confidence: float = CONFIDENCE) -> Claim:
     A percentile's estimate takes 1 / (1 - p) of them, and so does a rate of misses. proven_kept takes as many as give
     an upper bound at all: log(1 - confidence) / log(p).
     """
-    fractions = {}
+    fractions: dict[str, float] = {}
     if term.percentile is not None or term.max_miss_rate is None:
         fractions[term.percentile or "p99"] = PERMILLE[term.percentile or "p99"] / 1000
     if term.max_miss_rate is not None:

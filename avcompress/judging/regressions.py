@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from avcompress.findings import Findings
+from avcompress.judging.findings import Findings
 from avcompress.spec import Check, Decide
 from validation.comparison import EVERYWHERE, Estimate
 from validation.drift import first_beyond

@@ -6,8 +6,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from avcompress import __version__
-from avcompress.findings import Findings
-from avcompress.measuring import Measured
+from avcompress.judging.findings import Findings
+from avcompress.judging.measuring import Measured
 from avcompress.recipe import DataSource, SceneSource
 from avcompress.spec import DataError
 from avcompress.trial import Trial

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from avcompress.bench import Bench
 from avcompress.checkpoint import (
     DECISIONS,
     NETWORK,
@@ -26,7 +25,8 @@ from avcompress.float_network import with_output
 from avcompress.quant.apply import NetworkStage, apply, title
 from avcompress.quant.stages.ptq import calibrate, calibration_settings, quantize
 from avcompress.recipe import Cast, OnnxModel, Ptq, Recipe, TorchModel, Train
-from avcompress.rehearsing import rehearse
+from avcompress.running.bench import Bench
+from avcompress.running.rehearsing import rehearse
 from avcompress.spec import Artifact, Track
 from avcompress.state import step_key
 from calibration.batches import Batches

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from avcompress.candidates import find_candidates
 from avcompress.contract import AccuracyTerm, Contract, DriftTerm, Int8Term, LatencyTerm, Measure
-from avcompress.differences import file_differences, layer_differences, setting_differences
-from avcompress.findings import Findings
-from avcompress.judgeable import judgeable
-from avcompress.measuring import Measured
+from avcompress.judging.candidates import find_candidates
+from avcompress.judging.differences import file_differences, layer_differences, setting_differences
+from avcompress.judging.findings import Findings
+from avcompress.judging.judgeable import judgeable
+from avcompress.judging.measuring import Measured
+from avcompress.judging.regressions import regressions
 from avcompress.recipe import Segmentation
-from avcompress.regressions import regressions
 from avcompress.spec import Check, LayerPlan, RecipeError, Verdict
 from engines.manifest import FileEntry
 from validation.comparison import Comparison, Estimate, SliceResult

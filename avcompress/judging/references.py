@@ -7,11 +7,11 @@ from pathlib import Path
 
 import onnx
 
-from avcompress.baselines import read_reference
-from avcompress.contenders import as_made, find_contenders, float_subject, read_any
 from avcompress.float_network import float_network
-from avcompress.given import Given, identify
-from avcompress.measuring import Measured, find_all
+from avcompress.judging.baselines import read_reference
+from avcompress.judging.contenders import as_made, find_contenders, float_subject, read_any
+from avcompress.judging.given import Given, identify
+from avcompress.judging.measuring import Measured, find_all
 from avcompress.recipe import CocoSource, Recipe, Train
 from avcompress.spec import RecipeError
 from avcompress.steps import Steps

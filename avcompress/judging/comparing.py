@@ -10,8 +10,11 @@ from typing import Literal, NamedTuple
 import onnx
 from pydantic import Field
 
-from avcompress.contenders import Contender, as_made, find_contenders
-from avcompress.differences import (
+from avcompress.files import private_folder, sha256_file
+from avcompress.frozen import Model
+from avcompress.inputs import check_labelled, find_validation
+from avcompress.judging.contenders import Contender, as_made, find_contenders
+from avcompress.judging.differences import (
     Difference,
     FileDifference,
     LayerDifference,
@@ -20,18 +23,15 @@ from avcompress.differences import (
     layer_differences,
     setting_differences,
 )
-from avcompress.drifting import measure_drift
-from avcompress.files import private_folder, sha256_file
-from avcompress.findings import Findings, compare_all, pictures
-from avcompress.frozen import Model
-from avcompress.given import Given, identify
-from avcompress.inputs import check_labelled, find_validation
-from avcompress.measuring import Measured, find_all, read_labels, skipped, time_all
+from avcompress.judging.drifting import measure_drift
+from avcompress.judging.findings import Findings, compare_all, pictures
+from avcompress.judging.given import Given, identify
+from avcompress.judging.measuring import Measured, find_all, read_labels, skipped, time_all
+from avcompress.judging.regressions import regressions
+from avcompress.judging.reporting import Background, compose_report, skipped_note, source_facts
 from avcompress.outdir import refuse_others
 from avcompress.recipe import Recipe
 from avcompress.recipe_load import load_recipe
-from avcompress.regressions import regressions
-from avcompress.reporting import Background, compose_report, skipped_note, source_facts
 from avcompress.spec import EngineError, LayerPlan, ModelError, RecipeError, Verdict
 from avcompress.state import State
 from avcompress.steps import Steps
