@@ -8,14 +8,14 @@ from pathlib import Path
 
 import onnx
 
-from avcompress.bench import Bench, Job, prepare
 from avcompress.checkpoint import load_artifact
-from avcompress.compress import compress, count_stage_steps
 from avcompress.files import write_atomically
-from avcompress.measuring import accuracy, read_labels
+from avcompress.judging.measuring import accuracy, read_labels
 from avcompress.outdir import enter
 from avcompress.quant.analysis.analyze import SWEEP_IMAGES, Budget, Subject, analyze
 from avcompress.recipe import Detection
+from avcompress.running.bench import Bench, Job, prepare
+from avcompress.running.compress import compress, count_stage_steps
 from avcompress.spec import Artifact
 from avcompress.watch import Watch
 from calibration.batches import Batches

@@ -9,18 +9,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from avcompress import ranks
-from avcompress.bench import Bench, Job, outside, prepare
-from avcompress.compress import Compressed, compress, count_stage_steps
-from avcompress.drifting import measure_drift
-from avcompress.engine_steps import build_all, engine_key
 from avcompress.files import sha256_file, write_atomically
-from avcompress.findings import Findings, compare_all, pictures
-from avcompress.layer_timing import measure_layers
-from avcompress.measuring import Measured, find_all, read_labels, scenarios, time_all
+from avcompress.judging.drifting import measure_drift
+from avcompress.judging.findings import Findings, compare_all, pictures
+from avcompress.judging.layer_timing import measure_layers
+from avcompress.judging.measuring import Measured, find_all, read_labels, scenarios, time_all
+from avcompress.judging.reporting import compose_report
 from avcompress.outdir import occupy
 from avcompress.recipe import Engine, OrtEngine, RtxEngine
-from avcompress.reporting import compose_report
-from avcompress.run_findings import EngineResult, mismatches, run_background
+from avcompress.running.bench import Bench, Job, outside, prepare
+from avcompress.running.compress import Compressed, compress, count_stage_steps
+from avcompress.running.engine_steps import build_all, engine_key
+from avcompress.running.run_findings import EngineResult, mismatches, run_background
 from avcompress.spec import EngineError, MissingError, ModelError, Verdict
 from avcompress.trial import Subject, check_trial
 from avcompress.watch import SilentWatch, Watch

@@ -8,11 +8,20 @@ from pathlib import Path
 import pytest
 
 
+@pytest.fixture(scope="session", autouse=True)
+def exported_root() -> Iterator[str | None]:
+    """What AVCOMPRESS_DATA says: nothing to any test, or commands would not start from their recipe's own folder."""
+    exported = os.environ.get("AVCOMPRESS_DATA")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("AVCOMPRESS_DATA", raising=False)
+        yield exported
+
+
 @pytest.fixture(scope="session")
-def data_root() -> Path:
+def data_root(exported_root: str | None) -> Path:
     """The real images, labels and models; the test is skipped where they are missing."""
     default = Path(__file__).resolve().parents[1].parent / "shared" / "data"
-    root = Path(os.environ.get("AVCOMPRESS_DATA", default))
+    root = Path(exported_root or default)
     if not (root / "coco_mini").is_dir():
         pytest.skip(f"real data: no coco_mini under {root}; set AVCOMPRESS_DATA")
     return root

@@ -254,7 +254,8 @@ def _see(found: BoxPredictions, objects: Objects) -> _Sight:
     scores = np.full(len(objects.labels), np.nan, np.float32)
     counts = ~objects.ignore[which]
     scores[which[counts]] = ranked.scores[detection[counts]]
-    false = np.ones(len(found.labels), np.bool_)
+    false = np.zeros(len(found.labels), np.bool_)
+    false[ranked.rows] = True  # what is beyond the best hundred of a class in an image is not looked at
     false[ranked.rows[detection]] = False
     return _Sight(scores, found.keep(false))
 

@@ -290,7 +290,7 @@ def _held(part: Slice, truth: Truth, tally: BoxTally | MaskTally) -> Array:
     """What is labelled in the slice and counts, by image and class: objects or pixels, (I, C)."""
     images, classes = len(truth.names), len(truth.classes)
     if isinstance(tally, MaskTally):
-        return np.asarray(tally.confusion.sum(axis=2) * part.images[:, None])
+        return np.asarray(tally.labelled * part.images[:, None])
     if truth.objects is None:
         return np.zeros((images, classes), np.int64)
     inside = objects_in_part(part, truth)

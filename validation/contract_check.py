@@ -9,7 +9,7 @@ from avcompress.contract import AccuracyTerm, Contract, LatencyTerm, Measure, Va
 from avcompress.spec import RecipeError
 from validation.comparison import EVERYWHERE
 from validation.gate_accuracy import match_names, require_name
-from validation.latency import runs_needed
+from validation.latency import hardest_claim
 
 
 def check_contract(contract: Contract, metric_names: Iterable[str], measure: Measure) -> None:
@@ -50,8 +50,7 @@ def _unknown(term: AccuracyTerm, names: list[str]) -> str:
 
 
 def _check_runs(term: LatencyTerm, measure: Measure, key: str) -> None:
-    needed = runs_needed(term)
-    what = f"a miss rate of {term.max_miss_rate:g}" if term.max_miss_rate is not None else term.percentile or "p99"
+    what, needed = hardest_claim(term)
     proven = " to be proven_kept" if term.decide == "proven_kept" else ""
     if needed is None:
         raise RecipeError(f"{key}: expected a limit that measurements can reach, got {what}{proven}; raise it")

@@ -64,6 +64,11 @@ def drop_check(metric: str, engine: str, where: str | None = None, relative: boo
     return f"{_placed(metric, where)} {'relative ' if relative else ''}{what} @ {engine}"
 
 
+def reasons(metric: str, where: str, comparison: Comparison) -> str:
+    """What is known of why a metric is worse in a slice: which classes and slices lost, that scores have moved."""
+    return "; ".join(_reasons(_Place(metric, where), comparison))
+
+
 def is_pattern(name: str) -> bool:
     """Whether a term's metric or slice stands for several."""
     return "*" in name
@@ -156,7 +161,7 @@ def _worst(term: AccuracyTerm, limit: _Limit, engine: str, comparison: Compariso
         return replace(check, note=f"no interval{of}: {why}decide by the point")
     if several:
         return replace(check, note=_which(worst, checks))
-    return check if check.passed else replace(check, note="; ".join(_reasons(worst, comparison)))
+    return check if check.passed else replace(check, note=reasons(*worst, comparison))
 
 
 def _judged(result: SliceResult, metric: str, limit: _Limit) -> Estimate:

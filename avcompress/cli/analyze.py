@@ -36,8 +36,8 @@ def analyze(  # noqa: PLR0913, PLR0917 (the options of a command, and its contex
     Example: avcompress analyze recipes/yolox_nano_coco.yaml --data-root data --out out/yolox --budget 300
     """
     from avcompress.analyzing import analyze_job
-    from avcompress.bench import Job
     from avcompress.recipe_load import load_recipe
+    from avcompress.running.bench import Job
 
     context.obj.install()
     console = open_console()

@@ -19,8 +19,8 @@ from avcompress.spec import Check, RecipeError, Verdict
 from avcompress.symbols import spelled, tick
 
 if TYPE_CHECKING:
-    from avcompress.benching import BenchJob
     from avcompress.contract import LatencyTerm, Measure
+    from avcompress.judging.benching import BenchJob
     from validation.latency.facts import BenchFacts, BoundedMs, DeadlineCheck, Distribution, State
 
 STREAMED = "constant_stream or multi_camera"
@@ -104,7 +104,7 @@ def bench(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
 
     Example: avcompress bench model.onnx --backend openvino --runs 1000
     """
-    from avcompress.benching import BenchJob, bench_engine, check_job
+    from avcompress.judging.benching import BenchJob, bench_engine, check_job
 
     context.obj.install()
     console = open_console()

@@ -16,9 +16,9 @@ from avcompress.cli.terminal import check_json, open_console, open_watch, show_v
 from avcompress.cli.trust import AllowUnsigned, PublicKeys, bundle_trust
 
 if TYPE_CHECKING:
-    from avcompress.comparing import Compared
-    from avcompress.differences import Side
-    from avcompress.findings import Findings
+    from avcompress.judging.comparing import Compared
+    from avcompress.judging.differences import Side
+    from avcompress.judging.findings import Findings
     from validation.comparison import Estimate
 
 SHOWN = 12
@@ -58,8 +58,8 @@ def compare(  # noqa: PLR0913, PLR0917 (the options of a command, and its contex
 
     Example: avcompress compare old.bundle new.bundle --key release.pem.pub
     """
-    from avcompress.comparing import CompareJob
-    from avcompress.comparing import compare as run_comparison
+    from avcompress.judging.comparing import CompareJob
+    from avcompress.judging.comparing import compare as run_comparison
 
     context.obj.install()
     console = open_console()

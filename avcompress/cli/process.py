@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import shlex
 import signal
@@ -40,6 +41,8 @@ def main() -> None:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # libraries warn their own developers; ours go through Watch.note
+    # It complains where it cannot keep a cache of fonts, as in many containers.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     sys.exit(_exit_code(sys.argv[1:]))
 
 

@@ -18,8 +18,8 @@ from avcompress.spec import Check, RecipeError, Verdict, check_text
 from avcompress.symbols import spelled, tick
 
 if TYPE_CHECKING:
+    from avcompress.judging.validating import Validated
     from avcompress.pipeline import Outcome
-    from avcompress.validating import Validated
     from avcompress.watch import Watch
     from validation.report import Report
 

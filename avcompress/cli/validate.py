@@ -62,9 +62,9 @@ def validate(  # noqa: PLR0913, PLR0917 (the options of a command, and its conte
 
     Example: avcompress validate yolox.bundle --recipe recipe.yaml --key release.pem.pub --baseline baselines/yolox
     """
-    from avcompress.references import Against
-    from avcompress.validating import ValidateJob
-    from avcompress.validating import validate as run_validation
+    from avcompress.judging.references import Against
+    from avcompress.judging.validating import ValidateJob
+    from avcompress.judging.validating import validate as run_validation
 
     context.obj.install()
     console = open_console()

@@ -124,7 +124,6 @@ def cli(
     from avcompress.cli.process import _exit_code
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
-    monkeypatch.delenv("AVCOMPRESS_DATA", raising=False)
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.chdir(tmp_path)
 

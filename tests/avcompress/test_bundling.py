@@ -19,11 +19,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from avcompress.bench import Job
 from avcompress.bundling import ForDevice, create_bundle
 from avcompress.pipeline import execute
 from avcompress.rebuilding import rebuild_bundle
 from avcompress.recipe import Recipe
+from avcompress.running.bench import Job
 from avcompress.spec import EngineError, OutputError, RecipeError
 from avcompress.watch import SilentWatch
 from calibration.statistics_file import load_statistics

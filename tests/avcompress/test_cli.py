@@ -25,12 +25,6 @@ from avcompress.cli.process import _interrupted
 CLASSES = ("low", "middle", "high")
 
 
-@pytest.fixture(autouse=True)
-def no_data_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The recipes here start from their own folder, whatever data the machine offers."""
-    monkeypatch.delenv("AVCOMPRESS_DATA", raising=False)
-
-
 def launch(folder: Path, recipe: dict[str, Any], *options: str, **variables: str) -> subprocess.Popen[str]:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     command = [sys.executable, "-m", "avcompress", "run", "recipe.yaml", "--out", "out", *options]
@@ -334,7 +328,9 @@ def test_a_failed_resume_leaves_no_verdict_of_the_run_before(tmp_path: Path, job
     assert not {"report.json", "report.html", "model.onnx"} & {path.name for path in (tmp_path / "out").iterdir()}
 
 
-@pytest.mark.parametrize("file", ["state/0-ptq/model.onnx", "state/measure-ort/result.json", "engines/ort/model.onnx"])
+@pytest.mark.parametrize(
+    "file", ["state/0-ptq/model.onnx", "state/predict-ort/predictions.npz", "engines/ort/model.onnx"]
+)
 def test_files_that_were_altered_since_are_noticed_and_made_again(
     tmp_path: Path, job: dict[str, Any], file: str
 ) -> None:

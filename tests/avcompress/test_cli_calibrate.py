@@ -46,7 +46,6 @@ def folder(tmp_path):
 
 def run(folder, *arguments):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment.pop("AVCOMPRESS_DATA", None)
     command = [sys.executable, "-m", "avcompress", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 

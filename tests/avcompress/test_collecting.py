@@ -1,7 +1,6 @@
 """avcompress.collecting and float_network: from a recipe to the statistics of its images, and the commands for it."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -157,7 +156,6 @@ def test_an_output_is_kept_by_its_name(folder):
 def run(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "avcompress", *map(str, arguments)],
-        env={name: value for name, value in os.environ.items() if name != "AVCOMPRESS_DATA"},
         check=False,
         capture_output=True,
         text=True,

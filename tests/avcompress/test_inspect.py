@@ -58,14 +58,13 @@ def folder(tmp_path):
 
 
 def run(*arguments, columns=120, **environment):
-    clean = {key: value for key, value in os.environ.items() if key != "AVCOMPRESS_DATA"}
     return subprocess.run(
         [sys.executable, "-c", COMMAND, "inspect", *map(str, arguments)],
         check=False,
         capture_output=True,
         text=True,
         timeout=120,
-        env={**clean, "COLUMNS": str(columns), **environment},
+        env={**os.environ, "COLUMNS": str(columns), **environment},
     )
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from avcompress.bench import Job
 from avcompress.pipeline import Outcome, execute
 from avcompress.recipe import Recipe
 from avcompress.recipe_load import load_recipe
+from avcompress.running.bench import Job
 from avcompress.watch import SilentWatch
 from engines.manifest import read_manifest
 

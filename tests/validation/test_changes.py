@@ -49,6 +49,11 @@ def found(*detections):
     )
 
 
+def test_what_is_beyond_the_best_hundred_of_a_class_in_an_image_is_no_false_alarm():
+    many = found(*((1, CAR, at(20), 0.9 - index / 1000) for index in range(103)))
+    assert len(find_changes(LABELS, found(), many, 0.5).new_alarms) == 100
+
+
 LABELS = truth(
     (0, CAR, at(0), False),
     (0, CAR, at(50), False),

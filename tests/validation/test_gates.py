@@ -186,17 +186,19 @@ def test_a_contract_is_checked_before_the_work():
 
 
 @pytest.mark.parametrize(
-    ("deadline", "needed"),
+    ("deadline", "what", "needed"),
     [
-        ({"percentile": "p99.9"}, 1000),
-        ({"percentile": "p99", "decide": "proven_kept"}, 299),
-        ({"percentile": None, "max_miss_rate": 0.001}, 1000),
+        ({"percentile": "p99.9"}, "p99.9", 1000),
+        ({"percentile": "p99", "decide": "proven_kept"}, "p99 to be proven_kept", 299),
+        ({"percentile": None, "max_miss_rate": 0.001}, "a miss rate of 0.001", 1000),
+        ({"percentile": "p99.9", "max_miss_rate": 0.1}, "p99.9", 1000),
+        ({"percentile": "p50", "max_miss_rate": 0.001}, "a miss rate of 0.001", 1000),
     ],
 )
-def test_samples_that_are_too_few_for_a_deadline_are_refused_before_the_work(deadline, needed):
+def test_samples_that_are_too_few_for_a_deadline_are_refused_before_the_work(deadline, what, needed):
     names = box_metric_names(("car",), kitti=False)
     check_contract(contract(**deadline), names, Measure(runs=needed))
-    with pytest.raises(RecipeError, match=rf"measure\.runs: expected at least {needed} for .*, got {needed - 1}"):
+    with pytest.raises(RecipeError, match=rf"measure\.runs: expected at least {needed} for {what}, got {needed - 1}"):
         check_contract(contract(**deadline), names, Measure(runs=needed - 1))
 
 

@@ -165,7 +165,7 @@ def test_bands_share_out_every_pixel():
     left, center, right = tally_bands(truth, found, [BANDS[name] for name in ("left", "center", "right")])
     top, middle, bottom = tally_bands(truth, found, [BANDS[name] for name in ("top", "middle", "bottom")])
     for parts in ((left, center, right), (top, middle, bottom)):
-        assert (sum(part.confusion for part in parts) == whole.confusion).all()
+        assert (sum(part.pixels for part in parts) == whole.pixels).all()
         assert (sum(part.boundary for part in parts) == whole.boundary).all()
     assert left.objects == 32 * 16
     assert [BANDS[name].window((7, 9))[0] for name in ("top", "middle", "bottom")] == [

@@ -5,7 +5,7 @@ from validation.latency.load import background_load
 from validation.latency.measuring import Instruments, ScenarioResult, measure_scenario
 from validation.latency.scenarios import WAITING, run_scenario, schedule, warm_up
 from validation.latency.stages import TOTAL, Stages, measure_latency, measure_stages
-from validation.latency.terms import MISS_RATE, TermFigure, runs_needed, term_figures
+from validation.latency.terms import MISS_RATE, TermFigure, hardest_claim, runs_needed, term_figures
 from validation.latency.timing import REAL, Clock, Time
 from validation.latency.values import LATE, PERMILLE, RUNS_NEEDED, Latency
 
@@ -26,6 +26,7 @@ __all__ = [
     "TermFigure",
     "Time",
     "background_load",
+    "hardest_claim",
     "measure_latency",
     "measure_scenario",
     "measure_stages",

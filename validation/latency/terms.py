@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from avcompress.contract import LatencyTerm, Percentile
 from avcompress.spec import Decide
@@ -57,20 +57,31 @@ def term_figures(
     return tuple(figures)
 
 
-def runs_needed(term: LatencyTerm, confidence: float = CONFIDENCE) -> int | None:
-    """The least number of images with which a term can be decided; None: no number is enough.
+class Claim(NamedTuple):
+    """What of a term takes most images to decide, in words, and how many; None: no number is enough."""
+
+    what: str
+    runs: int | None
+
+
+def hardest_claim(term: LatencyTerm, confidence: float = CONFIDENCE) -> Claim:
+    """The figure of a term that takes most images.
 
     A percentile's estimate takes 1 / (1 - p) of them, and so does a rate of misses. proven_kept takes as many as give
     an upper bound at all: log(1 - confidence) / log(p).
     """
-    fractions = []
-    if term.max_miss_rate is not None:
-        fractions.append(1 - term.max_miss_rate)
+    fractions: dict[str, float] = {}
     if term.percentile is not None or term.max_miss_rate is None:
-        fractions.append(PERMILLE[term.percentile or "p99"] / 1000)
-    needed = [_runs(fraction, term.decide, confidence) for fraction in fractions]
-    known = [runs for runs in needed if runs is not None]
-    return max(known) if len(known) == len(needed) else None
+        fractions[term.percentile or "p99"] = PERMILLE[term.percentile or "p99"] / 1000
+    if term.max_miss_rate is not None:
+        fractions[f"a miss rate of {term.max_miss_rate:g}"] = 1 - term.max_miss_rate
+    claims = [Claim(what, _runs(fraction, term.decide, confidence)) for what, fraction in fractions.items()]
+    return max(claims, key=lambda claim: math.inf if claim.runs is None else claim.runs)
+
+
+def runs_needed(term: LatencyTerm, confidence: float = CONFIDENCE) -> int | None:
+    """The least number of images with which a term can be decided; None: no number is enough."""
+    return hardest_claim(term, confidence).runs
 
 
 def _runs(fraction: float, decide: Decide, confidence: float) -> int | None:

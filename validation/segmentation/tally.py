@@ -31,20 +31,25 @@ class MaskTally:
 
     Attributes:
         classes: the class table, C names.
-        confusion: (I, C, C + 1) int32, labelled pixels by label and prediction; the last column holds predictions of
-            an index outside the class table.
+        pixels: (I, 3, C) int32, labelled pixels: those hit, all of that label, all predicted so. No whole confusion
+            matrix: of 10,000 images, 66 classes and seven bands it would take 1 GB.
         boundary: (I, 4, C) int32: predicted boundary pixels near a labelled one, predicted ones, labelled ones near a
             predicted one, labelled ones.
     """
 
     classes: tuple[str, ...]
-    confusion: Array
+    pixels: Array
     boundary: Array
+
+    @property
+    def labelled(self) -> Array:
+        """Labelled pixels by image and class, (I, C)."""
+        return self.pixels[:, 1]
 
     @property
     def objects(self) -> int:
         """Labelled pixels."""
-        return int(self.confusion.sum(dtype=np.int64))
+        return int(self.labelled.sum(dtype=np.int64))
 
     def figures(self, weights: Array) -> dict[str, NDArray[np.float64]]:
         """The figures, (R,) each, named by mask_metric_names, of R weightings of the images.
@@ -55,9 +60,7 @@ class MaskTally:
         A class that neither the labels nor the predictions on labelled pixels hold is NaN, and left out of means.
         """
         weights = np.asarray(weights, np.float64)
-        hits = _pool(np.diagonal(self.confusion, axis1=1, axis2=2), weights)
-        labelled = _pool(self.confusion.sum(axis=2), weights)
-        predicted = _pool(self.confusion[:, :, :-1].sum(axis=1), weights)
+        hits, labelled, predicted = (_pool(self.pixels[:, kind], weights) for kind in range(3))
         iou = intersection_over_union(hits, labelled, predicted)
         f_score = pixel_f_score(hits, labelled, predicted)
         boundary = boundary_f_score(*(_pool(self.boundary[:, kind], weights) for kind in range(4)))
@@ -93,7 +96,7 @@ def tally_bands(truth: Truth, found: MaskPredictions, bands: Sequence[Band | Non
     if truth.masks is None or len(truth.masks) != len(found.masks):
         raise ValueError(f"masks: expected labels of {len(found.masks)} images, got {len(truth.masks or ())}")
     classes, images = len(truth.classes), len(truth.masks)
-    counts = [np.zeros((images, classes, classes + 1), np.int32) for _ in bands]
+    counts = [np.zeros((images, 3, classes), np.int32) for _ in bands]
     edges = [np.zeros((images, 4, classes), np.int32) for _ in bands]
     for index, (name, label_png, found_png) in enumerate(zip(truth.names, truth.masks, found.masks, strict=True)):
         label, predicted = decode_mask(label_png, name), decode_mask(found_png, name)
@@ -101,7 +104,8 @@ def tally_bands(truth: Truth, found: MaskPredictions, bands: Sequence[Band | Non
         boundaries = _Boundaries.of(label, predicted, classes)
         for band, count, edge in zip(bands, counts, edges, strict=True):
             window = band.window(label.shape) if band else (slice(None), slice(None))
-            count[index] = count_codes(codes[window], classes)
+            matrix = count_codes(codes[window], classes)
+            count[index] = np.diagonal(matrix), matrix.sum(axis=1), matrix[:, :-1].sum(axis=0)
             edge[index] = boundaries.count(window, classes)
     return tuple(MaskTally(truth.classes, count, edge) for count, edge in zip(counts, edges, strict=True))
 

@@ -101,10 +101,16 @@ def test_the_load_is_there_within_the_block_and_gone_after_it_even_on_an_error(p
     assert not (children() - before)
 
 
+def wait_for_the_end_of(processes):
+    for process in processes:
+        os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+
+
 def test_a_load_that_died_is_told(monkeypatch):
     monkeypatch.setattr(load_module, "_BUSY", "print('x')")
+    before = children()
     with pytest.raises(MissingError, match="expected 1 busy processes until the end, got 0"), background_load(1):
-        time.sleep(0.2)
+        wait_for_the_end_of(children() - before)
 
 
 def test_the_load_ends_by_itself_when_its_parent_is_gone():

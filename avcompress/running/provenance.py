@@ -6,10 +6,10 @@ import hashlib
 import json
 from pathlib import Path
 
-from avcompress.bench import Bench
-from avcompress.compress import STATISTICS
 from avcompress.files import sha256_file
 from avcompress.recipe import Ptq
+from avcompress.running.bench import Bench
+from avcompress.running.compress import STATISTICS
 from calibration.statistics_file import load_statistics
 from engines.manifest import Calibration
 

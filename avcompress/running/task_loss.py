@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from avcompress.bench import Bench
 from avcompress.files import sha256_file
 from avcompress.recipe import Detection
 from avcompress.recipe_training import Train
+from avcompress.running.bench import Bench
 from avcompress.spec import DataError, ModelError
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from avcompress import ranks
-from avcompress.bench import Bench
 from avcompress.checkpoint import (
     DECISIONS,
     NETWORK,
@@ -26,13 +25,14 @@ from avcompress.quant.stages.ptq import calibrate, calibration_settings, quantiz
 from avcompress.recipe import Cast, FloatTraining, Ptq, Recipe
 from avcompress.recipe_network import OnnxModel, TorchModel
 from avcompress.recipe_qat import Qat
-from avcompress.rehearsing import rehearse
+from avcompress.running.bench import Bench
+from avcompress.running.rehearsing import rehearse
+from avcompress.running.task_loss import module_code
+from avcompress.running.teaching import images_of, teacher_code
+from avcompress.running.training import SKIPPED, Export, train_folders, train_stages
+from avcompress.running.tuning import qat_step
 from avcompress.spec import Artifact, Track
 from avcompress.state import step_key
-from avcompress.task_loss import module_code
-from avcompress.teaching import images_of, teacher_code
-from avcompress.training import SKIPPED, Export, train_folders, train_stages
-from avcompress.tuning import qat_step
 from calibration.batches import Batches
 from calibration.statistics_file import load_statistics, save_statistics
 from engines.onnx_load import load_onnx

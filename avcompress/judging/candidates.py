@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from avcompress.findings import Findings
+from avcompress.judging.findings import Findings
 from avcompress.recipe import Detection
 from avcompress.spec import Verdict
 from avcompress.trial import Trial

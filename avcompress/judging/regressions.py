@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
-from avcompress.findings import Findings
+from avcompress.judging.findings import Findings
 from avcompress.spec import Check, Decide
 from validation.comparison import EVERYWHERE, Estimate
 from validation.drift import first_beyond
-from validation.gate_accuracy import drop_check
-from validation.latency import Latency
+from validation.gate_accuracy import drop_check, reasons
+from validation.latency import PERMILLE, Latency
 
 RULE: Decide = "unless_proven_broken"
 
 
 def regressions(findings: Findings, before: str, min_sqnr_db: float | None = None) -> tuple[Check, ...]:
-    """One check for each metric of all classes, for median and p99, and for the layers where a limit is given.
+    """One check for each metric of all classes and each percentile of the latency that has an interval, and for layers.
 
-    Metrics by class and in slices are left out: of hundreds of intervals of 95 %, some are off by chance.
+    Metrics by class and in slices are left out: of hundreds of intervals of 95 %, some are off by chance. The note of a
+    proven loss names them.
 
     Args:
         findings: of two engines, `before` and the one that is compared with it.
@@ -39,8 +41,10 @@ def _worse(findings: Findings) -> Iterator[Check]:
     for engine, comparison in findings.comparisons.items():
         drops = comparison.slices[EVERYWHERE].drop
         for metric, drop in drops.items():
-            if "/" not in metric and not math.isnan(drop.value):
-                yield _unless_proven(drop_check(metric, engine), drop, 0.0, engine, metric)
+            # Nothing is proven of what rests on too few images for an interval.
+            if "/" not in metric and not math.isnan(drop.low):
+                check = _unless_proven(drop_check(metric, engine), drop, 0.0, engine, metric)
+                yield check if check.passed else replace(check, note=reasons(metric, EVERYWHERE, comparison))
 
 
 def _unless_proven(name: str, found: Estimate, limit: float, engine: str, metric: str = "", unit: str = "") -> Check:
@@ -50,7 +54,7 @@ def _unless_proven(name: str, found: Estimate, limit: float, engine: str, metric
 
 def _slower(old: Latency, new: Latency, engine: str) -> Iterator[Check]:
     """A percentile fails where its lower bound is above the old one's upper bound."""
-    for name in ("p50", "p99"):
+    for name in PERMILLE:
         (_, limit), (low, high) = old.bounds(name), new.bounds(name)
         if not math.isnan(limit) and not math.isnan(low):
             found = Estimate(new.percentile(name), low, high)

@@ -16,11 +16,11 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from rich.console import Console
 
-from avcompress.benching import BenchJob, bench_engine, check_job
 from avcompress.cli import app
 from avcompress.cli.bench import show
 from avcompress.contract import AccuracyTerm, Contract, LatencyTerm, Measure
 from avcompress.files import sha256_file
+from avcompress.judging.benching import BenchJob, bench_engine, check_job
 from avcompress.recipe import OpenVinoEngine, OrtEngine, Preprocess, Segmentation
 from avcompress.spec import DataError, EngineError, RecipeError
 from engines.build import build_engine

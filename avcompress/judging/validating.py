@@ -9,19 +9,19 @@ from typing import NamedTuple
 
 import onnx
 
-from avcompress.baselines import store_baseline
-from avcompress.contenders import Contender, as_made, find_contenders
-from avcompress.drifting import measure_drift
 from avcompress.files import private_folder, sha256_file
-from avcompress.findings import Findings, compare_all, pictures
-from avcompress.given import Given, identify
 from avcompress.inputs import check_labelled, find_validation
-from avcompress.judgeable import judgeable
-from avcompress.measuring import Measured, find_all, read_labels, scenarios, skipped, time_all
+from avcompress.judging.baselines import store_baseline
+from avcompress.judging.contenders import Contender, as_made, find_contenders
+from avcompress.judging.drifting import measure_drift
+from avcompress.judging.findings import Findings, compare_all, pictures
+from avcompress.judging.given import Given, identify
+from avcompress.judging.judgeable import judgeable
+from avcompress.judging.measuring import Measured, find_all, read_labels, scenarios, skipped, time_all
+from avcompress.judging.references import Against, Origin, find_reference, float_model, is_results, read_results
+from avcompress.judging.reporting import Background, compose_report, skipped_note, source_facts
 from avcompress.outdir import refuse_others
 from avcompress.recipe_load import load_recipe
-from avcompress.references import Against, Origin, find_reference, float_model, is_results, read_results
-from avcompress.reporting import Background, compose_report, skipped_note, source_facts
 from avcompress.spec import LayerPlan, RecipeError, Verdict
 from avcompress.state import State
 from avcompress.steps import Steps
@@ -106,8 +106,8 @@ def validate(job: ValidateJob, watch: Watch) -> Validated:
     for line in skipped_note("validation", skipped(setting.trial, findings.truth)):
         watch.note(line)
     if job.save_baseline is not None:
-        name = setting.origin.recipe.data.validation.format
-        store_baseline(job.save_baseline, findings, _network_sha256(setting), name)
+        source = setting.origin.recipe.data.validation
+        store_baseline(job.save_baseline, findings, _network_sha256(setting), source)
     if job.out is not None:
         with watch.step("write the report", reused=False):
             write_report(report, pictures(findings), job.out)

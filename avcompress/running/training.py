@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avcompress import ranks
-from avcompress.bench import Bench
 from avcompress.checkpoint import load_decisions, save_decisions
-from avcompress.early_stop import judge
 from avcompress.files import write_atomically
 from avcompress.recipe import FloatTraining
 from avcompress.recipe_distill import Distill
 from avcompress.recipe_training import Training
+from avcompress.running.bench import Bench
+from avcompress.running.early_stop import judge
+from avcompress.running.task_loss import loss_code, task_loss
+from avcompress.running.teaching import distilling, images_of, teacher_code
 from avcompress.spec import Artifact, Track
 from avcompress.state import step_key
-from avcompress.task_loss import loss_code, task_loss
-from avcompress.teaching import distilling, images_of, teacher_code
 
 if TYPE_CHECKING:
     import onnx

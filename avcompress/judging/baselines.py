@@ -6,8 +6,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from avcompress import __version__
-from avcompress.findings import Findings
-from avcompress.measuring import Measured
+from avcompress.judging.findings import Findings
+from avcompress.judging.measuring import Measured
+from avcompress.recipe import DataSource, SceneSource
 from avcompress.spec import DataError
 from avcompress.trial import Trial
 from validation.baseline import Baseline, BaselineFacts, data_set, read_baseline, write_baseline
@@ -19,10 +20,10 @@ from validation.truth import Truth
 NETWORK = "network"
 
 
-def store_baseline(folder: Path, findings: Findings, network_sha256: str, name: str) -> None:
+def store_baseline(folder: Path, findings: Findings, network_sha256: str, source: DataSource) -> None:
     """Store the first network that was measured: predictions, figures, latencies; raises RecipeError, OutputError.
 
-    `name` is what people call the data set.
+    `source` is the recipe's, of the validation images.
     """
     engine, measured = next(iter(findings.engines.items()))
     everywhere = findings.comparisons[engine].slices[EVERYWHERE]
@@ -30,7 +31,7 @@ def store_baseline(folder: Path, findings: Findings, network_sha256: str, name: 
     facts = BaselineFacts(
         created=datetime.now(timezone.utc),
         recipe=trial.name,
-        data=data_set(findings.truth, name),
+        data=data_set(findings.truth, _called(source)),
         network_sha256=network_sha256,
         versions={"avcompress": __version__, **library_versions()},
         figures={NETWORK: {metric: found.value for metric, found in everywhere.network.items()}},
@@ -43,12 +44,12 @@ def store_baseline(folder: Path, findings: Findings, network_sha256: str, name: 
     write_baseline(folder, Baseline(facts, {NETWORK: measured.predictions, **measured.corrupted}))
 
 
-def read_reference(folder: Path, trial: Trial, truth: Truth) -> Measured:
-    """A stored baseline as a reference.
+def read_reference(folder: Path, trial: Trial, truth: Truth, source: DataSource) -> Measured:
+    """A stored baseline as a reference; `source` as for store_baseline.
 
     Raises DataError for one of other data, classes or another task, or without a corruption that the trial asks for.
     """
-    found = read_baseline(folder, data_set(truth, trial.name)).predictions
+    found = read_baseline(folder, data_set(truth, _called(source))).predictions
     wanted = corruption_slices(trial.validation)
     missing = [name for name in (NETWORK, *wanted) if name not in found]
     if missing:
@@ -56,3 +57,8 @@ def read_reference(folder: Path, trial: Trial, truth: Truth) -> Measured:
             f"{folder}: expected a baseline with {', '.join(missing)}, got one with {', '.join(found)}; store it anew"
         )
     return Measured(found[NETWORK], {name: found[name] for name in wanted})
+
+
+def _called(source: DataSource) -> str:
+    """What people call a data set: its folder of images."""
+    return source.format if isinstance(source, SceneSource) else source.images

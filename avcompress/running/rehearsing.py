@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from avcompress.bench import Bench
+from avcompress.running.bench import Bench
 from avcompress.spec import Array, EngineError
 from engines.in_memory import open_model
 from engines.onnx_graph import with_outputs

@@ -16,13 +16,13 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from avcompress.bench import Job
 from avcompress.export import to_onnx
 from avcompress.models import segmenter
 from avcompress.pipeline import execute
 from avcompress.recipe import Recipe
+from avcompress.running.bench import Job
+from avcompress.running.task_loss import chosen
 from avcompress.spec import DataError, MissingError, ModelError, RecipeError, Track
-from avcompress.task_loss import chosen
 from avcompress.watch import SilentWatch
 
 CLASSES = 10
@@ -262,7 +262,7 @@ def test_the_loss_is_given_the_output_that_the_recipe_names():
 @pytest.mark.slow
 def test_a_run_under_torchrun_trains_in_two_processes_and_reports_once(tmp_path):
     one = run(tmp_path, job(train={"batch_norm": "frozen"}), "one")
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     done = subprocess.run(
         [*command, "avcompress", "run", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "two")],

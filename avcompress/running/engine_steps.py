@@ -11,11 +11,11 @@ from typing import Any
 import onnx
 
 from avcompress import __version__
-from avcompress.bench import Bench
-from avcompress.compress import Compressed
 from avcompress.files import sha256_file, write_atomically
-from avcompress.provenance import calibration_facts
 from avcompress.recipe import Engine
+from avcompress.running.bench import Bench
+from avcompress.running.compress import Compressed
+from avcompress.running.provenance import calibration_facts
 from avcompress.spec import EngineError, Track
 from avcompress.state import step_key
 from engines.build import Built, build_engine

@@ -1,18 +1,19 @@
 """What is pure in judging finished networks: regressions, candidates, differences, what can be judged."""
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from avcompress.candidates import find_candidates
 from avcompress.contract import AccuracyTerm, Contract, DriftTerm, Int8Term, LatencyTerm, Measure
-from avcompress.differences import file_differences, layer_differences, setting_differences
-from avcompress.findings import Findings
-from avcompress.judgeable import judgeable
-from avcompress.measuring import Measured
+from avcompress.judging.candidates import find_candidates
+from avcompress.judging.differences import file_differences, layer_differences, setting_differences
+from avcompress.judging.findings import Findings
+from avcompress.judging.judgeable import judgeable
+from avcompress.judging.measuring import Measured
+from avcompress.judging.regressions import regressions
 from avcompress.recipe import Segmentation
-from avcompress.regressions import regressions
 from avcompress.spec import Check, LayerPlan, RecipeError, Verdict
 from engines.manifest import FileEntry
 from validation.comparison import Comparison, Estimate, SliceResult
@@ -54,9 +55,31 @@ def test_only_a_proven_loss_of_all_classes_is_a_regression() -> None:
     proven = regressions(findings((0.02, 0.01, 0.03), engines), "A")
 
     assert [(check.name, check.passed) for check in by_chance] == [
-        ("mIoU drop @ B", True), ("p50 @ B", True), ("p99 @ B", True),
+        ("mIoU drop @ B", True), ("p50 @ B", True), ("p90 @ B", True), ("p99 @ B", True),
     ]  # fmt: skip
-    assert [check.passed for check in proven] == [False, True, True]
+    assert [check.passed for check in proven] == [False, True, True, True]
+
+
+def test_what_rests_on_too_few_images_for_an_interval_is_no_proven_loss() -> None:
+    engines = {"A": measured(timed(*STEADY)), "B": measured(timed(*STEADY))}
+    checks = regressions(findings((0.3, math.nan, math.nan), engines), "A")
+
+    assert [check.name for check in checks] == ["p50 @ B", "p90 @ B", "p99 @ B"]
+
+
+def test_a_proven_loss_names_the_classes_that_lost() -> None:
+    engines = {"A": measured(timed()), "B": measured(timed())}
+    (check,) = regressions(findings((0.02, 0.01, 0.03), engines), "A")
+
+    assert check.note == "lost most: IoU/road by 0.8000"
+
+
+def test_a_tail_is_a_regression_that_neither_median_nor_p99_shows() -> None:
+    steady, tail = [5.0] * 4000, [5.0] * 3980 + [60.0] * 20
+    engines = {"A": measured(timed(*steady)), "B": measured(timed(*tail))}
+    checks = regressions(findings((0, 0, 0), engines), "A")
+
+    assert [check.name for check in checks if not check.passed] == ["p99.9 @ B"]
 
 
 def test_a_percentile_is_a_regression_where_its_bounds_lie_above_the_old_ones() -> None:

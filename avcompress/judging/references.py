@@ -7,11 +7,11 @@ from pathlib import Path
 
 import onnx
 
-from avcompress.baselines import read_reference
-from avcompress.contenders import as_made, find_contenders, float_subject, read_any
 from avcompress.float_network import float_network
-from avcompress.given import Given, identify
-from avcompress.measuring import Measured, find_all
+from avcompress.judging.baselines import read_reference
+from avcompress.judging.contenders import as_made, find_contenders, float_subject, read_any
+from avcompress.judging.given import Given, identify
+from avcompress.judging.measuring import Measured, find_all
 from avcompress.recipe import CocoSource, FloatTraining, Recipe
 from avcompress.spec import RecipeError
 from avcompress.steps import Steps
@@ -70,7 +70,7 @@ def find_reference(
 ) -> Measured:
     """The predictions that a network's are held against, read or made."""
     if against.baseline is not None:
-        return read_reference(against.baseline, trial, truth)
+        return read_reference(against.baseline, trial, truth, origin.recipe.data.validation)
     path = against.reference
     if path is not None and is_results(path):
         return read_results(path, origin, trial, truth)

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avcompress import ranks
-from avcompress.bench import Bench
 from avcompress.checkpoint import load_artifact, save_artifact
 from avcompress.files import write_atomically
 from avcompress.quant.stages.adaround import require_torch
 from avcompress.recipe import Detection
 from avcompress.recipe_distill import Loss, Response, Soft, Teaching
 from avcompress.recipe_qat import Qat
+from avcompress.running.bench import Bench
+from avcompress.running.teaching import images_of, label_loss, teacher_of
+from avcompress.running.training import SKIPPED, around, length, under_way
 from avcompress.spec import Track
-from avcompress.teaching import images_of, label_loss, teacher_of
-from avcompress.training import SKIPPED, around, length, under_way
 
 if TYPE_CHECKING:
     import onnx

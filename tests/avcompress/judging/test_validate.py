@@ -185,7 +185,8 @@ def test_a_baseline_of_other_data_is_refused(cli: Cli, street: Any) -> None:
     )
 
     assert code == 2
-    assert "expected a baseline of the data at hand" in err
+    assert "expected a baseline of the data at hand, images (24 images, sha256 " in err
+    assert "got one of other data, images (24 images, sha256 " in err
     assert len(err.splitlines()) == 1
     assert not Path("out").exists()
 

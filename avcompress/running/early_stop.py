@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from avcompress.bench import Bench
 from avcompress.recipe import Detection, Recipe
+from avcompress.running.bench import Bench
 from engines.ort import open_ort
 from validation.detection import detection_metric_names, evaluate_detection
 from validation.predict import predict

@@ -7,14 +7,14 @@ import onnx
 import pytest
 import yaml
 
-from avcompress.bench import Bench, Job, prepare
 from avcompress.checkpoint import load_artifact
-from avcompress.compress import compress
 from avcompress.quant.stages import qat as stage_module
 from avcompress.recipe import Recipe
+from avcompress.running.bench import Bench, Job, prepare
+from avcompress.running.compress import compress
+from avcompress.running.teaching import images_of
+from avcompress.running.tuning import lesson_of
 from avcompress.spec import RecipeError
-from avcompress.teaching import images_of
-from avcompress.tuning import lesson_of
 from avcompress.watch import SilentWatch
 from engines.qdq import qdq_sites
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from avcompress.bench import Bench
-from avcompress.compress import Compressed
 from avcompress.files import sha256_file
-from avcompress.findings import Findings
-from avcompress.measuring import Measured, skipped
+from avcompress.judging.findings import Findings
+from avcompress.judging.measuring import Measured, skipped
+from avcompress.judging.reporting import Background, skipped_note, source_facts
 from avcompress.recipe import DataSource, Engine
-from avcompress.reporting import Background, skipped_note, source_facts
+from avcompress.running.bench import Bench
+from avcompress.running.compress import Compressed
 from avcompress.spec import LayerPlan
 from calibration.source import Source
 from engines.built import LAYERS, MODEL, Built

@@ -13,11 +13,11 @@ import onnx
 import pytest
 import torch
 
-from avcompress.bench import Job, prepare
-from avcompress.compress import compress
 from avcompress.export import to_onnx
 from avcompress.models import segmenter
 from avcompress.recipe import Recipe
+from avcompress.running.bench import Job, prepare
+from avcompress.running.compress import compress
 from avcompress.spec import ModelError, RecipeError, Track
 from avcompress.watch import SilentWatch
 

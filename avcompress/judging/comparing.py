@@ -10,8 +10,11 @@ from typing import Literal, NamedTuple
 import onnx
 from pydantic import Field
 
-from avcompress.contenders import Contender, as_made, find_contenders
-from avcompress.differences import (
+from avcompress.files import private_folder, sha256_file
+from avcompress.frozen import Model
+from avcompress.inputs import check_labelled, find_validation
+from avcompress.judging.contenders import Contender, as_made, find_contenders
+from avcompress.judging.differences import (
     Difference,
     FileDifference,
     LayerDifference,
@@ -20,19 +23,16 @@ from avcompress.differences import (
     layer_differences,
     setting_differences,
 )
-from avcompress.drifting import measure_drift
-from avcompress.files import private_folder, sha256_file
-from avcompress.findings import Findings, compare_all, pictures
-from avcompress.frozen import Model
-from avcompress.given import Given, identify
-from avcompress.inputs import check_labelled, find_validation
-from avcompress.measuring import Measured, find_all, read_labels, skipped, time_all
+from avcompress.judging.drifting import measure_drift
+from avcompress.judging.findings import Findings, compare_all, pictures
+from avcompress.judging.given import Given, identify
+from avcompress.judging.measuring import Measured, find_all, read_labels, skipped, time_all
+from avcompress.judging.regressions import regressions
+from avcompress.judging.reporting import Background, compose_report, skipped_note, source_facts
 from avcompress.outdir import refuse_others
 from avcompress.recipe import Recipe
 from avcompress.recipe_load import load_recipe
-from avcompress.regressions import regressions
-from avcompress.reporting import Background, compose_report, skipped_note, source_facts
-from avcompress.spec import LayerPlan, ModelError, RecipeError, Verdict
+from avcompress.spec import EngineError, LayerPlan, ModelError, RecipeError, Verdict
 from avcompress.state import State
 from avcompress.steps import Steps
 from avcompress.trial import Trial, trial_of
@@ -203,7 +203,9 @@ def _measure(job: CompareJob, pair: _Pair, ground: _Ground, steps: Steps) -> tup
         find_contenders(given, pair.backend if given.manifests else pair.backend or None, job.trust, recipe)[0][0]
         for given in (pair.a, pair.b)
     )
-    steps.watch.begin(4 + 2 * (1 + sum(map(len, trial.validation.corruptions.values()))))
+    layered = pair.a.network is not None and pair.b.network is not None
+    # The labels, both latencies, the comparison; error by layer; predictions of both.
+    steps.watch.begin(4 + layered + 2 * (1 + sum(map(len, trial.validation.corruptions.values()))))
     truth = read_labels(steps, trial)
     a, b = (_try(steps, trial, truth, each, name) for each, name in zip(contenders, (A, B), strict=True))
     drift, notes = _drift(pair, steps, as_made(trial, contenders[1].manifest))
@@ -233,7 +235,7 @@ def _drift(pair: _Pair, steps: Steps, trial: Trial) -> tuple[tuple[LayerDrift, .
         return (), ("layers are not compared: an engine's folder comes without its network",)
     try:
         drift = measure_drift(steps, trial, pair.a.network, pair.b.network)
-    except ModelError as error:
+    except (ModelError, EngineError) as error:  # ONNX Runtime does not run every format
         return (), (f"layers are not compared: {error}",)
     first = next((layer for layer in drift if layer.sqnr_db != math.inf), None)
     what = "all layers are equal" if first is None else f"the first layer that differs is {first.layer}"

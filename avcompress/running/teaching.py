@@ -6,14 +6,14 @@ import copy
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from avcompress.bench import Bench
 from avcompress.files import sha256_file
 from avcompress.recipe import Detection
 from avcompress.recipe_distill import Distill, Loss, Teacher, Teaching, needs_labels
 from avcompress.recipe_network import TorchModel
 from avcompress.recipe_training import Train
+from avcompress.running.bench import Bench
+from avcompress.running.task_loss import module_code, task_loss
 from avcompress.spec import Artifact, RecipeError
-from avcompress.task_loss import module_code, task_loss
 from calibration.source import Source
 
 if TYPE_CHECKING:

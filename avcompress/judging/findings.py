@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from avcompress.measuring import Measured
+from avcompress.judging.measuring import Measured
 from avcompress.spec import LayerPlan
 from avcompress.trial import Trial
 from avcompress.watch import Watch

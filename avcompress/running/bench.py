@@ -28,10 +28,10 @@ from avcompress.recipe import (
 from avcompress.recipe_distill import Distill
 from avcompress.recipe_qat import Qat
 from avcompress.recipe_training import Train
+from avcompress.running.training_checks import check_training
 from avcompress.spec import MissingError, RecipeError, Track
 from avcompress.state import State
 from avcompress.steps import Step, Steps
-from avcompress.training_checks import check_training
 from avcompress.trial import Trial, metric_names, trial_of
 from avcompress.watch import Watch
 from calibration.preprocess import check_preprocess

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 from avcompress import __version__
-from avcompress.candidates import find_candidates
-from avcompress.findings import Findings
-from avcompress.measuring import Measured, skipped
+from avcompress.judging.candidates import find_candidates
+from avcompress.judging.findings import Findings
+from avcompress.judging.measuring import Measured, skipped
 from avcompress.spec import Verdict
 from avcompress.steps import Step
 from avcompress.trial import Trial

@@ -31,8 +31,8 @@ from validation.latency import (
     Instruments,
     ScenarioResult,
     Stages,
+    hardest_claim,
     measure_scenario,
-    runs_needed,
     term_figures,
 )
 from validation.latency.facts import BenchFacts, deadline_check, misses, scenario_facts
@@ -100,7 +100,7 @@ def check_job(job: BenchJob) -> None:
     if job.source.is_dir() and not (job.source / NAME).exists():
         _refuse_folder(job.source)
     if job.term is not None:
-        needed = runs_needed(job.term)
+        what, needed = hardest_claim(job.term)
         if needed is None:
             raise RecipeError(
                 "--max-miss-rate: expected a rate above 0 to prove, got 0: no number of images is enough; "
@@ -108,7 +108,8 @@ def check_job(job: BenchJob) -> None:
             )
         if job.measure.runs < needed:
             raise RecipeError(
-                f"--runs: expected at least {needed} to decide {_claim(job.term)}, got {job.measure.runs}; raise it"
+                f"--runs: expected at least {needed} to decide {what} ({job.term.decide}), got {job.measure.runs}; "
+                "raise it"
             )
     if job.source.is_file():
         _check_file(job)
@@ -117,11 +118,6 @@ def check_job(job: BenchJob) -> None:
             f"--backend, --threads: expected an ONNX file with them, got the folder {job.source}, whose engine has its "
             "own; leave them out"
         )
-
-
-def _claim(term: LatencyTerm) -> str:
-    asked = term.percentile or ("p99" if term.max_miss_rate is None else f"a miss rate of {term.max_miss_rate:g}")
-    return f"{asked} ({term.decide})"
 
 
 def _refuse_folder(folder: Path) -> None:

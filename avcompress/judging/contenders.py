@@ -13,7 +13,7 @@ import onnx
 
 from avcompress.files import private_folder, sha256_file
 from avcompress.float_network import with_output
-from avcompress.given import Given
+from avcompress.judging.given import Given
 from avcompress.quant.analysis.inspection import is_quantized
 from avcompress.recipe import Engine, OpenVinoEngine, OrtEngine, Recipe, RtxEngine, TrtEngine
 from avcompress.spec import EngineError, MissingError, RecipeError
