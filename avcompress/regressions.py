@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 from avcompress.findings import Findings
 from avcompress.spec import Check, Decide
 from validation.comparison import EVERYWHERE, Estimate
 from validation.drift import first_beyond
-from validation.gate_accuracy import drop_check
+from validation.gate_accuracy import drop_check, why_worse
 from validation.latency import Latency
 
 RULE: Decide = "unless_proven_broken"
@@ -40,7 +41,8 @@ def _worse(findings: Findings) -> Iterator[Check]:
         drops = comparison.slices[EVERYWHERE].drop
         for metric, drop in drops.items():
             if "/" not in metric and not math.isnan(drop.value):
-                yield _unless_proven(drop_check(metric, engine), drop, 0.0, engine, metric)
+                check = _unless_proven(drop_check(metric, engine), drop, 0.0, engine, metric)
+                yield check if check.passed else replace(check, note=why_worse(metric, EVERYWHERE, comparison))
 
 
 def _unless_proven(name: str, found: Estimate, limit: float, engine: str, metric: str = "", unit: str = "") -> Check:
