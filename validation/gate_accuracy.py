@@ -16,10 +16,12 @@ from validation.detection import BY_SIZE
 
 NO_ENGINE = "no engine"
 SHOWN = 3
-AT_THRESHOLD = frozenset({"precision", "recall", "false_alarms", "F1"})
+AT_THRESHOLD = frozenset({"precision", "recall", "false_alarms", "F1", "ece"})
 """Metrics of detection that depend on the score from which a detection is believed."""
 MOVED = 0.01
 """Of the score threshold: a smaller difference is not worth a word."""
+SAME_RECALL = 0.01
+"""Where the precision is the reference's again: with less recall than that, more has happened than a move of scores."""
 NOWHERE = Estimate(math.nan, math.nan, math.nan)
 
 
@@ -62,11 +64,6 @@ def drop_check(metric: str, engine: str, where: str | None = None, relative: boo
     """The name of the check of how much worse a metric is than the reference's on an engine."""
     what = "rise" if less_is_better(metric) else "drop"
     return f"{_placed(metric, where)} {'relative ' if relative else ''}{what} @ {engine}"
-
-
-def reasons(metric: str, where: str, comparison: Comparison) -> str:
-    """What is known of why a metric is worse in a slice: which classes and slices lost, that scores have moved."""
-    return "; ".join(_reasons(_Place(metric, where), comparison))
 
 
 def is_pattern(name: str) -> bool:
@@ -146,7 +143,7 @@ def _worst(term: AccuracyTerm, limit: _Limit, engine: str, comparison: Compariso
     }
     several = is_pattern(term.metric) or is_pattern(where)
     # What the labels do not hold breaks no pattern, but a pattern that matches nothing else is not kept.
-    checks = {place: check for place, check in found.items() if not math.isnan(check.measured)}
+    checks = measured = {place: check for place, check in found.items() if not math.isnan(check.measured)}
     if several and term.decide == "unless_proven_broken":
         # Nothing is proven of what has no interval.
         checks = {place: check for place, check in checks.items() if not math.isnan(check.judged)} or checks
@@ -160,8 +157,25 @@ def _worst(term: AccuracyTerm, limit: _Limit, engine: str, comparison: Compariso
         why = "it has one in the whole set alone; " if by_size else "too few images hold it; add some, or "
         return replace(check, note=f"no interval{of}: {why}decide by the point")
     if several:
-        return replace(check, note=_which(worst, checks))
-    return check if check.passed else replace(check, note=reasons(*worst, comparison))
+        return replace(check, note=_which(worst, checks) + _unproven(measured))
+    return check if check.passed else replace(check, note=why_worse(worst.metric, worst.slice, comparison))
+
+
+def _unproven(checks: Mapping[_Place, Check]) -> str:
+    """What is beyond the limit as measured, though nothing is proven; a class in two images can be lost like that."""
+    beyond = {place: check for place, check in checks.items() if _outside(check) > 0}
+    open_ = [place for place, check in beyond.items() if math.isnan(check.judged) or check.passed]
+    if not open_:
+        return ""
+    ranked = sorted(open_, key=lambda place: -_outside(checks[place]))
+    said = ", ".join(f"{_placed(*place)} ({checks[place].measured:.4f})" for place in ranked[:SHOWN])
+    more = f" and {len(ranked) - SHOWN} more" if len(ranked) > SHOWN else ""
+    return f"; beyond the limit, but too few images to prove it: {said}{more}"
+
+
+def _outside(check: Check) -> float:
+    """How far beyond its limit the figure itself is, whatever decides."""
+    return check.measured - check.limit if check.sense == "<=" else check.limit - check.measured
 
 
 def _judged(result: SliceResult, metric: str, limit: _Limit) -> Estimate:
@@ -206,21 +220,26 @@ def _which(worst: _Place, checks: Mapping[_Place, Check]) -> str:
     return f"worst: {_placed(*worst)} ({checks[worst].measured:.4f}){also}"
 
 
-def _reasons(place: _Place, comparison: Comparison) -> Iterator[str]:
-    """What is known of why a line is broken."""
-    lost = _where_lost(place, comparison)
-    if lost:
-        yield lost
+def why_worse(metric: str, where: str, comparison: Comparison) -> str:
+    """What is known of why a metric is worse in a slice: the classes and slices that lost most, scores that moved."""
+    reasons = (_where_lost(_Place(metric, where), comparison), _moved(metric, comparison))
+    return "; ".join(reason for reason in reasons if reason)
+
+
+def _moved(metric: str, comparison: Comparison) -> str:
+    """Whether another threshold makes good what is lost at the deployed one, or what it costs."""
     found = comparison.thresholds
-    if found is None or place.metric.partition("/")[0] not in AT_THRESHOLD:
-        return
+    if found is None or metric.partition("/")[0] not in AT_THRESHOLD:
+        return ""
     if math.isnan(found.restoring):
-        yield "no score threshold restores the reference's precision"
-    elif abs(found.restoring - found.deployed) > MOVED:
-        yield (
-            f"scores have moved: from {found.restoring:.3f} on the precision is the reference's again "
-            f"(recall {found.recall:.4f}), not from {found.deployed:g} on"
-        )
+        return "no score threshold restores the reference's precision"
+    if abs(found.restoring - found.deployed) <= MOVED:
+        return ""
+    there = f"from {found.restoring:.3f} on the precision is the reference's again"
+    recall = comparison.slices[EVERYWHERE].reference.get("recall", NOWHERE).value
+    if found.recall < recall - SAME_RECALL:
+        return f"{there}, but recall is {found.recall:.4f} there, not {recall:.4f}"
+    return f"scores have moved: {there} (recall {found.recall:.4f}), not from {found.deployed:g} on"
 
 
 def _where_lost(place: _Place, comparison: Comparison) -> str:
@@ -235,7 +254,8 @@ def _where_lost(place: _Place, comparison: Comparison) -> str:
         lost |= {f"{metric} in {name}": drop for name, drop in more.items()}
     proven = sorted((name for name in lost if lost[name].low > 0), key=lambda name: -lost[name].value)
     said = ", ".join(f"{name} by {lost[name].value:.4f}" for name in proven[:SHOWN])
-    return f"lost most: {said}" if said else ""
+    what = "rose" if less_is_better(metric) else "lost"
+    return f"{what} most: {said}" if said else ""
 
 
 def _list(comparison: Comparison) -> str:

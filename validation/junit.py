@@ -72,6 +72,8 @@ def _case(suite: str, check: Check, shared: bool) -> ElementTree.Element:
     name = f"{check.name} {check.sense} {check.limit:g}" if shared else check.name
     case = ElementTree.Element("testcase", {"classname": _written(suite), "name": _written(name), "time": "0"})
     if check.passed:
+        if check.note:
+            ElementTree.SubElement(case, "system-out").text = _written(check.note)
         return case
     kind = "error" if math.isnan(check.measured) else "failure"
     text = _written(check_text(check))

@@ -61,7 +61,7 @@ def show_outcome(console: Console, outcome: Outcome | Validated) -> None:
 
 
 def show_verdict(console: Console, name: str, verdict: Verdict, words: tuple[str, str] = MET) -> None:
-    """Print a verdict line by line: the checks that fail first, each with what broke it below the table."""
+    """Print a verdict line by line: the checks that fail first; below the table what is known of each."""
     title = Text(words[0], "bold green") if verdict.passed else Text(words[1], "bold red")
     console.print(Text.assemble((name, "bold"), ": ", title))
     if verdict.checks:
@@ -69,6 +69,9 @@ def show_verdict(console: Console, name: str, verdict: Verdict, words: tuple[str
     for check in verdict.failures:
         note = f"; {check.note}" if check.note else ""
         console.print(f"failed: {check.name}: {check_text(check)}{note}", soft_wrap=True, markup=False)
+    for check in verdict.checks:
+        if check.passed and check.note:
+            console.print(f"kept: {check.name}: {check.note}", soft_wrap=True, markup=False)
 
 
 def _checks_table(console: Console, verdict: Verdict) -> Table:

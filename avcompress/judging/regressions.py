@@ -10,7 +10,7 @@ from avcompress.judging.findings import Findings
 from avcompress.spec import Check, Decide
 from validation.comparison import EVERYWHERE, Estimate
 from validation.drift import first_beyond
-from validation.gate_accuracy import drop_check, reasons
+from validation.gate_accuracy import drop_check, why_worse
 from validation.latency import PERMILLE, Latency
 
 RULE: Decide = "unless_proven_broken"
@@ -44,7 +44,7 @@ def _worse(findings: Findings) -> Iterator[Check]:
             # Nothing is proven of what rests on too few images for an interval.
             if "/" not in metric and not math.isnan(drop.low):
                 check = _unless_proven(drop_check(metric, engine), drop, 0.0, engine, metric)
-                yield check if check.passed else replace(check, note=reasons(metric, EVERYWHERE, comparison))
+                yield check if check.passed else replace(check, note=why_worse(metric, EVERYWHERE, comparison))
 
 
 def _unless_proven(name: str, found: Estimate, limit: float, engine: str, metric: str = "", unit: str = "") -> Check:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from avcompress.contract import AccuracyTerm
 from avcompress.spec import RecipeError
-from validation.comparison import Comparison, Estimate, SliceResult
+from validation.comparison import Comparison, Estimate, SliceResult, Thresholds
 from validation.gate_accuracy import accuracy_checks, require_name
 
 NAN = math.nan
@@ -151,6 +151,44 @@ def test_a_broken_line_names_the_classes_and_slices_that_lost_most():
     check = only({"metric": "AP", "max_drop": 0.005})
 
     assert check.note == "lost most: AP in distance:far by 0.1500, AP/person by 0.1000"
+
+
+def test_a_class_that_is_lost_in_too_few_images_to_prove_it_is_named_though_the_line_is_kept():
+    figures = {
+        "AP/car": Estimate(0.4, 0.3, 0.5),
+        "AP/stop sign": Estimate(0.3, NAN, NAN),
+        "AP/bus": Estimate(0.2, 0, 1),
+    }
+    drops = {"AP/car": Estimate(0.0, 0.0, 0.0), "AP/stop sign": Estimate(0.3, NAN, NAN), "AP/bus": Estimate(0.2, 0, 1)}
+    comparisons = {"ort": comparison(all=SliceResult(10, 10, figures, figures, drops))}
+    check = only({"metric": "AP/*", "max_drop": 0.05, "decide": "unless_proven_broken"}, comparisons)
+
+    assert check.passed
+    assert check.note.endswith(
+        "; beyond the limit, but too few images to prove it: AP/stop sign (0.3000), AP/bus (0.2000)"
+    )
+
+
+def at_threshold(recall, restored):
+    """Precision fell; `recall` is the reference's, `restored` the network's where precision is the same again."""
+    found = slice_of({"precision": 0.7, "recall": recall, "ece": 0.1}, {"precision": 0.6, "recall": recall, "ece": 0.3})
+    return {"ort": Comparison({"all": found}, 1000, 0.95, Thresholds(0.3, 0.5, 0.7, restored))}
+
+
+@pytest.mark.parametrize("term", [{"metric": "precision", "max_drop": 0.01}, {"metric": "ece", "max_drop": 0.01}])
+def test_scores_are_said_to_have_moved_only_where_another_threshold_makes_good_what_was_lost(term):
+    moved, worse = only(term, at_threshold(0.8, 0.8)), only(term, at_threshold(0.8, 0.1))
+
+    again = "from 0.500 on the precision is the reference's again"
+    assert moved.note == f"scores have moved: {again} (recall 0.8000), not from 0.3 on"
+    assert worse.note == f"{again}, but recall is 0.1000 there, not 0.8000"
+
+
+def test_a_figure_that_should_be_small_rose():
+    reference, network = {"false_alarms": 0.5, "false_alarms/car": 0.2}, {"false_alarms": 0.8, "false_alarms/car": 0.5}
+    check = only({"metric": "false_alarms", "max_drop": 0.1}, {"ort": comparison(all=slice_of(reference, network))})
+
+    assert check.note == "rose most: false_alarms/car by 0.3000"
 
 
 def test_without_an_engine_nothing_is_kept():

@@ -37,6 +37,14 @@ def test_every_check_is_a_case_that_passes_fails_or_could_not_be_measured():
     assert "this engine did not run here" in error.text
 
 
+def test_what_is_known_of_a_check_that_passes_is_its_output():
+    check = Check("AP/* drop @ ort", 0.0, "<=", 0.05, note="beyond the limit: AP/stop sign (0.3030)")
+    _, cases = read(junit_xml("some", (check,), CREATED))
+
+    assert cases[check.name].is_passed
+    assert cases[check.name].system_out == check.note
+
+
 def test_without_a_check_the_one_case_fails():
     suite, cases = read(junit_xml("empty", (), CREATED))
 

@@ -63,6 +63,7 @@ class Line:
     limit: str
     margin: str
     rule: str
+    note: str
     passed: bool
     known: bool
     gauge: Gauge | None
@@ -174,6 +175,7 @@ def _line(line: ContractLine) -> Line:
         rule={"point": "", "proven_kept": "must be proven", "unless_proven_broken": "unless proven broken"}[
             line.decide
         ],
+        note=line.note if line.passed else "",  # of a broken line it stands at the top of the page
         passed=line.passed,
         known=line.measured is not None,
         gauge=None if line.sense == "==" else _gauge(line),

@@ -316,3 +316,12 @@ def test_an_engine_s_layers_are_one_short_line(make_report):
     assert layer_line(empty) == (
         "layers that multiply: none; only quantize: 0; only convert or copy: 0; name no node: 3"
     )
+
+
+def test_what_is_known_of_a_line_that_is_kept_stands_beside_it(full_report, rendered):
+    note = "beyond the limit, but too few images to prove it: AP/stop sign (0.3030)"
+    first, *others = full_report.contract
+    report = full_report.model_copy(update={"contract": (first.model_copy(update={"note": note}), *others)})
+
+    assert first.passed
+    assert rendered(report).count(note) == 1
