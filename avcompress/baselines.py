@@ -19,18 +19,15 @@ from validation.truth import Truth
 NETWORK = "network"
 
 
-def store_baseline(folder: Path, findings: Findings, network_sha256: str, name: str) -> None:
-    """Store the first network that was measured: predictions, figures, latencies; raises RecipeError, OutputError.
-
-    `name` is what people call the data set.
-    """
+def store_baseline(folder: Path, findings: Findings, network_sha256: str) -> None:
+    """Store the first network that was measured: predictions, figures, latencies; raises RecipeError, OutputError."""
     engine, measured = next(iter(findings.engines.items()))
     everywhere = findings.comparisons[engine].slices[EVERYWHERE]
     trial = findings.trial
     facts = BaselineFacts(
         created=datetime.now(timezone.utc),
         recipe=trial.name,
-        data=data_set(findings.truth, name),
+        data=data_set(findings.truth, trial.name),
         network_sha256=network_sha256,
         versions={"avcompress": __version__, **library_versions()},
         figures={NETWORK: {metric: found.value for metric, found in everywhere.network.items()}},

@@ -106,8 +106,7 @@ def validate(job: ValidateJob, watch: Watch) -> Validated:
     for line in skipped_note("validation", skipped(setting.trial, findings.truth)):
         watch.note(line)
     if job.save_baseline is not None:
-        name = setting.origin.recipe.data.validation.format
-        store_baseline(job.save_baseline, findings, _network_sha256(setting), name)
+        store_baseline(job.save_baseline, findings, _network_sha256(setting))
     if job.out is not None:
         with watch.step("write the report", reused=False):
             write_report(report, pictures(findings), job.out)

@@ -57,6 +57,7 @@ def test_only_a_proven_loss_of_all_classes_is_a_regression() -> None:
         ("mIoU drop @ B", True), ("p50 @ B", True), ("p99 @ B", True),
     ]  # fmt: skip
     assert [check.passed for check in proven] == [False, True, True]
+    assert by_chance[0].note == proven[0].note == "lost most: IoU/road by 0.8000"
 
 
 def test_a_percentile_is_a_regression_where_its_bounds_lie_above_the_old_ones() -> None:
