@@ -45,9 +45,10 @@ def analyze_job(job: Job, budget_s: float, watch: Watch) -> ErrorAnalysis:
 
 def _analyze(bench: Bench, artifact: Artifact, budget_s: float) -> ErrorAnalysis:
     metric, images = _metric(bench), min(IMAGES, len(bench.calibration))
+    score = _score(bench, metric)
     budget = Budget(budget_s)
     with bench.watch.step(f"find where {metric} is lost, {budget_s:g} s at most", reused=False) as track:
-        subject = Subject(artifact, _first(bench, artifact, images), _score(bench, metric))
+        subject = Subject(artifact, _first(bench, artifact, images), score)
         layers, splits = analyze(subject, budget, track)
     return ErrorAnalysis(
         recipe=bench.recipe.name,

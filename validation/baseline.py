@@ -118,7 +118,7 @@ def read_baseline(folder: Path, at_hand: DataSet | None = None) -> Baseline:
 
 
 def _require_same(folder: Path, stored: DataSet, at_hand: DataSet) -> None:
-    advice = "validate on the baseline's data, or store a new baseline"
+    advice = "validate on the baseline's images, labels and tags, or store a new baseline"
     if stored.task != at_hand.task:
         raise DataError(f"{folder}: expected a baseline of {at_hand.task}, got one of {stored.task}; give another")
     if stored.classes != at_hand.classes:

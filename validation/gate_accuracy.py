@@ -222,8 +222,15 @@ def _which(worst: _Place, checks: Mapping[_Place, Check]) -> str:
 
 def why_worse(metric: str, where: str, comparison: Comparison) -> str:
     """What is known of why a metric is worse in a slice: the classes and slices that lost most, scores that moved."""
-    reasons = (_where_lost(_Place(metric, where), comparison), _moved(metric, comparison))
+    reasons = (_silent(where, comparison), _where_lost(_Place(metric, where), comparison), _moved(metric, comparison))
     return "; ".join(reason for reason in reasons if reason)
+
+
+def _silent(where: str, comparison: Comparison) -> str:
+    """Whether no detection reaches the deployed threshold; empty predictions look like that."""
+    figures = comparison.slices[where].network
+    seen = [figures.get(name, NOWHERE).value for name in ("recall", "false_alarms")]
+    return "" if any(value != 0 for value in seen) else "nothing is detected at the deployed threshold"
 
 
 def _moved(metric: str, comparison: Comparison) -> str:

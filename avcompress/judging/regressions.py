@@ -14,6 +14,8 @@ from validation.gate_accuracy import drop_check, why_worse
 from validation.latency import PERMILLE, Latency
 
 RULE: Decide = "unless_proven_broken"
+TOLD = frozenset({"AP", "mIoU", "recall"})
+"""Metrics that name the classes and slices whose loss is proven even where the whole is not proven worse."""
 
 
 def regressions(findings: Findings, before: str, min_sqnr_db: float | None = None) -> tuple[Check, ...]:
@@ -44,7 +46,8 @@ def _worse(findings: Findings) -> Iterator[Check]:
             # Nothing is proven of what rests on too few images for an interval.
             if "/" not in metric and not math.isnan(drop.low):
                 check = _unless_proven(drop_check(metric, engine), drop, 0.0, engine, metric)
-                yield check if check.passed else replace(check, note=why_worse(metric, EVERYWHERE, comparison))
+                said = not check.passed or metric in TOLD
+                yield replace(check, note=why_worse(metric, EVERYWHERE, comparison)) if said else check
 
 
 def _unless_proven(name: str, found: Estimate, limit: float, engine: str, metric: str = "", unit: str = "") -> Check:

@@ -66,7 +66,9 @@ def test_the_layer_that_loses_is_the_first_and_the_finished_stages_are_kept(fold
     assert done.stdout.endswith(f"analysis: {folder / 'out' / 'analysis.html'}\n")
     facts = json.loads((folder / "facts.json").read_text())
     assert facts["layers"][1]["activations_db"] < 10 < facts["layers"][1]["weights_db"]
-    assert "[2/4] calibrate (2 images): kept from the last run" in again.stdout
+    assert "[2/5] calibrate (2 images): kept from the last run" in again.stdout
+    assert "[4/5] read the validation labels: kept from the last run" in again.stdout
+    assert "[5/5] find where" in again.stdout
     assert json.loads((folder / "out" / "analysis.json").read_text())["splits"][0]["metric"] is None
 
 

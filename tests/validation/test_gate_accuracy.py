@@ -184,6 +184,13 @@ def test_scores_are_said_to_have_moved_only_where_another_threshold_makes_good_w
     assert worse.note == f"{again}, but recall is 0.1000 there, not 0.8000"
 
 
+def test_a_network_that_detects_nothing_is_said_to():
+    found = slice_of({"AP": 0.3, "recall": 0.8, "false_alarms": 0.5}, {"AP": 0.0, "recall": 0.0, "false_alarms": 0.0})
+    check = only({"metric": "AP", "max_drop": 0.01}, {"ort": comparison(all=found)})
+
+    assert check.note == "nothing is detected at the deployed threshold"
+
+
 def test_a_figure_that_should_be_small_rose():
     reference, network = {"false_alarms": 0.5, "false_alarms/car": 0.2}, {"false_alarms": 0.8, "false_alarms/car": 0.5}
     check = only({"metric": "false_alarms", "max_drop": 0.1}, {"ort": comparison(all=slice_of(reference, network))})

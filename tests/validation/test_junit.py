@@ -1,7 +1,7 @@
 import math
 from datetime import datetime, timezone
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avcompress.spec import Check
@@ -59,6 +59,7 @@ def test_two_limits_on_one_measurement_have_names_of_their_own():
 
 
 @given(name=st.text(), note=st.text(), suite=st.text())
+@settings(max_examples=40)
 def test_any_name_of_a_class_makes_well_formed_xml(name, note, suite):
     from xml.etree import ElementTree
 

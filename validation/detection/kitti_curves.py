@@ -99,9 +99,22 @@ def draw_kitti_curves(
     alarming = np.ones(len(found.labels), np.bool_)
     if within is not None and within.detections is not None:
         alarming = within.detections
-    judged = [_of_class(found, objects, kinds, alarming, index) for index in range(classes)]
+    # Few of a network's classes are KITTI's: the others would cost as much, in every slice, and have no figure.
+    labelled = set(objects.labels[np.isin(kinds, list(MIN_OVERLAP))].tolist())
+    judged = {index: _of_class(found, objects, kinds, alarming, index) for index in labelled}
     inside = np.ones(len(objects.labels), np.bool_) if within is None else within.objects
-    return [[_curve(found, objects, each, level, inside) for each in judged] for level in LEVELS.values()]
+    return [
+        [
+            _curve(found, objects, judged[index], level, inside) if index in judged else _no_objects()
+            for index in range(classes)
+        ]
+        for level in LEVELS.values()
+    ]
+
+
+def _no_objects() -> KittiCurve:
+    whole, real = np.zeros(0, np.int64), np.zeros(0)
+    return KittiCurve(whole, whole, real, whole, real, real, real)
 
 
 def _of_class(found: BoxPredictions, objects: Objects, kinds: Array, alarming: Bools, index: int) -> _Class:

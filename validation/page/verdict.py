@@ -78,7 +78,9 @@ def headline(report: Report) -> Headline:
         verb = "fails" if len(broken) == 1 else "fail"
         return Headline("Contract not met", f"{len(broken)} of {total} checks {verb}.")
     every = "The only check holds." if total == 1 else f"All {total} checks hold."
-    room = {line.name: line.margin / abs(line.limit) for line in report.contract if line.margin and line.limit}
+    room = {
+        line.name: line.margin / abs(line.limit) for line in report.contract if line.margin is not None and line.limit
+    }
     if not room:
         return Headline("Contract met", every)
     nearest = min(room, key=lambda name: room[name])

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from validation.detection import Within, box_metric_names, tally_boxes
+from validation.detection import Within, box_metric_names, kitti_curves, tally_boxes
 from validation.detection.tally import BoxTally
 from validation.predictions import BoxPredictions
 from validation.truth import Objects, Truth
@@ -208,6 +208,19 @@ def test_what_lies_outside_the_slice_is_neither_missed_nor_a_false_alarm():
     objects[1] = detections[2] = False
     assert figures(images, within=Within(objects, detections))["AP40_easy/Car"] == pytest.approx(39 / 40)
     assert figures(images, within=Within(objects))["AP40_easy/Car"] == pytest.approx(39 / 40 * 40 / 41)
+
+
+def test_a_class_without_objects_has_no_figure_and_takes_no_matching(monkeypatch):
+    images = cars(40)
+    images[0][1].append(Found("Pedestrian", NEXT, 0.9))
+    drawn = []
+    monkeypatch.setattr(
+        kitti_curves, "_curve", lambda *given, real=kitti_curves._curve: drawn.append(1) or real(*given)
+    )
+    found = figures(images)
+
+    assert np.isnan(found["AP40_easy/Pedestrian"])
+    assert len(drawn) == len(kitti_curves.LEVELS)  # of cars
 
 
 def test_weights_that_are_not_whole_are_refused():

@@ -325,3 +325,10 @@ def test_what_is_known_of_a_line_that_is_kept_stands_beside_it(full_report, rend
 
     assert first.passed
     assert rendered(report).count(note) == 1
+
+
+def test_a_line_that_is_at_its_limit_is_the_tightest(full_report, rendered):
+    first, *others = full_report.contract
+    report = full_report.model_copy(update={"contract": (*others, first.model_copy(update={"margin": 0.0}))})
+
+    assert f"The tightest is {first.name}, 0% inside its limit." in rendered(report)
