@@ -254,4 +254,5 @@ def _background(pair: _Pair, ground: _Ground, steps: Steps, findings: Findings, 
         passed=tuple(steps.passed),
         sources={"validation": source_facts(findings.trial, findings, ground.recipe.data.validation.format)},
         notes=(differs, *notes, *left_out),
+        reference=f"A, {pair.a.path}",
     )

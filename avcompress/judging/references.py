@@ -55,6 +55,13 @@ class Against:
     baseline: Path | None = None
 
     @property
+    def words(self) -> str:
+        """What was named, for people; empty where nothing was."""
+        if self.baseline is not None:
+            return f"the baseline {self.baseline}"
+        return str(self.reference) if self.reference is not None else ""
+
+    @property
     def is_stored(self) -> bool:
         """Whether predictions are read, not made."""
         return self.baseline is not None or is_results(self.reference)

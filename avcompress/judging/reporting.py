@@ -52,6 +52,7 @@ class Background:
         sources: images by role.
         inputs: paths by the recipe's key.
         notes: what people should know.
+        reference: what the network is held against; empty: the float network.
         provenance: what it takes to measure the same again.
     """
 
@@ -61,6 +62,7 @@ class Background:
     logs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    reference: str = ""
     provenance: Provenance | None = None
 
 
@@ -78,6 +80,7 @@ def compose_report(
         passed=verdict.passed,
         contract=contract_lines(verdict),
         notes=(*background.notes, *explain(verdict)),
+        reference=background.reference,
         accuracy=_accuracy(findings),
         comparisons={
             name: comparison_facts(found, corruption_slices(trial.validation))

@@ -165,6 +165,7 @@ def background(setting: Setting, steps: Steps, findings: Findings) -> Background
         passed=tuple(steps.passed),
         sources={"validation": source_facts(setting.trial, findings, setting.origin.recipe.data.validation.format)},
         notes=(*setting.notes, *skipped_note("validation", left_out)),
+        reference=setting.job.against.words,
         provenance=Provenance(
             seeds={"bootstrap and corruptions": setting.trial.validation.seed},
             networks=networks,

@@ -105,7 +105,8 @@ class Report(Model):
     passed: bool = Field(description="the verdict: every line of the contract is kept, and there is one")
     contract: tuple[ContractLine, ...] = Field(description="the contract, line by line")
     notes: tuple[str, ...] = Field((), description="what the reader should know: skipped images or engines, warnings")
-    accuracy: Accuracy = Field(description="metrics of the float network and of each engine")
+    reference: str = Field("", description="what the network is held against; empty: the float network")
+    accuracy: Accuracy = Field(description="metrics of the reference and of each engine")
     comparisons: dict[str, ComparisonFacts] = Field(
         default_factory=dict, description="by engine: figures with intervals, paired drops, slices, corruptions"
     )

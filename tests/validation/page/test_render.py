@@ -168,6 +168,14 @@ def test_every_part_of_a_full_report_is_on_the_page_and_it_stays_light(full_repo
     assert full_report.provenance.networks["float network"] in full
 
 
+def test_a_reference_that_is_not_the_float_network_is_called_by_its_name(full_report):
+    changes = {"reference": "the baseline baselines/released", "latency": {}, "scenarios": (), "notes": ()}
+    words = " ".join(Page(render_html(full_report.model_copy(update=changes))).words)
+
+    assert "The reference, the baseline baselines/released, beside the compressed network" in words
+    assert "the float network" not in words
+
+
 def test_what_failed_says_why(failed_report):
     found = {failure.name: failure for failure in failures(failed_report)}
     assert list(found) == [
