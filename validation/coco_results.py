@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, StrictFloat, TypeAdapter, ValidationError
 
 from avcompress.files import write_atomically
 from avcompress.spec import DataError
@@ -24,8 +24,8 @@ from validation.predictions import BoxPredictions
 class _Result(BaseModel):
     image_id: Id
     category_id: Id
-    bbox: tuple[float, float, float, float]
-    score: float
+    bbox: tuple[StrictFloat, StrictFloat, StrictFloat, StrictFloat]
+    score: StrictFloat
 
 
 _RESULTS = TypeAdapter(list[_Result])

@@ -75,6 +75,7 @@ def test_no_detection_is_legal(tmp_path):
         ({"bbox": [1, 2, 3]}, "entry 1: bbox: 3: expected COCO results"),
         ({"bbox": None}, "entry 1: bbox: expected COCO results"),
         ({"score": "high"}, "entry 1: score: expected COCO results"),
+        ({"score": "0.5"}, "entry 1: score: expected COCO results"),
         ({"score": 0.5}, "entry 1: expected each detection once, got entry 0 again"),
     ],
 )

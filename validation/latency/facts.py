@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AwareDatetime, BeforeValidator, Field
+from pydantic import AwareDatetime, Field
 
 from avcompress.contract import Scenario
-from avcompress.frozen import Model
+from avcompress.frozen import Measured, Model
 from avcompress.spec import Decide
 from validation.latency.bounds import CONFIDENCE, miss_rate_bounds
 from validation.latency.measuring import ScenarioResult
@@ -17,35 +17,27 @@ from validation.latency.values import PERMILLE, Latency
 from validation.machine import GpuState, MachineState
 
 
-def _null_unless_finite(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Figure = Annotated[float | None, BeforeValidator(_null_unless_finite)]
-"""A figure, or null where it could not be measured: JSON knows no NaN."""
-
-
 class BoundedMs(Model):
     """A percentile in milliseconds; nearest-rank, so a latency that did occur."""
 
-    ms: Figure = Field(description="the estimate; null where the images are too few for it")
-    low_ms: Figure = Field(description="lower bound, with the confidence of the document by itself; null likewise")
-    high_ms: Figure = Field(description="upper bound, likewise; null where even the slowest image is none")
+    ms: Measured = Field(description="the estimate; null where the images are too few for it")
+    low_ms: Measured = Field(description="lower bound, with the confidence of the document by itself; null likewise")
+    high_ms: Measured = Field(description="upper bound, likewise; null where even the slowest image is none")
 
 
 class Distribution(Model):
     """A latency's distribution, of the images that got a result."""
 
     images: int = Field(description="how many")
-    mean_ms: Figure = Field(description="arithmetic mean")
+    mean_ms: Measured = Field(description="arithmetic mean")
     p50: BoundedMs = Field(description="median")
     p90: BoundedMs = Field(description="takes 10 images, an upper bound 29")
     p99: BoundedMs = Field(description="takes 100 images, an upper bound 299")
     p99_9: BoundedMs = Field(description="takes 1,000 images, an upper bound 2,995")
-    max_ms: Figure = Field(description="the slowest")
-    deviation_ms: Figure = Field(description="jitter: sample standard deviation")
-    spread_ms: Figure = Field(description="jitter: p99 - p50")
-    change_ms: Figure = Field(description="jitter: mean absolute difference of consecutive images")
+    max_ms: Measured = Field(description="the slowest")
+    deviation_ms: Measured = Field(description="jitter: sample standard deviation")
+    spread_ms: Measured = Field(description="jitter: p99 - p50")
+    change_ms: Measured = Field(description="jitter: mean absolute difference of consecutive images")
 
 
 class Misses(Model):
@@ -54,9 +46,9 @@ class Misses(Model):
     deadline_ms: float = Field(description="milliseconds from when the image was due")
     images: int = Field(description="how many missed it")
     of: int = Field(description="how many came")
-    rate: Figure = Field(description="their share, 0-1")
-    low: Figure = Field(description="Clopper-Pearson bound from below, 0-1")
-    high: Figure = Field(description="Clopper-Pearson bound from above, 0-1")
+    rate: Measured = Field(description="their share, 0-1")
+    low: Measured = Field(description="Clopper-Pearson bound from below, 0-1")
+    high: Measured = Field(description="Clopper-Pearson bound from above, 0-1")
 
 
 class DeadlineCheck(Model):
@@ -64,10 +56,10 @@ class DeadlineCheck(Model):
 
     name: str = Field(description="p50, p90, p99, p99.9 or miss rate; over all images that came, dropped ones too")
     decide: Decide = Field(description="what of the figure must keep the limit")
-    value: Figure = Field(description="the estimate; null where it could not be measured or the image never came")
-    low: Figure = Field(description="lower bound")
-    high: Figure = Field(description="upper bound")
-    measured: Figure = Field(description="the one of the three that is held against the limit; null never keeps it")
+    value: Measured = Field(description="the estimate; null where it could not be measured or the image never came")
+    low: Measured = Field(description="lower bound")
+    high: Measured = Field(description="upper bound")
+    measured: Measured = Field(description="the one of the three that is held against the limit; null never keeps it")
     limit: float = Field(description="the most that is allowed")
     unit: Literal["ms", ""] = Field(description="of all of them; empty for a rate, 0-1")
     passed: bool = Field(description="whether the limit is kept")
@@ -113,7 +105,7 @@ class ScenarioFacts(Model):
     queue: Literal["newest", "every"] | None = Field(description="what waiting images do; null in single_stream")
     phases: Literal["spread", "same"] | None = Field(description="of the cameras; null where there is one")
     background_load: int = Field(description="processes that kept cores busy")
-    seconds: Figure = Field(description="from the start to the last result")
+    seconds: Measured = Field(description="from the start to the last result")
     latency: Distribution = Field(description="from when an image was due to its result, where it got one")
     stages: dict[str, Distribution] = Field(
         description="waiting, preprocess, inference, postprocess: the disjoint parts of it"

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from typing import Annotated
+from pydantic import Field
 
-from pydantic import BeforeValidator, Field
+from avcompress.frozen import Measured, Model
 
-from avcompress.frozen import Model
-
-
-def _null_unless_finite(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Measured = Annotated[float | None, BeforeValidator(_null_unless_finite)]
-"""A figure, or null where it could not be measured: JSON knows no NaN."""
+__all__ = ["Interval", "Measured", "Range"]
 
 
 class Interval(Model):
