@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from avcompress.recipe import (
@@ -15,6 +15,7 @@ from avcompress.recipe import (
     Ptq,
     Recipe,
     SceneSource,
+    Sources,
     Task,
 )
 from avcompress.recipe_distill import Distill
@@ -24,6 +25,7 @@ from avcompress.recipe_training import Train
 from avcompress.spec import RecipeError
 
 _KEYS = ("images", "labels", "tags")
+_PARTS = ("train", "calibration", "validation")
 
 
 def find_inputs(recipe: Recipe, recipe_folder: Path, data_root: Path) -> dict[str, Path]:
@@ -45,12 +47,22 @@ def require_root(data_root: Path) -> None:
         raise RecipeError(f"--data-root: expected a folder, got {got} at {data_root}; give the folder of the data")
 
 
-def check_labelled(label: str, source: DataSource, task: Task) -> None:
-    """Raise RecipeError unless a source has the kind of labels that the task needs."""
+def check_labelled(label: str, sources: Sources, task: Task) -> None:
+    """Raise RecipeError unless each source has the kind of labels that the task needs."""
     wanted = "boxes" if isinstance(task, Detection) else "masks"
-    if _labels(source) != wanted:
-        got = f"{source.format!r} with {_labels(source) or 'no labels'}"
-        raise RecipeError(f"{label}: expected a format with {wanted} for {task.kind}, got {got}; give labelled images")
+    for where, source in _by_label(label, sources).items():
+        if _labels(source) != wanted:
+            got = f"{source.format!r} with {_labels(source) or 'no labels'}"
+            raise RecipeError(
+                f"{where}: expected a format with {wanted} for {task.kind}, got {got}; give labelled images"
+            )
+
+
+def _by_label(label: str, sources: Sources | None) -> Mapping[str, DataSource]:
+    """Each source by the key under which the recipe has it: data.train, or data.train[0] and so on."""
+    if isinstance(sources, tuple):
+        return {f"{label}[{index}]": source for index, source in enumerate(sources)}
+    return {} if sources is None else {label: sources}
 
 
 def _required(recipe: Recipe, inputs: dict[str, Path]) -> dict[str, Path]:
@@ -67,7 +79,7 @@ def _resolve(label: str, folder: Path, written: str) -> Path:
 
 def _inputs(recipe: Recipe, recipe_folder: Path, data_root: Path) -> Iterator[tuple[str, Path]]:
     yield from _network_inputs("model", recipe.model, recipe_folder, data_root)
-    yield from _data_inputs(recipe, data_root, ("train", "calibration", "validation"))
+    yield from _data_inputs(recipe, data_root, _PARTS)
     for index, stage in enumerate(recipe.stages):
         where = f"stages[{index}]"
         if isinstance(stage, Ptq) and stage.statistics is not None:
@@ -90,19 +102,24 @@ def _network_inputs(where: str, network: Network, recipe_folder: Path, data_root
 
 
 def _data_inputs(recipe: Recipe, data_root: Path, parts: Sequence[str]) -> Iterator[tuple[str, Path]]:
-    for part in parts:
-        source = getattr(recipe.data, part)
+    for where, source in _sources(recipe, parts).items():
         for key in _KEYS:
             written = getattr(source, key, None)
             if written is not None and not isinstance(source, SceneSource):
-                label = f"data.{part}.{key}"
-                yield label, _resolve(label, data_root, written)
+                yield f"{where}.{key}", _resolve(f"{where}.{key}", data_root, written)
+
+
+def _sources(recipe: Recipe, parts: Sequence[str] = _PARTS) -> Mapping[str, DataSource]:
+    found: dict[str, DataSource] = {}
+    for part in parts:
+        found.update(_by_label(f"data.{part}", getattr(recipe.data, part)))
+    return found
 
 
 def _is_folder(label: str, recipe: Recipe) -> bool:
     """Whether an input is a folder: only networks, weights, statistics, tags and COCO labels are files."""
     if label.endswith(".labels"):
-        return not isinstance(getattr(recipe.data, label.split(".")[1]), CocoSource)
+        return not isinstance(_sources(recipe)[label.removesuffix(".labels")], CocoSource)
     return not label.endswith((".onnx", ".weights", ".statistics", ".tags"))
 
 

@@ -5,9 +5,9 @@ Config flows one way: YAML -> these models -> function arguments. Paths are stor
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, PositiveInt, Tag, model_validator
 
 from avcompress.contract import Contract, Measure, Validation
 from avcompress.frozen import Fraction, Model
@@ -120,12 +120,29 @@ class SceneSource(SourceSettings):
 DataSource = Annotated[CocoSource | KittiSource | MaskSource | ImageSource | SceneSource, Field(discriminator="format")]
 
 
+def _how_many(value: Any) -> str:
+    return "listed" if isinstance(value, list | tuple) else "alone"
+
+
+SourceList = Annotated[tuple[DataSource, ...], Field(min_length=1)]
+Sources = Annotated[
+    Annotated[DataSource, Tag("alone")] | Annotated[SourceList, Tag("listed")], Discriminator(_how_many)
+]
+"""One set of images, or a list of several that are taken together."""
+
+
 class Data(Model):
     """What the network is trained, calibrated and judged on."""
 
-    calibration: DataSource = Field(description="what the ranges of activations are taken from; labels are not used")
+    calibration: Sources = Field(
+        description="what the ranges of activations are taken from; labels are not used. One source, or a list of them"
+    )
     validation: DataSource = Field(description="what accuracy is measured on; needs labels")
-    train: DataSource | None = Field(None, description="needed by `train` stages only")
+    train: Sources | None = Field(
+        None,
+        description="what stages that train learn from, one source or a list; `train` needs it, others take the "
+        "calibration images in its place",
+    )
 
 
 # --- task

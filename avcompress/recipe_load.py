@@ -17,6 +17,8 @@ from avcompress.spec import RecipeError
 from avcompress.yaml_file import Kind, Location, complaint, compose, line_of, plain, spell
 
 TAG_KEYS = ("format", "kind", "backend")
+FORMS = ("alone", "listed")
+"""The tags of one source and of several, which no key of the file holds."""
 _KIND = Kind("recipe", "recipes/")
 
 
@@ -69,6 +71,8 @@ def _without_tags(loc: Location, data: Any) -> Location:
     kept: list[str | int] = []
     fresh = True  # the tag, where there is one, comes right after a value is entered
     for item in loc:
+        if item in FORMS:
+            continue
         if fresh and isinstance(data, Mapping) and _is_tag(item, data):
             fresh = False
             continue
@@ -103,7 +107,7 @@ def _nearest(loc: Location) -> str:
 def _models_at(loc: Location) -> list[type[Model]]:
     models: list[type[Model]] = [Recipe]
     for item in loc:
-        if isinstance(item, int):
+        if isinstance(item, int) or item in FORMS:
             continue
         fields = [model.model_fields[item] for model in models if item in model.model_fields]
         tagged = [model for model in models if item in _tags(model)]

@@ -9,7 +9,7 @@ from avcompress.files import sha256_file
 from avcompress.judging.findings import Findings
 from avcompress.judging.measuring import Measured, skipped
 from avcompress.judging.reporting import Background, skipped_note, source_facts
-from avcompress.recipe import DataSource, Engine
+from avcompress.recipe import Engine, Sources
 from avcompress.running.bench import Bench
 from avcompress.running.compress import Compressed
 from avcompress.spec import LayerPlan
@@ -102,6 +102,8 @@ def _sources(bench: Bench, findings: Findings, compressed: Compressed) -> Iterat
     yield "validation", source_facts(findings.trial, findings, bench.recipe.data.validation.format)
 
 
-def _source(settings: DataSource, source: Source, left_out: tuple[str, ...]) -> SourceFacts:
+def _source(settings: Sources, source: Source, left_out: tuple[str, ...]) -> SourceFacts:
     used = len(source.names) - sum(name in left_out for name in source.names)
-    return SourceFacts(format=settings.format, images=used, skipped=left_out, fingerprint=source.fingerprint)
+    formats = [each.format for each in (settings if isinstance(settings, tuple) else (settings,))]
+    kind = ", ".join(dict.fromkeys(formats))
+    return SourceFacts(format=kind, images=used, skipped=left_out, fingerprint=source.fingerprint)

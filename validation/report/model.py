@@ -26,7 +26,7 @@ class Machine(Model):
 class SourceFacts(Model):
     """One set of images."""
 
-    format: str = Field(description="coco, kitti, masks, images or scenes")
+    format: str = Field(description="coco, kitti, masks, images or scenes; several where sources were listed")
     images: int = Field(description="images used")
     skipped: tuple[str, ...] = Field((), description="names of the images left out because they could not be read")
     fingerprint: str = Field(description="hash over the names and contents of what was used")
