@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from avcompress.outputs import named_outputs
 from avcompress.spec import Array, ModelError
 from engines.in_memory import open_model
 from engines.onnx_graph import check, first_line, fold_constants, infer_shapes, name_nodes
@@ -93,7 +94,7 @@ def _flat_outputs(module: nn.Module) -> Iterator[list[str]]:
     names: list[str] = []
 
     def flatten(_module: nn.Module, _inputs: Any, result: Any) -> tuple[Tensor, ...]:
-        flat = dict(_flatten(result, ""))
+        flat = dict(named_outputs(result))
         names[:] = flat
         return tuple(flat.values())
 
@@ -106,23 +107,6 @@ def _flat_outputs(module: nn.Module) -> Iterator[list[str]]:
         hook.remove()
         for part in training:
             part.training = True
-
-
-def _flatten(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    match value:
-        case Tensor():
-            yield name or "output", value
-        case Mapping():
-            for key, item in value.items():
-                yield from _flatten(item, f"{name}_{key}" if name else str(key))
-        case list() | tuple():
-            for index, item in enumerate(value):
-                yield from _flatten(item, f"{name or 'output'}_{index}")
-        case None:
-            pass
-        case _:
-            kind = type(value).__name__
-            raise ModelError(f"model: expected it to return tensors, got a {kind} in them; return tensors in eval mode")
 
 
 def _run(module: nn.Module, image: Tensor) -> list[Array]:

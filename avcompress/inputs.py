@@ -21,7 +21,7 @@ from avcompress.recipe import (
 from avcompress.recipe_distill import Distill
 from avcompress.recipe_network import Network, OnnxModel, TorchModel
 from avcompress.recipe_qat import Qat
-from avcompress.recipe_training import Train
+from avcompress.recipe_training import LabelLoss
 from avcompress.spec import RecipeError
 
 _KEYS = ("images", "labels", "tags")
@@ -84,7 +84,7 @@ def _inputs(recipe: Recipe, recipe_folder: Path, data_root: Path) -> Iterator[tu
         where = f"stages[{index}]"
         if isinstance(stage, Ptq) and stage.statistics is not None:
             yield f"{where}.statistics", _resolve(f"{where}.statistics", data_root, stage.statistics)
-        if isinstance(stage, Train) and stage.import_from is not None:
+        if isinstance(stage, LabelLoss) and stage.import_from is not None:
             yield f"{where}.import_from", _resolve(f"{where}.import_from", recipe_folder, stage.import_from)
         if isinstance(stage, Distill | Qat) and not isinstance(stage.teacher, str):
             yield from _network_inputs(f"{where}.teacher", stage.teacher, recipe_folder, data_root)

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from avcompress.recipe_distill import Loss, Teacher
-from avcompress.recipe_training import Augment, Training
+from avcompress.recipe_training import Augment, LabelLoss, Training
 
 
-class Qat(Training):
+class Qat(Training, LabelLoss):
     """Train the quantized network, its scales too, after `ptq`: on `data.train`, or else on the calibration images."""
 
     kind: Literal["qat"]

@@ -104,18 +104,24 @@ class Training(Model):
         return max(1, round((self.epochs or 0) * images / self.batch_size))
 
 
-class Train(Training):
-    """Train the network's float weights on `data.train`; a torch module brings its own `loss`, or `loss` names one."""
+class LabelLoss(Model):
+    """The task's own loss: what the network is held to beside, or in place of, a teacher."""
 
-    kind: Literal["train"]
     loss: str | None = Field(
         None,
         pattern=r"^(yolox|ltrb|cross_entropy|[\w.]+:\w+)$",
         description="yolox or ltrb, of a detector that is decoded so; cross_entropy, of a segmenter; or "
-        "module:function of (outputs, samples). Default: the torch module's own methods `targets` and `loss`",
+        "module:function of (outputs, samples). Default: the torch module's own methods `targets` and `loss`; beside a "
+        "teacher else that of the task",
     )
     loss_args: dict[str, Any] = Field(
         default_factory=dict,
         description="keyword arguments of the loss; `class_weights` of cross_entropy is a list, or balanced",
     )
     import_from: str | None = Field(None, description="folder to import the loss from, relative to the recipe")
+
+
+class Train(Training, LabelLoss):
+    """Train the network's float weights on `data.train`; a torch module brings its own `loss`, or `loss` names one."""
+
+    kind: Literal["train"]

@@ -13,6 +13,7 @@ import onnx
 from torch import Tensor, fx, nn
 
 from avcompress.distill.distillation import Distillation, distillation, label_free
+from avcompress.distill.terms import Subject
 from avcompress.onnx_import import import_onnx, write_back
 from avcompress.recipe import Detection, Preprocess
 from avcompress.recipe_distill import Distill
@@ -30,11 +31,13 @@ class Guidance:
         teacher: takes the student's inputs; it stays as it is, but for mutual learning.
         task: how a detector's output is decoded.
         loss: of the labels, where a loss of the recipe needs them; None: the module's own.
+        output: the one of a module's several outputs that the teacher's is held against, by its name in the export.
     """
 
     teacher: nn.Module
     task: Detection | None = None
     loss: TaskLoss | None = None
+    output: str | None = None
 
 
 def distill(
@@ -59,8 +62,8 @@ def distill(
     plan = settled(settings, len(dataset.pictures))
     batches = feed(dataset, plan)
     example, _ = dataset.batch([0], np.random.default_rng(plan.seed))
-    label_loss = None if loss is None else loss.of
-    distilled = distillation(student, guidance.teacher, settings, example, guidance.task, label_loss)
+    subject = Subject(guidance.task, None if loss is None else loss.of, guidance.output)
+    distilled = distillation(student, guidance.teacher, settings, example, subject)
 
     def loss_of(turn: Turn) -> Tensor:
         inputs, batch = batches(turn)

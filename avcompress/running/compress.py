@@ -27,7 +27,7 @@ from avcompress.recipe_network import OnnxModel, TorchModel
 from avcompress.recipe_qat import Qat
 from avcompress.running.bench import Bench
 from avcompress.running.rehearsing import rehearse
-from avcompress.running.task_loss import module_code
+from avcompress.running.task_loss import loss_code, module_code
 from avcompress.running.teaching import images_of, teacher_code
 from avcompress.running.training import SKIPPED, Export, train_folders, train_stages
 from avcompress.running.tuning import qat_step
@@ -183,7 +183,7 @@ def _trained(bench: Bench, artifact: Artifact, key: str, export: Export, network
 def _run_stage(bench: Bench, index: int, stage: NetworkStage | Qat, before: Path) -> tuple[Path, ...]:
     """Take the steps of one stage; the last folder holds the network."""
     if isinstance(stage, Qat):
-        made = teacher_code(bench, index, stage.teacher)
+        made = [*teacher_code(bench, index, stage.teacher), *loss_code(bench, index, stage)]
         known = (bench.recipe.preprocess.model_dump(), images_of(bench).fingerprint, made)
         return (qat_step(bench, index, stage, before, step_key("qat", _files(before), stage.model_dump(), *known)),)
     if isinstance(stage, Ptq):

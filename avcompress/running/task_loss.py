@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avcompress.files import sha256_file
+from avcompress.outputs import chosen
 from avcompress.recipe import Detection
-from avcompress.recipe_training import Train
+from avcompress.recipe_training import LabelLoss
 from avcompress.running.bench import Bench
-from avcompress.spec import DataError, ModelError
+from avcompress.spec import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from calibration.sample import Sample
 
 
-def task_loss(bench: Bench, index: int, stage: Train) -> TaskLoss | None:
+def task_loss(bench: Bench, index: int, stage: LabelLoss) -> TaskLoss | None:
     """The loss of a stage; None for the module's own. Raises RecipeError for a function that is not there."""
     from avcompress.train import TaskLoss
     from avcompress.train.recovery import in_float32
@@ -31,7 +32,7 @@ def task_loss(bench: Bench, index: int, stage: Train) -> TaskLoss | None:
     return None if of is None else TaskLoss(in_float32(of), labels=":" not in (stage.loss or ""))
 
 
-def _loss_of(bench: Bench, index: int, stage: Train) -> LossOf | None:
+def _loss_of(bench: Bench, index: int, stage: LabelLoss) -> LossOf | None:
     from avcompress.train.pixels import cross_entropy
     from avcompress.train.yolox import yolox_loss
 
@@ -66,19 +67,6 @@ def _ltrb(outputs: Tensor, samples: Sequence[Sample]) -> Tensor:
     return ltrb_loss(outputs, moved(box_targets(samples), outputs.device))
 
 
-def chosen(outputs: Any, name: str | None) -> Any:
-    """The output that the recipe names, as the export would name it; all of them where it names none."""
-    if name is None or not isinstance(outputs, dict | list | tuple):
-        return outputs
-    by_name = outputs if isinstance(outputs, dict) else {f"output_{i}": item for i, item in enumerate(outputs)}
-    if name not in by_name:
-        raise ModelError(
-            f"model.output: expected {name!r} among what the module returns in training, got {', '.join(by_name)}; "
-            "return the same in training and in eval mode"
-        )
-    return by_name[name]
-
-
 def _own(bench: Bench, index: int, named: str) -> Callable[..., Any]:
     from avcompress.models.loading import load_function
 
@@ -89,7 +77,7 @@ def _loss_folder(bench: Bench, index: int) -> Path | None:
     return bench.inputs.get(f"stages[{index}].import_from") or bench.inputs.get("model.import_from")
 
 
-def loss_code(bench: Bench, index: int, stage: Train) -> list[str]:
+def loss_code(bench: Bench, index: int, stage: LabelLoss) -> list[str]:
     """Hashes of the files that a user's own loss comes from; of a module's own, those of the module stand for it."""
     if stage.loss is None or ":" not in stage.loss:
         return []

@@ -10,7 +10,7 @@ from avcompress.files import sha256_file
 from avcompress.recipe import Detection
 from avcompress.recipe_distill import Distill, Loss, Teacher, Teaching, needs_labels
 from avcompress.recipe_network import TorchModel
-from avcompress.recipe_training import Train
+from avcompress.recipe_training import LabelLoss
 from avcompress.running.bench import Bench
 from avcompress.running.task_loss import module_code, task_loss
 from avcompress.spec import Artifact, RecipeError
@@ -49,18 +49,20 @@ def teacher_code(bench: Bench, index: int, teacher: Teacher) -> list[str]:
     return [*found, *module_code(module, bench.inputs.get(f"{where}.import_from"))]
 
 
-def label_loss(bench: Bench, index: int, losses: Iterable[Loss]) -> TaskLoss | None:
-    """The task's loss of labels, where a stage's losses need it; raises RecipeError where the task has none."""
+def label_loss(bench: Bench, index: int, losses: Iterable[Loss], stage: LabelLoss) -> TaskLoss | None:
+    """The stage's loss or else the task's, where `losses` need one; raises RecipeError where there is none."""
     if not needs_labels(losses):
         return None
+    if stage.loss is not None:
+        return task_loss(bench, index, stage)
     task = bench.recipe.task
     name = task.decode if isinstance(task, Detection) else "cross_entropy"
     if name not in _WITH_LABELS:
         raise RecipeError(
             f"stages[{index}].losses: expected losses without labels for decode: {name}, got `labels` or alpha above "
-            "0; leave them out"
+            "0; leave them out, or name a `loss`"
         )
-    return task_loss(bench, index, Train(kind="train", steps=1, loss=name))
+    return task_loss(bench, index, stage.model_copy(update={"loss": name}))
 
 
 # --- the stage `distill`
@@ -75,11 +77,12 @@ def distilling(bench: Bench, index: int, stage: Distill, artifact: Artifact) -> 
 
     module: nn.Module = artifact.model
     task = bench.recipe.task
-    own = all(callable(getattr(module, name, None)) for name in ("targets", "loss"))
+    own = stage.loss is None and all(callable(getattr(module, name, None)) for name in ("targets", "loss"))
     guidance = Guidance(
         teacher=teacher_of(bench, stage, copy.deepcopy(module)),
         task=task if isinstance(task, Detection) else None,
-        loss=None if own else label_loss(bench, index, stage.losses),
+        loss=None if own else label_loss(bench, index, stage.losses, stage),
+        output=bench.recipe.model.output,
     )
 
     def learn(artifact: Artifact, around: Around) -> Artifact:

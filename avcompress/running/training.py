@@ -60,7 +60,8 @@ def train_folders(bench: Bench) -> list[Path]:
 def _work(bench: Bench, index: int, stage: FloatTraining, artifact: Artifact) -> tuple[Work, list[str]]:
     """What a stage does, and the hashes of the files that this depends on."""
     if isinstance(stage, Distill):
-        return distilling(bench, index, stage, artifact), teacher_code(bench, index, stage.teacher)
+        made = [*teacher_code(bench, index, stage.teacher), *loss_code(bench, index, stage)]
+        return distilling(bench, index, stage, artifact), made
     loss = task_loss(bench, index, stage)
 
     def work(artifact: Artifact, around: Around) -> Artifact:

@@ -9,7 +9,7 @@ from avcompress.recipe import Detection, Ptq, Recipe
 from avcompress.recipe_distill import Distill, Itself, Mutual, needs_labels
 from avcompress.recipe_network import OnnxModel
 from avcompress.recipe_qat import Qat
-from avcompress.recipe_training import Train, Training
+from avcompress.recipe_training import LabelLoss, Train, Training
 from avcompress.spec import MissingError, RecipeError
 
 
@@ -27,7 +27,7 @@ def check_training(recipe: Recipe) -> None:
             case Train():
                 _check_train(recipe, where, stage)
             case Distill():
-                _check_distill(where, stage)
+                _check_distill(recipe, where, stage)
             case Qat():
                 _check_qat(recipe, where, stage)
     _check_labels(recipe)
@@ -45,7 +45,7 @@ def _learns_labels(stage: Training) -> bool:
         case Train():
             return ":" not in (stage.loss or "")
         case Distill() | Qat():
-            return needs_labels(stage.losses)
+            return needs_labels(stage.losses) and ":" not in (stage.loss or "")
         case _:
             return False
 
@@ -53,11 +53,18 @@ def _learns_labels(stage: Training) -> bool:
 def _check_train(recipe: Recipe, where: str, stage: Train) -> None:
     if recipe.data.train is None:
         raise RecipeError(f"{where}: expected data.train to train on, got nothing; add it")
+    if stage.loss is None and isinstance(recipe.model, OnnxModel):
+        raise RecipeError(
+            f"{where}.loss: expected yolox, ltrb, cross_entropy or module:function for an ONNX file, which brings "
+            "none, got nothing; name one"
+        )
     _check_loss(recipe, where, stage)
 
 
-def _check_distill(where: str, stage: Distill) -> None:
+def _check_distill(recipe: Recipe, where: str, stage: Distill) -> None:
     """The network itself may teach it, beside other losses: it then keeps what it knows."""
+    _check_loss(recipe, where, stage)
+    _check_used(where, stage)
     if stage.teacher != "self":
         return
     mutual = any(isinstance(loss, Mutual) for loss in stage.losses)
@@ -68,7 +75,17 @@ def _check_distill(where: str, stage: Distill) -> None:
         )
 
 
+def _check_used(where: str, stage: Distill | Qat) -> None:
+    if stage.loss is not None and not needs_labels(stage.losses):
+        raise RecipeError(
+            f"{where}.loss: expected a loss of kind labels, or alpha above 0, that {stage.loss} is for, got none in "
+            "`losses`; add one"
+        )
+
+
 def _check_qat(recipe: Recipe, where: str, stage: Qat) -> None:
+    _check_loss(recipe, where, stage)
+    _check_used(where, stage)
     ptq = next(each for each in recipe.stages if isinstance(each, Ptq))
     if stage.method == "lsq_plus" and ptq.activations != "asymmetric":
         raise RecipeError(
@@ -80,12 +97,7 @@ def _check_qat(recipe: Recipe, where: str, stage: Qat) -> None:
 _LOSSES = {"yolox": frozenset[str](), "ltrb": frozenset[str](), "cross_entropy": frozenset({"class_weights"})}
 
 
-def _check_loss(recipe: Recipe, where: str, stage: Train) -> None:
-    if stage.loss is None and isinstance(recipe.model, OnnxModel):
-        raise RecipeError(
-            f"{where}.loss: expected yolox, ltrb, cross_entropy or module:function for an ONNX file, which brings "
-            "none, got nothing; name one"
-        )
+def _check_loss(recipe: Recipe, where: str, stage: LabelLoss) -> None:
     task = recipe.task
     decode = task.decode if isinstance(task, Detection) else ""
     usual = isinstance(task, Detection) and task.strides == (8, 16, 32)

@@ -58,20 +58,21 @@ def lesson_of(bench: Bench, index: int, stage: Qat) -> Lesson:
 
     Raises RecipeError for losses of labels where the task has none of its own.
     """
-    from avcompress.distill import distillation
+    from avcompress.distill import Subject, distillation
     from avcompress.quant.stages.qat import Lesson
 
     task = bench.recipe.task
     detection = task if isinstance(task, Detection) else None
     losses: tuple[Loss, ...] = stage.losses or _default_losses(detection)
     teaching = Teaching(teacher=stage.teacher, losses=losses)
-    labels = label_loss(bench, index, losses)
+    labels = label_loss(bench, index, losses, stage)
+    subject = Subject(detection, None if labels is None else labels.of)
 
     def make(student: nn.Module, float_self: nn.Module, example: Tensor) -> Learner:
         teacher = teacher_of(bench, teaching, float_self)
-        return distillation(student, teacher, teaching, example, detection, None if labels is None else labels.of)
+        return distillation(student, teacher, teaching, example, subject)
 
-    return Lesson(make, labels=labels is not None)
+    return Lesson(make, labels=labels is not None and labels.labels)
 
 
 def _default_losses(task: Detection | None) -> tuple[Loss, ...]:

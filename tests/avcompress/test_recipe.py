@@ -69,7 +69,7 @@ SECTIONS = {
     "Validation": "validation",
     "Measure": "measure",
 }
-ABSTRACT = {"Model", "SourceSettings", "Training", "Teaching", "LossSettings"}
+ABSTRACT = {"Model", "SourceSettings", "Training", "LabelLoss", "Teaching", "LossSettings"}
 ELSEWHERE = {"Generation"}  # settings of Python alone
 TAGS = ("kind", "format", "backend")  # where they are required, the section's title says them
 
