@@ -26,19 +26,21 @@ SEED = 0
 PARAMETER_INPUTS = {1: "weight", 2: "bias"}
 
 
-def to_onnx(module: nn.Module, input_size: tuple[int, int], input_name: str = "images") -> onnx.ModelProto:
+def to_onnx(
+    module: nn.Module, input_size: tuple[int, int], input_name: str = "images", keep_norms: bool = False
+) -> onnx.ModelProto:
     """Export a module for one (1, 3, height, width) float32 image, in eval mode; the module itself stays as it is.
 
     A returned tensor is named `output`, the items of a sequence `output_0`, `output_1` ..., those of a mapping by their
     keys; nested ones join the names. Nodes keep the module's scopes (`/level1/conv/Conv`), initializers the parameters'
-    names; batch normalization is folded into a convolution before it.
+    names; batch normalization is folded into a convolution before it, unless `keep_norms`.
     Raises ModelError when the module does not run or export, or when ONNX Runtime gives other numbers than torch.
     """
     height, width = input_size
     image = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(SEED))
     with _quiet(), _plain_attention(), _flat_outputs(module) as names, torch.no_grad():
         expected = _run(module, image)
-        model = _export(module, image, input_name, names)
+        model = _export(module, image, input_name, names, keep_norms)
     # The exporter turns equal parameters into one and copies of it: each gets its own back, under its own name.
     model = name_nodes(fold_constants(model))
     _name_parameters_(model)
@@ -143,14 +145,16 @@ def _run(module: nn.Module, image: Tensor) -> list[Array]:
     return [output.numpy() for output in outputs]
 
 
-def _export(module: nn.Module, image: Tensor, input_name: str, names: list[str]) -> onnx.ModelProto:
+def _export(module: nn.Module, image: Tensor, input_name: str, names: list[str], keep_norms: bool) -> onnx.ModelProto:
+    """The module is in eval mode; the exporter folds normalization in its own eval mode, and not in the module's."""
+    mode = torch.onnx.TrainingMode.PRESERVE if keep_norms else torch.onnx.TrainingMode.EVAL
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        _export_to(path, module, image, input_name, names)
+        _export_to(path, module, image, {"input_names": [input_name], "output_names": list(names), "training": mode})
         return onnx.load(path)
 
 
-def _export_to(path: Path, module: nn.Module, image: Tensor, input_name: str, names: list[str]) -> None:
+def _export_to(path: Path, module: nn.Module, image: Tensor, settings: Mapping[str, Any]) -> None:
     try:
         # TorchScript, not dynamo: that one needs onnxscript, renames the nodes, and gives no opset below 18.
         torch.onnx.export(
@@ -159,8 +163,7 @@ def _export_to(path: Path, module: nn.Module, image: Tensor, input_name: str, na
             path,
             dynamo=False,
             opset_version=OPSET,
-            input_names=[input_name],
-            output_names=list(names),
+            **settings,
         )
     except Exception as error:  # whatever the exporter or the user's code raises under tracing
         raise ModelError(

@@ -181,6 +181,19 @@ def test_a_folded_batch_norm_is_scale_over_deviation() -> None:
     np.testing.assert_allclose(constants["0.bias"], [-0.5])  # 1 - 3 * 0.5
 
 
+def test_normalization_that_is_kept_has_the_parameters_names_and_the_same_numbers() -> None:
+    module = Residual().eval()
+
+    model = to_onnx(module, SIZE, keep_norms=True)
+
+    (norm,) = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
+    kept = ("weight", "bias", "running_mean", "running_var")
+    assert list(norm.input[1:]) == [f"stem.1.{name}" for name in kept]
+    assert "stem.0.weight" in {item.name for item in model.graph.initializer}
+    folded = to_onnx(module, SIZE)
+    np.testing.assert_allclose(run(model, image())["output"], run(folded, image())["output"], atol=1e-5)
+
+
 def test_a_module_that_is_called_twice_gets_two_nodes_and_one_weight() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
