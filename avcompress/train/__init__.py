@@ -6,6 +6,7 @@ from avcompress.train.descent import average_, rate
 from avcompress.train.loop import Around, Trained, Turn, run_steps
 from avcompress.train.recovery import TaskLoss, Trainable, settled, train
 from avcompress.train.state import Store
+from avcompress.train.zeros import Zeros, zeros_of
 
 __all__ = [
     "Around",
@@ -16,6 +17,7 @@ __all__ = [
     "Trainable",
     "Trained",
     "Turn",
+    "Zeros",
     "average_",
     "batch_order",
     "feed",
@@ -25,4 +27,5 @@ __all__ = [
     "run_steps",
     "settled",
     "train",
+    "zeros_of",
 ]
