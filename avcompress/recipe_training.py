@@ -105,10 +105,9 @@ class Training(Model):
         return max(1, round((self.epochs or 0) * images / self.batch_size))
 
 
-class Train(Training):
-    """Train the network's float weights on `data.train`; a torch module brings its own `loss`, or `loss` names one."""
+class LabelLoss(Model):
+    """Which loss of labels a stage computes."""
 
-    kind: Literal["train"]
     loss: str | None = Field(
         None,
         pattern=r"^(yolox|ltrb|cross_entropy|[\w.]+:\w+)$",
@@ -120,3 +119,9 @@ class Train(Training):
         description="keyword arguments of the loss; `class_weights` of cross_entropy is a list, or balanced",
     )
     import_from: str | None = Field(None, description="folder to import the loss from, relative to the recipe")
+
+
+class Train(LabelLoss, Training):
+    """Train the network's float weights on `data.train`; a torch module brings its own `loss`, or `loss` names one."""
+
+    kind: Literal["train"]

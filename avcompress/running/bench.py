@@ -26,6 +26,7 @@ from avcompress.recipe import (
     WeightOnly,
 )
 from avcompress.recipe_distill import Distill
+from avcompress.recipe_prune import Prune, Sparsify
 from avcompress.recipe_qat import Qat
 from avcompress.recipe_training import Train
 from avcompress.running.training_checks import check_training
@@ -196,12 +197,15 @@ def _misplaced(stage: Stage, before: Stage) -> str:
 
 
 _ONCE = frozenset({2, 5})
-_ORDER = "order them: train or distill, equalize, smooth, one of ptq, dynamic or weight_only, what repairs, qat, cast"
+_ORDER = (
+    "order them: train, distill, prune and sparsify as you like, equalize, smooth, one of ptq, dynamic or weight_only, "
+    "what repairs, qat, cast"
+)
 
 
 def _rank(stage: Stage) -> int:
     match stage:
-        case Train() | Distill():
+        case Train() | Distill() | Prune() | Sparsify():
             return 0
         case Equalize() | Smooth():
             return 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -10,8 +9,9 @@ from avcompress.files import sha256_file
 from avcompress.recipe import Detection
 from avcompress.recipe_distill import Distill, Loss, Teacher, Teaching, needs_labels
 from avcompress.recipe_network import TorchModel
-from avcompress.recipe_training import Train
+from avcompress.recipe_training import LabelLoss
 from avcompress.running.bench import Bench
+from avcompress.running.float_model import FloatModel
 from avcompress.running.task_loss import module_code, task_loss
 from avcompress.spec import Artifact, RecipeError
 from calibration.source import Source
@@ -37,9 +37,9 @@ def teacher_of(bench: Bench, teaching: Teaching, own: nn.Module) -> nn.Module:
     return load_teacher(teaching, own, bench.recipe.preprocess.size, job.data_root, job.recipe_path.parent)
 
 
-def teacher_code(bench: Bench, index: int, teacher: Teacher) -> list[str]:
-    """Hashes of the files that a stage's teacher comes from; none where it is the network itself."""
-    where = f"stages[{index}].teacher"
+def teacher_code(bench: Bench, where: str, teacher: Teacher) -> list[str]:
+    """Hashes of the files that the teacher of the stage at `where` comes from; none where it is the network itself."""
+    where = f"{where}.teacher"
     found = [sha256_file(path) for label, path in bench.inputs.items() if label.startswith(where) and path.is_file()]
     if not isinstance(teacher, TorchModel):
         return found
@@ -49,7 +49,7 @@ def teacher_code(bench: Bench, index: int, teacher: Teacher) -> list[str]:
     return [*found, *module_code(module, bench.inputs.get(f"{where}.import_from"))]
 
 
-def label_loss(bench: Bench, index: int, losses: Iterable[Loss]) -> TaskLoss | None:
+def label_loss(bench: Bench, where: str, losses: Iterable[Loss]) -> TaskLoss | None:
     """The task's loss of labels, where a stage's losses need it; raises RecipeError where the task has none."""
     if not needs_labels(losses):
         return None
@@ -57,29 +57,29 @@ def label_loss(bench: Bench, index: int, losses: Iterable[Loss]) -> TaskLoss | N
     name = task.decode if isinstance(task, Detection) else "cross_entropy"
     if name not in _WITH_LABELS:
         raise RecipeError(
-            f"stages[{index}].losses: expected losses without labels for decode: {name}, got `labels` or alpha above "
+            f"{where}.losses: expected losses without labels for decode: {name}, got `labels` or alpha above "
             "0; leave them out"
         )
-    return task_loss(bench, index, Train(kind="train", steps=1, loss=name))
+    return task_loss(bench, where, LabelLoss(loss=name))
 
 
 # --- the stage `distill`
 
 
-def distilling(bench: Bench, index: int, stage: Distill, artifact: Artifact) -> Callable[[Artifact, Around], Artifact]:
-    """What a `distill` stage does to an artifact whose model is a module: its own loss of labels comes first.
+def distilling(bench: Bench, where: str, stage: Distill, model: FloatModel) -> Callable[[Artifact, Around], Artifact]:
+    """What a `distill` stage does to a float network: its own loss of labels comes first.
 
     Raises RecipeError, ModelError for a teacher or a loss that is not there.
     """
     from avcompress.distill import Guidance, distill
 
-    module: nn.Module = artifact.model
+    module: nn.Module = model.artifact.model
     task = bench.recipe.task
     own = all(callable(getattr(module, name, None)) for name in ("targets", "loss"))
     guidance = Guidance(
-        teacher=teacher_of(bench, stage, copy.deepcopy(module)),
+        teacher=teacher_of(bench, stage, model.dense_self()),
         task=task if isinstance(task, Detection) else None,
-        loss=None if own else label_loss(bench, index, stage.losses),
+        loss=None if own else model.loss or label_loss(bench, where, stage.losses),
     )
 
     def learn(artifact: Artifact, around: Around) -> Artifact:

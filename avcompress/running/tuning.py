@@ -41,8 +41,9 @@ def qat_step(bench: Bench, index: int, stage: Qat, before: Path, key: str) -> Pa
             network: onnx.ModelProto = trained_artifact(artifact, network_of(module)).model
             return network
 
+        lesson = lesson_of(bench, f"stages[{index}]", stage)
         with around(bench, name, stage, key, export, track) as surroundings:
-            done = qat(artifact, stage, samples, bench.recipe.preprocess, surroundings, lesson_of(bench, index, stage))
+            done = qat(artifact, stage, samples, bench.recipe.preprocess, surroundings, lesson)
         save_artifact(done, folder)
         write_atomically(folder / SKIPPED, json.dumps(samples.skipped))
 
@@ -53,7 +54,7 @@ def qat_step(bench: Bench, index: int, stage: Qat, before: Path, key: str) -> Pa
     return folder
 
 
-def lesson_of(bench: Bench, index: int, stage: Qat) -> Lesson:
+def lesson_of(bench: Bench, where: str, stage: Qat) -> Lesson:
     """What a stage's network learns: the recipe's losses, or those of its task that need no labels.
 
     Raises RecipeError for losses of labels where the task has none of its own.
@@ -65,7 +66,7 @@ def lesson_of(bench: Bench, index: int, stage: Qat) -> Lesson:
     detection = task if isinstance(task, Detection) else None
     losses: tuple[Loss, ...] = stage.losses or _default_losses(detection)
     teaching = Teaching(teacher=stage.teacher, losses=losses)
-    labels = label_loss(bench, index, losses)
+    labels = label_loss(bench, where, losses)
 
     def make(student: nn.Module, float_self: nn.Module, example: Tensor) -> Learner:
         teacher = teacher_of(bench, teaching, float_self)
