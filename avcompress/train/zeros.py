@@ -60,11 +60,11 @@ def mask_gradients_(module: nn.Module, masks: Masks) -> None:
     """No gradient where a value stays 0."""
     for name, parameter in named(module, masks).items():
         if parameter.grad is not None:
-            parameter.grad.masked_fill_(~masks[name], 0)
+            parameter.grad.masked_fill_(~masks[name].to(parameter.device), 0)
 
 
 @torch.no_grad()
 def mask_(module: nn.Module, masks: Masks) -> None:
     """0 where a value stays 0."""
     for name, parameter in named(module, masks).items():
-        parameter.masked_fill_(~masks[name], 0)
+        parameter.masked_fill_(~masks[name].to(parameter.device), 0)
