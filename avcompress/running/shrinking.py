@@ -10,7 +10,7 @@ from pathlib import Path
 
 from typing_extensions import assert_never
 
-from avcompress.checkpoint import load_decisions, save_decisions
+from avcompress.checkpoint import load_artifact, save_artifact
 from avcompress.files import write_atomically
 from avcompress.recipe import Shrinking
 from avcompress.recipe_prune import Prune, Sparsify
@@ -82,14 +82,12 @@ def _goal(stage: Prune) -> str:
 
 def _step(bench: Bench, names: tuple[str, str], key: str, make: Make, model: FloatModel) -> tuple[FloatModel, Path]:
     """Take a step that makes another network of one; `names`: its own, and what it is called while it runs."""
-    from avcompress.prune import load_structure, save_structure
 
     def compute(folder: Path, track: Track) -> None:
         done = make(replace(model.artifact, model=model.whole(model.artifact.model)), track)
-        save_structure(done.model, folder)
-        save_decisions(done, folder)
+        save_artifact(done, folder)
         write_atomically(folder / SKIPPED, json.dumps(images_of(bench).skipped))
 
     name, title = names
     folder = bench.step(name, title, key, compute)
-    return smaller(model, load_decisions(folder, load_structure(folder)), key), folder
+    return smaller(model, load_artifact(folder), key), folder
