@@ -158,8 +158,11 @@ class Sparsify(Choosing):
     def _has_a_sparsity(self) -> Sparsify:
         if self.pattern == "2:4" and self.sparsity is not None:
             raise ValueError(f"expected no sparsity with pattern: 2:4, which is a half, got {self.sparsity}; remove it")
-        if self.pattern == "2:4" and self.scope == "global":
-            raise ValueError("expected scope: local with pattern: 2:4, got global; remove it")
+        if self.pattern == "2:4" and (self.scope, self.schedule) != ("local", "one_shot"):
+            raise ValueError(
+                f"expected scope: local and schedule: one_shot with pattern: 2:4, got {self.scope} and {self.schedule}; "
+                "remove them"
+            )
         if self.pattern == "unstructured" and self.sparsity is None:
             raise ValueError("expected sparsity with pattern: unstructured, got nothing; add it")
         return self
@@ -172,3 +175,8 @@ class Sparsify(Choosing):
                 f"{'without' if self.recover is None else 'with'} it; mend one of them"
             )
         return self
+
+    @property
+    def share(self) -> float:
+        """The share of the weights that become zero."""
+        return 0.5 if self.sparsity is None else self.sparsity

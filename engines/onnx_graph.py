@@ -6,6 +6,7 @@ equal bytes.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -304,6 +305,12 @@ def fold_batch_norms(model: onnx.ModelProto) -> onnx.ModelProto:
             folded.add(norm.output[0])
     set_nodes_(new, [n for n in new.graph.node if n.op_type != "BatchNormalization" or n.output[0] not in folded])
     return drop_unused_initializers(new)
+
+
+def folded_names(weight: str, names: Iterable[str]) -> list[str]:
+    """Those names under which fold_batch_norms leaves a weight: its own, or new ones where several layers shared it."""
+    pattern = re.compile(rf"{re.escape(weight)}(\.folded(_\d+)?)?")
+    return [name for name in names if pattern.fullmatch(name)]
 
 
 def _foldable(

@@ -20,6 +20,7 @@ from avcompress.recipe import (
     Recipe,
     Reconstruct,
     Repairing,
+    Shrinking,
     Smooth,
     Stage,
     TrtEngine,
@@ -181,11 +182,24 @@ def _check_stages(recipe: Recipe) -> None:
         stage, before = recipe.stages[index], recipe.stages[index - 1]
         if ranks[index] < ranks[index - 1] or (ranks[index] == ranks[index - 1] and ranks[index] in _ONCE):
             raise RecipeError(f"stages[{index}]: {_misplaced(stage, before)}; {_ORDER}")
+    _check_sparse(recipe)
     repairing = [i for i, stage in enumerate(recipe.stages) if isinstance(stage, Repairing | Qat)]
     if repairing and not any(isinstance(stage, Ptq) for stage in recipe.stages):
         kind = recipe.stages[repairing[0]].kind
         raise RecipeError(f"stages[{repairing[0]}]: expected `ptq` before `{kind}`, got none; add it, or drop `{kind}`")
     check_training(recipe)
+
+
+def _check_sparse(recipe: Recipe) -> None:
+    """What changes the shapes of weights would break their patterns of zeros."""
+    sparse = next((i for i, stage in enumerate(recipe.stages) if isinstance(stage, Sparsify)), len(recipe.stages))
+    later = [(i, stage) for i, stage in enumerate(recipe.stages) if i > sparse and not isinstance(stage, Sparsify)]
+    for index, stage in later:
+        if isinstance(stage, Shrinking):
+            raise RecipeError(
+                f"stages[{index}]: expected `{stage.kind}` before `sparsify`, got it after, where it would change the "
+                "shapes of sparse weights; exchange the two"
+            )
 
 
 def _misplaced(stage: Stage, before: Stage) -> str:

@@ -148,15 +148,8 @@ def concerned(coupling: Coupling, stage: Choosing, where: str) -> Coupling:
     Raises RecipeError for a pattern that no layer has, or when nothing is left.
     """
     layers = [*(name for group in coupling.groups for name in group.producers), *(f.layer for f in coupling.fixed)]
-    for key in ("include", "exclude"):
-        for pattern in getattr(stage, key):
-            if not any(fnmatchcase(name, pattern) for name in layers):
-                close = get_close_matches(pattern, layers, 1, 0.0)
-                raise RecipeError(
-                    f"{where}.{key}: expected a layer's name, or a pattern of some, got {pattern!r}, which fits none; "
-                    f"the nearest is {', '.join(close)!r}"
-                )
-    groups = tuple(group for group in coupling.groups if _may_change(group.producers, stage))
+    refuse_unmatched(layers, stage, where)
+    groups = tuple(group for group in coupling.groups if may_change(group.producers, stage))
     if not groups:
         reasons = "; ".join(f"{fixed.layer}: {fixed.reason}" for fixed in coupling.fixed[:3])
         raise RecipeError(
@@ -166,8 +159,20 @@ def concerned(coupling: Coupling, stage: Choosing, where: str) -> Coupling:
     return replace(coupling, groups=groups)
 
 
-def _may_change(layers: Sequence[str], stage: Choosing) -> bool:
-    """One layer that is left as it is keeps all that it is coupled with."""
+def refuse_unmatched(layers: Sequence[str], stage: Choosing, where: str) -> None:
+    """Raise RecipeError for a pattern of a stage that none of the layers has."""
+    for key in ("include", "exclude"):
+        for pattern in getattr(stage, key):
+            if not _fits(layers, (pattern,)):
+                close = get_close_matches(pattern.strip("*"), layers, 3, 0.0)
+                raise RecipeError(
+                    f"{where}.{key}: expected a layer's name, or a pattern of some, got {pattern!r}, which fits none; "
+                    f"the nearest are {', '.join(close)}"
+                )
+
+
+def may_change(layers: Sequence[str], stage: Choosing) -> bool:
+    """Whether the stage's patterns let layers change that go together: one that is left as it is keeps all of them."""
     return _fits(layers, stage.include) and not _fits(layers, stage.exclude)
 
 

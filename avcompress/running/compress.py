@@ -26,6 +26,7 @@ from avcompress.running.float_stages import count_float_steps, take_float_stages
 from avcompress.running.teaching import teacher_code
 from avcompress.running.training import SKIPPED, seen_by
 from avcompress.running.tuning import qat_step
+from avcompress.running.zeros import check_kept
 from avcompress.spec import Artifact, Track
 from avcompress.state import step_key
 from calibration.batches import Batches
@@ -147,6 +148,7 @@ def _step(bench: Bench, name: str, stage: NetworkStage, before: Path, statistics
             done = quantize(artifact, stage, _batches(bench, artifact, track), load_statistics(statistics))
         else:
             done = apply(stage, artifact, _batches(bench, artifact, track))
+        check_kept(artifact, done)
         save_artifact(done, folder)
         write_atomically(folder / SKIPPED, json.dumps(bench.calibration.skipped))
 

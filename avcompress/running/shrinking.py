@@ -19,6 +19,7 @@ from avcompress.running.bench import Bench
 from avcompress.running.choosing import Chooser, made_by
 from avcompress.running.float_model import FloatModel, smaller
 from avcompress.running.pruning import prune
+from avcompress.running.sparsifying import growing, sparsify
 from avcompress.running.teaching import images_of
 from avcompress.running.training import SKIPPED, Place, seen_by, train_step
 from avcompress.spec import Artifact, Track
@@ -36,7 +37,7 @@ def shrink(bench: Bench, index: int, stage: Shrinking, model: FloatModel) -> Tak
         case Prune():
             return _prune(bench, index, stage, model)
         case Sparsify():
-            raise NotImplementedError
+            return _sparsify(bench, index, stage, model)
         case _:
             assert_never(stage)
 
@@ -72,6 +73,21 @@ def _prune(bench: Bench, index: int, stage: Prune, model: FloatModel) -> Taken:
             model, folder = train_step(bench, Place(f"{where}.recover", f"{index}-recover{end}"), stage.recover, model)
             folders.append(folder)
     return model, tuple(folders)
+
+
+def _sparsify(bench: Bench, index: int, stage: Sparsify, model: FloatModel) -> Taken:
+    where = f"stages[{index}]"
+    chooser = Chooser(bench, where, stage, model)
+    if stage.recover is None:
+        key = step_key("sparsify", model.key, stage.model_dump(), seen_by(bench), made_by(chooser, stage))
+        title = f"sparsify ({stage.pattern}, {100 * stage.share:g} %)"
+        sparse, folder = _step(bench, (f"{index}-sparsify", title), key, partial(sparsify, chooser, stage), model)
+        return sparse, (folder,)
+    network = model.whole(model.artifact.model)
+    graph = smaller(model, replace(model.artifact, model=network), step_key("graph", model.key))
+    growth = growing(chooser, stage, network)
+    sparse, folder = train_step(bench, Place(f"{where}.recover", f"{index}-sparsify"), stage.recover, graph, growth)
+    return sparse, (folder,)
 
 
 def _goal(stage: Prune) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,11 +21,14 @@ from avcompress.running.early_stop import judge
 from avcompress.running.float_model import Export, FloatModel
 from avcompress.running.task_loss import loss_code, task_loss
 from avcompress.running.teaching import distilling, images_of, teacher_code
-from avcompress.spec import Artifact, Track
+from avcompress.running.zeros import check_kept, sparse_line
+from avcompress.spec import Artifact, Sparsity, Track
 from avcompress.state import step_key
 
 if TYPE_CHECKING:
-    from avcompress.train import Around
+    from torch import fx
+
+    from avcompress.train import Around, Zeros
 
 WEIGHTS = "weights.safetensors"
 SKIPPED = "skipped.json"
@@ -46,17 +49,38 @@ class Place(NamedTuple):
     step: str
 
 
-def train_step(bench: Bench, place: Place, stage: FloatTraining, model: FloatModel) -> tuple[FloatModel, Path]:
-    """Take the step of a stage that trains the float network; returns the trained one, and the step's folder."""
+class Growth(NamedTuple):
+    """Zeros that become more while a network trains.
+
+    Attributes:
+        zeros: makes them, of the module, the prefix of its parameters in what is trained, and the number of steps.
+        known: what decides them.
+        sparse: what the artifact's weights are afterwards.
+    """
+
+    zeros: Callable[[fx.GraphModule, str, int], Zeros]
+    known: Sequence[Any]
+    sparse: Mapping[str, Sparsity] = {}
+
+
+def train_step(
+    bench: Bench, place: Place, stage: FloatTraining, model: FloatModel, growth: Growth | None = None
+) -> tuple[FloatModel, Path]:
+    """Take the step of a stage that trains the float network; returns the trained one, and the step's folder.
+
+    The zeros of its sparse weights stay, and with `growth` more come.
+    """
     from avcompress.export import load_state_, state_to_safetensors
 
     settings = _settled(stage, model)
     work, made = _work(bench, place.where, settings, model)
-    key = step_key(stage.kind, model.key, settings.model_dump(), seen_by(bench), made)
+    grown = growth.known if growth else ()
+    key = step_key(stage.kind, model.key, settings.model_dump(), seen_by(bench), made, grown)
 
     def compute(folder: Path, track: Track) -> None:
         with around(bench, place.step, settings, key, model.export, track) as surroundings:
-            trained = work(model.artifact, surroundings)
+            trained = work(model.artifact, replace(surroundings, zeros=_zeros(bench, stage, model, growth)))
+        trained = _checked(trained, model, growth)
         write_atomically(folder / WEIGHTS, state_to_safetensors(trained.model))
         save_decisions(trained, folder)
         write_atomically(folder / SKIPPED, json.dumps(images_of(bench).skipped))
@@ -68,6 +92,30 @@ def train_step(bench: Bench, place: Place, stage: FloatTraining, model: FloatMod
     load_state_(module, (folder / WEIGHTS).read_bytes())
     module.eval()
     return replace(model, artifact=load_decisions(folder, module), key=key), folder
+
+
+def _zeros(bench: Bench, stage: FloatTraining, model: FloatModel, growth: Growth | None) -> Zeros | None:
+    """What stays 0 in the training of a stage; None where anything may change."""
+    from avcompress.prune.sparsity import keep_zeros
+    from avcompress.train import joined
+
+    prefix = "student." if isinstance(stage, Distill) else ""
+    module, sparse = model.artifact.model, model.artifact.sparse
+    parts = [keep_zeros(module, sparse, prefix)] if sparse else []
+    if growth:
+        parts.append(growth.zeros(module, prefix, stage.count_steps(len(images_of(bench)))))
+    return joined(parts) if parts else None
+
+
+def _checked(trained: Artifact, model: FloatModel, growth: Growth | None) -> Artifact:
+    """The trained artifact with the weights that have become sparse, once all have the zeros that they should have."""
+    if growth and growth.sparse:
+        trained = replace(trained, sparse={**trained.sparse, **growth.sparse})
+    if trained.sparse:
+        network = replace(trained, model=model.export(trained.model))
+        check_kept(model.network, network)
+        trained = replace(trained, log=(*trained.log, sparse_line(network)))
+    return trained
 
 
 def seen_by(bench: Bench) -> tuple[Any, ...]:

@@ -17,6 +17,7 @@ from avcompress.recipe_qat import Qat
 from avcompress.running.bench import Bench
 from avcompress.running.teaching import images_of, label_loss, teacher_of
 from avcompress.running.training import SKIPPED, around, length, under_way
+from avcompress.running.zeros import check_kept
 from avcompress.spec import Track
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def qat_step(bench: Bench, index: int, stage: Qat, before: Path, key: str) -> Pa
         lesson = lesson_of(bench, f"stages[{index}]", stage)
         with around(bench, name, stage, key, export, track) as surroundings:
             done = qat(artifact, stage, samples, bench.recipe.preprocess, surroundings, lesson)
+        check_kept(artifact, done)
         save_artifact(done, folder)
         write_atomically(folder / SKIPPED, json.dumps(samples.skipped))
 

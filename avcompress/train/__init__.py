@@ -6,7 +6,7 @@ from avcompress.train.descent import average_, rate
 from avcompress.train.loop import Around, Trained, Turn, run_steps
 from avcompress.train.recovery import TaskLoss, Trainable, settled, train
 from avcompress.train.state import Store
-from avcompress.train.zeros import Zeros, zeros_of
+from avcompress.train.zeros import Zeros, joined, zeros_of
 
 __all__ = [
     "Around",
@@ -21,6 +21,7 @@ __all__ = [
     "average_",
     "batch_order",
     "feed",
+    "joined",
     "load",
     "mirror",
     "rate",

@@ -7,7 +7,7 @@ is clipped, and move them later by the optimizer's momentum.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +41,24 @@ def zeros_of(names: Iterable[str]) -> Zeros:
     """
     wanted = tuple(dict.fromkeys(names))
     return Zeros(lambda module: {name: value.detach() != 0 for name, value in named(module, wanted).items()})
+
+
+def joined(parts: Sequence[Zeros]) -> Zeros:
+    """All of them together; a value that stays 0 in one of them does."""
+
+    def masks(module: nn.Module) -> Masks:
+        found: dict[str, Tensor] = {}
+        for part in parts:
+            for name, mask in part.masks(module).items():
+                found[name] = found[name] & mask if name in found else mask
+        return found
+
+    def grow_(module: nn.Module, done: int) -> None:
+        for part in parts:
+            if part.grow_:
+                part.grow_(module, done)
+
+    return Zeros(masks, grow_, max((part.final for part in parts), default=0))
 
 
 def named(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
