@@ -124,6 +124,8 @@ class Prune(Choosing):
                 )
         elif self.recover is None:
             raise ValueError(f"expected `recover` for schedule: {self.schedule}, got nothing; add it")
+        if self.schedule == "during_training" and self.ratio is None:
+            raise ValueError("expected ratio with schedule: during_training, got a latency; set schedule: iterative")
         return self
 
     @property
@@ -160,8 +162,8 @@ class Sparsify(Choosing):
             raise ValueError(f"expected no sparsity with pattern: 2:4, which is a half, got {self.sparsity}; remove it")
         if self.pattern == "2:4" and (self.scope, self.schedule) != ("local", "one_shot"):
             raise ValueError(
-                f"expected scope: local and schedule: one_shot with pattern: 2:4, got {self.scope} and {self.schedule}; "
-                "remove them"
+                "expected scope: local and schedule: one_shot with pattern: 2:4, got "
+                f"{self.scope} and {self.schedule}; remove them"
             )
         if self.pattern == "unstructured" and self.sparsity is None:
             raise ValueError("expected sparsity with pattern: unstructured, got nothing; add it")

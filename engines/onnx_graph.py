@@ -93,6 +93,13 @@ def macs(model: onnx.ModelProto) -> dict[str, int]:
     return {node.name: _node_macs(node, known) for node in model.graph.node if is_weighted(node)}
 
 
+def parameters(model: onnx.ModelProto) -> int:
+    """How many numbers the graph's floating-point constants hold."""
+    kinds = onnx.TensorProto
+    floats = {kinds.FLOAT, kinds.DOUBLE, kinds.FLOAT16, kinds.BFLOAT16}
+    return sum(int(np.prod(t.dims, dtype=np.int64)) for t in model.graph.initializer if t.data_type in floats)
+
+
 def _node_macs(node: onnx.NodeProto, known: Mapping[str, tuple[int, ...]]) -> int:
     data, weight, output = (known.get(name) for name in (*node.input[:2], node.output[0]))
     if data is None or weight is None or output is None:

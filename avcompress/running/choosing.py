@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import onnx
@@ -31,8 +31,11 @@ if TYPE_CHECKING:
 BATCH = 8
 
 
+S = TypeVar("S", bound=Choosing)
+
+
 @dataclass(frozen=True)
-class Chooser:
+class Chooser(Generic[S]):
     """What measures importance for a stage.
 
     Attributes:
@@ -42,11 +45,11 @@ class Chooser:
 
     bench: Bench
     where: str
-    stage: Choosing
+    stage: S
     model: FloatModel
     track: Track = untracked
 
-    def watched(self, track: Track) -> Chooser:
+    def watched(self, track: Track) -> Chooser[S]:
         """The same, with someone to watch the images go by."""
         return replace(self, track=track)
 
@@ -97,7 +100,7 @@ def few(source: Source, count: int) -> Source:
     return take_part(source, 1, -(-len(source) // count)) if len(source) > count else source
 
 
-def channel_scores(chooser: Chooser, stage: Prune, network: onnx.ModelProto, coupling: Coupling) -> Scores:
+def channel_scores(chooser: Chooser[Prune], network: onnx.ModelProto, coupling: Coupling) -> Scores:
     """How important the channels of a network are, by what the stage names; groups it says nothing of are left out.
 
     Raises ModelError for importance that is not finite or of another network, DataError for a file that holds none.
@@ -105,7 +108,7 @@ def channel_scores(chooser: Chooser, stage: Prune, network: onnx.ModelProto, cou
     from avcompress.onnx_import import import_onnx
     from avcompress.prune import importance as by
 
-    match stage.importance:
+    match chooser.stage.importance:
         case "l1" | "l2" | "bn_scale" | "fpgm" as name:
             return {"l1": by.l1, "l2": by.l2, "bn_scale": by.bn_scale, "fpgm": by.fpgm}[name](network, coupling)
         case "gradient" | "taylor" | "fisher" as name:
@@ -114,17 +117,17 @@ def channel_scores(chooser: Chooser, stage: Prune, network: onnx.ModelProto, cou
         case "activation":
             return by.activation(import_onnx(network), coupling, chooser.lesson().batches)
         case "random":
-            return by.chance(coupling, stage.seed)
+            return by.chance(coupling, chooser.stage.seed)
         case ScoreFile():
             return by.given(network, coupling, by.read_scores(chooser.bench.inputs[f"{chooser.where}.importance.file"]))
         case ScoreFunction() as own:
             return by.given(network, coupling, _own_scores(chooser, own)(network, coupling))
 
 
-def made_by(chooser: Chooser, stage: Prune | Sparsify) -> list[str]:
+def made_by(chooser: Chooser[Prune] | Chooser[Sparsify]) -> list[str]:
     """Hashes of the user's files that importance comes from."""
-    code = loss_code(chooser.bench, chooser.where, stage)
-    match stage.importance:
+    code = loss_code(chooser.bench, chooser.where, chooser.stage)
+    match chooser.stage.importance:
         case ScoreFile():
             return [*code, sha256_file(chooser.bench.inputs[f"{chooser.where}.importance.file"])]
         case ScoreFunction() as own:
@@ -134,7 +137,7 @@ def made_by(chooser: Chooser, stage: Prune | Sparsify) -> list[str]:
             return code
 
 
-def _own_scores(chooser: Chooser, settings: ScoreFunction) -> Callable[[onnx.ModelProto, Coupling], Any]:
+def _own_scores(chooser: Chooser[Any], settings: ScoreFunction) -> Callable[[onnx.ModelProto, Coupling], Any]:
     from avcompress.models.loading import load_function
 
     label = f"{chooser.where}.importance"

@@ -123,6 +123,12 @@ def smaller(model: FloatModel, artifact: Artifact, key: str) -> FloatModel:
     )
 
 
+def as_graph(model: FloatModel) -> FloatModel:
+    """The same network as a graph imported from its ONNX: its parameters have the names of constants."""
+    network = model.whole(model.artifact.model)
+    return smaller(model, replace(model.artifact, model=network), step_key("graph", model.key))
+
+
 def _into(network: onnx.ModelProto) -> Export:
     """What writes a module that was imported from a network back into it."""
     from avcompress.onnx_import import write_back

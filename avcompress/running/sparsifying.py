@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from avcompress.train import Zeros
 
 
-def sparsify(chooser: Chooser, stage: Sparsify, artifact: Artifact, track: Track) -> Artifact:
+def sparsify(chooser: Chooser[Sparsify], artifact: Artifact, track: Track) -> Artifact:
     """The artifact of the network whose least important weights are zero; it knows which they are.
 
     Raises RecipeError for patterns that no layer has, ModelError where no weight can be sparse.
     """
     from avcompress.prune.sparsity import apply_masks, two_four_masks, unstructured
 
-    network: onnx.ModelProto = artifact.model
-    names = _weights(chooser, stage, network)
-    known = _importance(chooser.watched(track), stage, network)
+    network, stage = artifact.model, chooser.stage
+    names = _weights(chooser, network)
+    known = _importance(chooser.watched(track), network)
     scores = {name: known[name] for name in names}
     if stage.pattern == "2:4":
         masks = two_four_masks(network, scores)
@@ -42,28 +42,29 @@ def sparsify(chooser: Chooser, stage: Sparsify, artifact: Artifact, track: Track
     return replace(done, log=(*artifact.log, sparse_line(done)))
 
 
-def growing(chooser: Chooser, stage: Sparsify, network: onnx.ModelProto) -> Growth:
+def growing(chooser: Chooser[Sparsify]) -> Growth:
     """Zeros that become more while the network trains: from a tenth of its steps on, by a cubic rise, for a half."""
     from avcompress.prune.schedule import Rise
     from avcompress.prune.sparsity import growing_zeros
 
-    names = _weights(chooser, stage, network)
+    stage, model = chooser.stage, chooser.model
+    names = _weights(chooser, model.whole(model.artifact.model))
 
     def zeros(module: fx.GraphModule, prefix: str, steps: int) -> Zeros:
         rise = Rise(round(0.1 * steps), round(0.6 * steps), stage.share, every=max(1, steps // 100))
-        return growing_zeros(module, names, rise, stage.scope, _scores_of(chooser, stage, names, prefix), prefix)
+        return growing_zeros(module, names, rise, stage.scope, _scores_of(chooser, names, prefix), prefix)
 
-    known = (stage.model_dump(exclude={"recover"}), names, made_by(chooser, stage))
+    known = (stage.model_dump(exclude={"recover"}), names, made_by(chooser))
     return Growth(zeros, known, dict.fromkeys(names, stage.pattern))
 
 
 def _scores_of(
-    chooser: Chooser, stage: Sparsify, names: Sequence[str], prefix: str
+    chooser: Chooser[Sparsify], names: Sequence[str], prefix: str
 ) -> Callable[[nn.Module], Mapping[str, Array]] | None:
     """The importance of the weights of what is trained at the time; None for magnitude, which needs no images."""
     from avcompress.prune.sparsity import saliency
 
-    if stage.importance == "magnitude":
+    if chooser.stage.importance == "magnitude":
         return None
     lesson = chooser.lesson()
 
@@ -74,20 +75,21 @@ def _scores_of(
     return scores
 
 
-def _weights(chooser: Chooser, stage: Sparsify, network: onnx.ModelProto) -> tuple[str, ...]:
+def _weights(chooser: Chooser[Sparsify], network: onnx.ModelProto) -> tuple[str, ...]:
     """The constants that become sparse."""
     from avcompress.prune.sparsity import sparse_weights
     from avcompress.prune.weights import ready, weights_of
 
+    stage = chooser.stage
     layers = [weight.layer for weight in weights_of(ready(network))]
     refuse_unmatched(layers, stage, chooser.where)
     return sparse_weights(network, stage.pattern, [escape(name) for name in layers if not may_change([name], stage)])
 
 
-def _importance(chooser: Chooser, stage: Sparsify, network: onnx.ModelProto) -> Mapping[str, Array]:
+def _importance(chooser: Chooser[Sparsify], network: onnx.ModelProto) -> Mapping[str, Array]:
     from avcompress.onnx_import import import_onnx
     from avcompress.prune.sparsity import magnitude, saliency
 
-    if stage.importance == "magnitude":
+    if chooser.stage.importance == "magnitude":
         return magnitude(network)
     return saliency(import_onnx(network), chooser.lesson())
