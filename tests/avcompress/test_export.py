@@ -292,6 +292,55 @@ def test_a_changed_weight_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "export changed the numbers" in complaint(Returns(lambda x: x))
 
 
+class Decides(nn.Module):
+    """Python code that takes one of two ways by the result of a function."""
+
+    def __init__(self, decision: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.conv, self.decision = nn.Conv2d(3, 4, 1), decision
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x)
+        if self.decision(x):  # decided here
+            return y * 2
+        return y
+
+
+def test_a_decision_by_the_images_values_is_refused_with_its_line() -> None:
+    text = complaint(Decides(lambda x: x.mean() > 0))
+
+    assert text.startswith("model: expected the same operations for every image, got a decision by values at ")
+    assert f"{__file__}:" in text
+    assert "(if self.decision(x):  # decided here)" in text
+    assert "torch.where" in text
+
+
+@pytest.mark.parametrize(
+    "decision", [lambda x: x.shape[2] % 2, lambda x: torch.isnan(x).any(), lambda x: torch.ones(1) > 0]
+)
+def test_decisions_that_are_the_same_for_every_image_are_exported(decision: Callable[[Tensor], object]) -> None:
+    module = Decides(decision).eval()
+    model = to_onnx(module, SIZE)
+
+    (found,) = run(model, image()).values()
+    np.testing.assert_allclose(found, module(image()).detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("network", [Residual, Nested, Linear])
+def test_batch_norms_stay_nodes_where_they_are_asked_to(network: type[nn.Module]) -> None:
+    module = network().eval()
+    model = to_onnx(module, SIZE, keep_norms=True)
+
+    norms = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
+    expected = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+    assert len(norms) == len(expected)
+    assert not any(attribute.i for node in norms for attribute in node.attribute if attribute.name == "training_mode")
+    assert {name for name, _ in module.named_parameters()} <= {item.name for item in model.graph.initializer}
+    for found, part in zip(norms, expected, strict=True):
+        scale = next(item for item in model.graph.initializer if item.name == found.input[1])
+        np.testing.assert_array_equal(onnx.numpy_helper.to_array(scale), part.weight.detach().numpy())
+
+
 # --- the state of a module
 
 
