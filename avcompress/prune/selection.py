@@ -49,7 +49,7 @@ class Selection:
                 f"prune.ratio: expected 0 <= ratio < 1, got {self.ratio}; 1 would empty every layer, give the share of "
                 "channels to remove"
             )
-        if not 0 <= self.floor <= 1 - self.ratio:
+        if not 0 <= self.floor <= 1 - self.ratio + 1e-9:
             raise RecipeError(
                 f"prune.floor: expected at most {1 - self.ratio:g}, which the ratio of {self.ratio:g} leaves, got "
                 f"{self.floor:g}; lower one of the two"

@@ -57,7 +57,7 @@ class _Means(fx.Interpreter):
             constant, data = n.args[weight.operand], n.args[1 - weight.operand]
             shape = constant.meta["shape"]  # type: ignore[union-attr]
             if not weight.is_depthwise(shape):
-                values = _by_input(self.env[data].float(), weight)  # type: ignore[index]
+                values = _by_input(self.env[data].float(), weight)
                 key = (weight.tensor, weight.inputs)
                 self.found[key] = self.found.get(key, 0) + values
         return super().run_node(n)

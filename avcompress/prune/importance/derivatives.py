@@ -32,9 +32,9 @@ def gradients(
         with evaluating(module), _differentiable(module, weights.values()):
             loss = loss_of(module(inputs), targets)
             if not bool(torch.isfinite(loss)):
+                got = float(loss.detach())
                 raise ModelError(
-                    f"importance: expected a finite loss, got {float(loss)} in batch {count}; look for damaged images "
-                    "or labels"
+                    f"importance: expected a finite loss, got {got} in batch {count}; look for damaged images or labels"
                 )
             found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         pairs = zip(weights.items(), found, strict=True)

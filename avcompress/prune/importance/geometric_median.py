@@ -38,11 +38,11 @@ def _rows(values: Array, line: Line) -> Array:
     """The filters of each channel, (channels, values), float64; zeros where one has fewer positions than others."""
     by_position = np.moveaxis(values, line.axis, 0).reshape(values.shape[line.axis], -1).astype(np.float64)
     order = np.argsort(line.channels, kind="stable")
-    counts = np.bincount(line.channels, minlength=line.count)
+    counts = np.bincount(line.channels, minlength=line.width)
     rank = np.arange(len(order)) - (np.cumsum(counts) - counts)[line.channels[order]]
-    rows = np.zeros((line.count, counts.max(), by_position.shape[1]))
+    rows = np.zeros((line.width, counts.max(), by_position.shape[1]))
     rows[line.channels[order], rank] = by_position[line.positions[order]]
-    return rows.reshape(line.count, -1)
+    return rows.reshape(line.width, -1)
 
 
 def _distances(rows: Array) -> Array:

@@ -78,7 +78,7 @@ def _by_output(weight: Weight, values: Array, shape: tuple[int, ...]) -> Array:
 
 def _by_channel(group: Group, weight: Weight, values: Array) -> Array:
     own = [line for line in lines(group) if (line.tensor, line.axis) == (weight.tensor, weight.outputs)]
-    return np.sum([line.by_channel(values) for line in own], axis=0)
+    return np.asarray(np.sum([line.by_channel(values) for line in own], axis=0))
 
 
 def _of_group(name: str, values: Array, coupling: Coupling) -> Array:

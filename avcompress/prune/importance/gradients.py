@@ -71,7 +71,7 @@ def _sums(
     """By group, the mean over the batches of the sums of a part; with `magnitude`, of the size of each layer's sum."""
     edges = dict.fromkeys((line.tensor, line.axis) for own in places.values() for line in own)
     weights = weights_by_name(module, dict.fromkeys(tensor for tensor, _ in edges))
-    totals = {name: np.zeros(own[0].count) for name, own in places.items()}
+    totals = {name: np.zeros(own[0].width) for name, own in places.items()}
     count = 0
     for found in gradients(module, weights, lesson):
         parts = {name: part(weight.detach().double(), found[name].double()) for name, weight in weights.items()}

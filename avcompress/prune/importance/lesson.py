@@ -53,14 +53,16 @@ class _Response:
 
     def __call__(self, outputs: Any, _targets: Any) -> Tensor:
         parts = [self._part(output) for output in _floats(outputs)]
-        return torch.stack(parts).sum() / len(parts) ** 0.5
+        total: Tensor = torch.stack(parts).sum()
+        return total / float(len(parts)) ** 0.5
 
     def _part(self, output: Tensor) -> Tensor:
         values = output.float()
         signs = torch.randint(0, 2, output.shape, generator=self.generator).to(values) * 2 - 1
         spread = (values.detach() - values.detach().mean()).square().mean().sqrt()
         unit = values.numel() ** 0.5 * spread.clamp(min=torch.finfo(torch.float32).tiny)
-        return (values * (signs / unit)).sum()
+        part: Tensor = (values * (signs / unit)).sum()
+        return part
 
 
 def _floats(outputs: Any) -> list[Tensor]:

@@ -25,18 +25,18 @@ class Line(NamedTuple):
         tensor, axis: as in Place.
         positions: along the axis, (values,).
         channels: which channel each position belongs to, (values,).
-        count: of the group's channels.
+        width: how many channels the group has.
     """
 
     tensor: str
     axis: int
     positions: Array
     channels: Array
-    count: int
+    width: int
 
     def by_channel(self, values: Array) -> Array:
         """Sums over the positions of each channel, (channels,) float64, of a value for each position along the axis."""
-        return np.bincount(self.channels, values[self.positions], self.count)
+        return np.bincount(self.channels, values[self.positions], self.width)
 
 
 def lines(group: Group) -> tuple[Line, ...]:
