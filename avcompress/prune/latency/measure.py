@@ -1,4 +1,4 @@
-"""Measuring the table: the network at several widths, each built for the backend and timed node by node and as a whole."""
+"""Measuring the table: the network at several widths, each one built and timed, node by node and as a whole."""
 
 from __future__ import annotations
 
@@ -41,11 +41,12 @@ def measure_table(
     drawn = designs(coupling, align)
     networks = [without(network, coupling, removed) for removed in drawn]
     inputs = random_inputs(network)
-    times: list[LayerTimes] = []
     with tempfile.TemporaryDirectory() as folder:
         folders = [_built(each, Path(folder) / str(index), engine) for index, each in enumerate(networks)]
-        for place in track(folders, len(folders)):
-            times.append(time_layers(place / "engine", engine, place / "model.onnx", inputs, _TIMING))
+        times = [
+            time_layers(place / "engine", engine, place / "model.onnx", inputs, _TIMING)
+            for place in track(folders, len(folders))
+        ]
         totals = interleaved_ms([place / "engine" for place in folders], engine, inputs)
     return LatencyTable(
         network=structure_digest(network),

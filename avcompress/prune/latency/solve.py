@@ -51,8 +51,8 @@ def solve(problem: Problem, budget_ms: float) -> Removed:
     fewest = np.array([options[-1] for options in choices])
     if problem.clock(fewest) > budget_ms:
         raise RecipeError(
-            f"prune: expected widths that take {budget_ms:.3g} ms, got {problem.clock(fewest):.3g} ms for the narrowest "
-            "allowed; raise the deadline, or lower align or floor"
+            f"prune: expected widths that take {budget_ms:.3g} ms, got {problem.clock(fewest):.3g} ms for the "
+            "narrowest allowed; raise the deadline, or lower align or floor"
         )
     counts = search.exchanged(search.restored(search.greedy(budget_ms), budget_ms), budget_ms)
     return {

@@ -86,8 +86,8 @@ def load_table(path: Path, network: str) -> LatencyTable:
         ) from error
     if table.network != network:
         raise DataError(
-            f"{path}: expected a latency table of this network ({network[:12]}), got one of another ({table.network[:12]}); "
-            "measure it again"
+            f"{path}: expected a latency table of this network ({network[:12]}), got one of another "
+            f"({table.network[:12]}); measure it again"
         )
     return table
 

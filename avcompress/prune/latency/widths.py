@@ -1,4 +1,4 @@
-"""How wide every tensor is, and how much every node works, after channels have been removed: without slicing anything."""
+"""How wide the tensors are at every node after channels have been removed, without slicing anything."""
 
 from __future__ import annotations
 

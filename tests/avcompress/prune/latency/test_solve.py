@@ -30,11 +30,11 @@ def counted(coupling, removed):
 def best(coupling, scores, clock, budget, align):
     """By trying everything."""
     options = [range(0, len(group.channels), align) for group in coupling.groups]
-    found = []
-    for counts in itertools.product(*options):
-        if clock(np.array(counts)) <= budget:
-            found.append(sum(np.sort(scores[g.name])[:n].sum() for g, n in zip(coupling.groups, counts, strict=True)))
-    return min(found)
+    return min(
+        sum(np.sort(scores[g.name])[:n].sum() for g, n in zip(coupling.groups, counts, strict=True))
+        for counts in itertools.product(*options)
+        if clock(np.array(counts)) <= budget
+    )
 
 
 def test_the_least_important_channels_go_from_where_they_save_most(chain):
@@ -57,7 +57,7 @@ def test_a_budget_that_is_kept_already_removes_nothing(chain):
 def test_a_budget_below_the_narrowest_widths_is_refused(chain):
     _, coupling = chain()
 
-    with pytest.raises(RecipeError, match="expected widths that take 0.01 ms, got .* for the narrowest allowed"):
+    with pytest.raises(RecipeError, match=r"expected widths that take 0.01 ms, got .* for the narrowest allowed"):
         solve(Problem(coupling, {"conv0": np.ones(16), "conv1": np.ones(24)}, clock_of(coupling)), 0.01)
 
 
