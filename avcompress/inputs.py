@@ -15,11 +15,14 @@ from avcompress.recipe import (
     Ptq,
     Recipe,
     SceneSource,
+    Shrinking,
     Sources,
+    Stage,
     Task,
 )
 from avcompress.recipe_distill import Distill
 from avcompress.recipe_network import Network, OnnxModel, TorchModel
+from avcompress.recipe_prune import Importance, Prune, ScoreFile, ScoreFunction
 from avcompress.recipe_qat import Qat
 from avcompress.recipe_training import LabelLoss
 from avcompress.spec import RecipeError
@@ -82,12 +85,30 @@ def _inputs(recipe: Recipe, recipe_folder: Path, data_root: Path) -> Iterator[tu
     yield from _data_inputs(recipe, data_root, _PARTS)
     for index, stage in enumerate(recipe.stages):
         where = f"stages[{index}]"
-        if isinstance(stage, Ptq) and stage.statistics is not None:
-            yield f"{where}.statistics", _resolve(f"{where}.statistics", data_root, stage.statistics)
-        if isinstance(stage, LabelLoss) and stage.import_from is not None:
-            yield f"{where}.import_from", _resolve(f"{where}.import_from", recipe_folder, stage.import_from)
-        if isinstance(stage, Distill | Qat) and not isinstance(stage.teacher, str):
-            yield from _network_inputs(f"{where}.teacher", stage.teacher, recipe_folder, data_root)
+        yield from _stage_inputs(where, stage, recipe_folder, data_root)
+        if isinstance(stage, Shrinking) and stage.recover is not None:
+            yield from _stage_inputs(f"{where}.recover", stage.recover, recipe_folder, data_root)
+
+
+def _stage_inputs(where: str, stage: Stage, recipe_folder: Path, data_root: Path) -> Iterator[tuple[str, Path]]:
+    if isinstance(stage, Ptq) and stage.statistics is not None:
+        yield f"{where}.statistics", _resolve(f"{where}.statistics", data_root, stage.statistics)
+    if isinstance(stage, LabelLoss) and stage.import_from is not None:
+        yield f"{where}.import_from", _resolve(f"{where}.import_from", recipe_folder, stage.import_from)
+    if isinstance(stage, Distill | Qat) and not isinstance(stage.teacher, str):
+        yield from _network_inputs(f"{where}.teacher", stage.teacher, recipe_folder, data_root)
+    if isinstance(stage, Prune):
+        yield from _importance_inputs(f"{where}.importance", stage.importance, recipe_folder, data_root)
+
+
+def _importance_inputs(
+    where: str, importance: Importance, recipe_folder: Path, data_root: Path
+) -> Iterator[tuple[str, Path]]:
+    match importance:
+        case ScoreFile(file=file):
+            yield f"{where}.file", _resolve(f"{where}.file", data_root, file)
+        case ScoreFunction(import_from=str() as folder):
+            yield f"{where}.import_from", _resolve(f"{where}.import_from", recipe_folder, folder)
 
 
 def _network_inputs(where: str, network: Network, recipe_folder: Path, data_root: Path) -> Iterator[tuple[str, Path]]:
@@ -117,10 +138,10 @@ def _sources(recipe: Recipe, parts: Sequence[str] = _PARTS) -> Mapping[str, Data
 
 
 def _is_folder(label: str, recipe: Recipe) -> bool:
-    """Whether an input is a folder: only networks, weights, statistics, tags and COCO labels are files."""
+    """Whether an input is a folder: only networks, weights, statistics, tags, scores and COCO labels are files."""
     if label.endswith(".labels"):
         return not isinstance(_sources(recipe)[label.removesuffix(".labels")], CocoSource)
-    return not label.endswith((".onnx", ".weights", ".statistics", ".tags"))
+    return not label.endswith((".onnx", ".weights", ".statistics", ".tags", ".file"))
 
 
 def _require_input(label: str, path: Path, folder: bool) -> None:

@@ -35,9 +35,10 @@ def named_outputs(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 def chosen(outputs: Any, name: str | None, where: str = "model.output") -> Any:
     """The output that a recipe names, as the export names it; all that was returned where none is named.
 
+    A tensor stands for itself: a network that was made smaller returns the chosen one alone.
     Raises RecipeError, which begins with `where`, for a name that is not there.
     """
-    if name is None:
+    if name is None or isinstance(outputs, Tensor):
         return outputs
     found = dict(named_outputs(outputs))
     if name not in found:

@@ -171,10 +171,10 @@ def _drift(bench: Bench, compressed: Compressed) -> tuple[LayerDrift, ...]:
 
 
 def _count_steps(bench: Bench) -> int:
-    """Labels, network, stages, engines, predictions, latencies, drift, comparisons, the report."""
+    """Labels, network and stages, engines, predictions, latencies, drift, comparisons, the report."""
     run = [engine for engine in bench.engines if not isinstance(engine, RtxEngine)]
     passes = 1 + sum(len(severities) for severities in bench.recipe.validation.corruptions.values())
     timed = sum(len(scenarios(bench.recipe.contract, each.backend)) for each in run if _is_timed(bench, each))
     layers = sum(_is_timed(bench, each) for each in run)
     measured = (1 + len(run)) * passes + timed + layers
-    return 2 + count_stage_steps(bench.recipe) + len(bench.engines) + measured + 3
+    return 1 + count_stage_steps(bench.recipe) + len(bench.engines) + measured + 3

@@ -5,6 +5,7 @@ Config flows one way: YAML -> these models -> function arguments. Paths are stor
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, PositiveInt, Tag, model_validator
@@ -13,6 +14,7 @@ from avcompress.contract import Contract, Measure, Validation
 from avcompress.frozen import Fraction, Model
 from avcompress.recipe_distill import Distill
 from avcompress.recipe_network import Network
+from avcompress.recipe_prune import Prune, Sparsify
 from avcompress.recipe_qat import Qat
 from avcompress.recipe_training import Train
 
@@ -308,9 +310,13 @@ Repairing = CorrectBias | AdaRound | Reconstruct
 """Stages that hold a quantized network against its float one: after `ptq`."""
 
 FloatTraining = Train | Distill
-"""Stages that train the float network: before all others."""
+"""Stages that train the float network."""
+Shrinking = Prune | Sparsify
+"""Stages that make the float network smaller; with those that train it, before all others."""
 
-Stage = Annotated[FloatTraining | Preparing | Quantizing | Repairing | Qat | Cast, Field(discriminator="kind")]
+Stage = Annotated[
+    FloatTraining | Shrinking | Preparing | Quantizing | Repairing | Qat | Cast, Field(discriminator="kind")
+]
 
 # --- engines
 
@@ -416,3 +422,9 @@ class Recipe(Model):
     contract: Contract = Field(description="what the result must keep")
     validation: Validation = Field(Validation(), description="how accuracy is judged")
     measure: Measure = Field(Measure(), description="how latency is sampled")
+
+    @property
+    def reference_stages(self) -> tuple[Stage, ...]:
+        """The stages that make the float network which accuracy drops are measured against."""
+        training = itertools.takewhile(lambda stage: isinstance(stage, FloatTraining), self.stages)
+        return tuple(training)

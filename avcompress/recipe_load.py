@@ -19,6 +19,8 @@ from avcompress.yaml_file import Kind, Location, complaint, compose, line_of, pl
 TAG_KEYS = ("format", "kind", "backend")
 FORMS = ("alone", "listed")
 """The tags of one source and of several, which no key of the file holds."""
+KEY_TAGS = {"onnx": "file", "factory": "module", "file": "scores", "function": "code"}
+"""The tags of models that are told apart by a key that they have."""
 _KIND = Kind("recipe", "recipes/")
 
 
@@ -76,6 +78,8 @@ def _without_tags(loc: Location, data: Any) -> Location:
         if fresh and isinstance(data, Mapping) and _is_tag(item, data):
             fresh = False
             continue
+        if isinstance(item, str) and isinstance(data, str):  # one of several values, or else a mapping
+            continue
         kept.append(item)
         data = _enter(data, item)
         fresh = True
@@ -83,7 +87,7 @@ def _without_tags(loc: Location, data: Any) -> Location:
 
 
 def _is_tag(item: str | int, data: Mapping[str, Any]) -> bool:
-    return item in [data.get(key) for key in TAG_KEYS] or (item in ("file", "module") and item not in data)
+    return item in [data.get(key) for key in TAG_KEYS] or (item in KEY_TAGS.values() and item not in data)
 
 
 def _enter(data: Any, item: str | int) -> Any:
@@ -97,7 +101,7 @@ def _enter(data: Any, item: str | int) -> Any:
 def _nearest(loc: Location) -> str:
     """The valid key that comes nearest to the last item of `loc`."""
     place = loc[:-1]
-    if place[-1:] == ("module",):  # taken for one only because there is no `onnx`
+    if place[-1:] in {("module",), ("code",)}:  # taken for one only because there is no `onnx`, or no `file`
         place = place[:-1]
     keys = sorted({key for model in _models_at(place) for key in model.model_fields})
     close = difflib.get_close_matches(str(loc[-1]), keys, n=1, cutoff=0.5)
@@ -118,8 +122,8 @@ def _models_at(loc: Location) -> list[type[Model]]:
 
 def _tags(model: type[Model]) -> list[str]:
     literals = [model.model_fields[key].annotation for key in TAG_KEYS if key in model.model_fields]
-    kind = "file" if "onnx" in model.model_fields else "module"
-    return [value for literal in literals for value in get_args(literal)] or [kind]
+    keys = [tag for key, tag in KEY_TAGS.items() if key in model.model_fields]
+    return [value for literal in literals for value in get_args(literal)] or keys
 
 
 def _models_in(annotation: Any) -> list[type[Model]]:

@@ -61,10 +61,11 @@ class Training(Model):
     precision: Literal["float32", "bf16", "fp16"] = Field(
         "float32", description="of the arithmetic; weights stay float32. fp16 needs a GPU"
     )
-    batch_norm: Literal["train", "frozen", "reestimate"] = Field(
-        "train",
-        description="train: statistics of each batch; frozen: the network's own; reestimate: train, then statistics "
-        "anew with the averaged weights. Those of an ONNX file are always frozen",
+    batch_norm: Literal["train", "frozen", "reestimate"] | None = Field(
+        None,
+        description="train: statistics of each batch, averaged into the network's; frozen: the network's own; "
+        "reestimate: train, then statistics anew with the averaged weights. Default: frozen of an ONNX file, train of "
+        "a torch module, also once it was made smaller",
     )
     device: Literal["cpu", "cuda"] = Field("cpu", description="where to train")
     seed: NonNegativeInt = Field(0, description="of the order of images, of what chance does to them and in the loss")

@@ -50,13 +50,14 @@ def distill(
 ) -> Artifact:
     """Train a copy of the artifact's network on what a teacher says of the samples, labelled or not.
 
-    A torch module stays one; an ONNX network, float or with Q/DQ, keeps its graph and gets new weights. Returns the
-    artifact with the averaged weights and one more line in its log.
+    A torch module stays one; an ONNX network, float or with Q/DQ, keeps its graph and gets new weights, and where
+    the settings name a `batch_norm` other than frozen, new statistics. Returns the artifact with the averaged weights
+    and one more line in its log.
     Raises DataError for samples without labels where a loss needs them, ModelError where the two networks do not fit
     each other, RecipeError for losses that the task has not.
     """
     around, start, free = around or Around(), time.monotonic(), label_free(settings.losses)
-    student = _module(artifact)
+    student = _module(artifact, norms=settings.batch_norm not in {None, "frozen"})
     loss = None if free else guidance.loss or own_loss(student)
     dataset = load(samples, preprocessing, around.track, settings.hold_mb, labels=loss is not None and loss.labels)
     plan = settled(settings, len(dataset.pictures))
@@ -80,9 +81,9 @@ def distill(
     return replace(artifact, model=model, log=(*artifact.log, f"{line}, {time.monotonic() - start:.0f} s"))
 
 
-def _module(artifact: Artifact) -> nn.Module:
+def _module(artifact: Artifact, norms: bool) -> nn.Module:
     model = artifact.model
-    return import_onnx(model) if isinstance(model, onnx.ModelProto) else cast(nn.Module, copy.deepcopy(model))
+    return import_onnx(model, norms) if isinstance(model, onnx.ModelProto) else cast(nn.Module, copy.deepcopy(model))
 
 
 def _network(student: nn.Module, artifact: Artifact) -> Any:

@@ -20,12 +20,14 @@ from avcompress.recipe import (
     Recipe,
     Reconstruct,
     Repairing,
+    Shrinking,
     Smooth,
     Stage,
     TrtEngine,
     WeightOnly,
 )
 from avcompress.recipe_distill import Distill
+from avcompress.recipe_prune import Prune, Sparsify
 from avcompress.recipe_qat import Qat
 from avcompress.recipe_training import Train
 from avcompress.running.training_checks import check_training
@@ -180,11 +182,24 @@ def _check_stages(recipe: Recipe) -> None:
         stage, before = recipe.stages[index], recipe.stages[index - 1]
         if ranks[index] < ranks[index - 1] or (ranks[index] == ranks[index - 1] and ranks[index] in _ONCE):
             raise RecipeError(f"stages[{index}]: {_misplaced(stage, before)}; {_ORDER}")
+    _check_sparse(recipe)
     repairing = [i for i, stage in enumerate(recipe.stages) if isinstance(stage, Repairing | Qat)]
     if repairing and not any(isinstance(stage, Ptq) for stage in recipe.stages):
         kind = recipe.stages[repairing[0]].kind
         raise RecipeError(f"stages[{repairing[0]}]: expected `ptq` before `{kind}`, got none; add it, or drop `{kind}`")
     check_training(recipe)
+
+
+def _check_sparse(recipe: Recipe) -> None:
+    """What changes the shapes of weights would break their patterns of zeros."""
+    sparse = next((i for i, stage in enumerate(recipe.stages) if isinstance(stage, Sparsify)), len(recipe.stages))
+    later = [(i, stage) for i, stage in enumerate(recipe.stages) if i > sparse and not isinstance(stage, Sparsify)]
+    for index, stage in later:
+        if isinstance(stage, Shrinking):
+            raise RecipeError(
+                f"stages[{index}]: expected `{stage.kind}` before `sparsify`, got it after, where it would change the "
+                "shapes of sparse weights; exchange the two"
+            )
 
 
 def _misplaced(stage: Stage, before: Stage) -> str:
@@ -196,12 +211,15 @@ def _misplaced(stage: Stage, before: Stage) -> str:
 
 
 _ONCE = frozenset({2, 5})
-_ORDER = "order them: train or distill, equalize, smooth, one of ptq, dynamic or weight_only, what repairs, qat, cast"
+_ORDER = (
+    "order them: train, distill, prune and sparsify as you like, equalize, smooth, one of ptq, dynamic or weight_only, "
+    "what repairs, qat, cast"
+)
 
 
 def _rank(stage: Stage) -> int:
     match stage:
-        case Train() | Distill():
+        case Train() | Distill() | Prune() | Sparsify():
             return 0
         case Equalize() | Smooth():
             return 1

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple
 
 from avcompress import ranks
 from avcompress.checkpoint import (
@@ -19,27 +17,21 @@ from avcompress.checkpoint import (
     save_artifact,
 )
 from avcompress.files import sha256_file, write_atomically
-from avcompress.float_network import with_output
 from avcompress.quant.apply import NetworkStage, apply, title
 from avcompress.quant.stages.ptq import calibrate, calibration_settings, quantize
-from avcompress.recipe import Cast, FloatTraining, Ptq, Recipe
-from avcompress.recipe_network import OnnxModel, TorchModel
+from avcompress.recipe import Cast, FloatTraining, Ptq, Recipe, Shrinking
 from avcompress.recipe_qat import Qat
 from avcompress.running.bench import Bench
-from avcompress.running.rehearsing import rehearse
-from avcompress.running.task_loss import loss_code, module_code
-from avcompress.running.teaching import images_of, teacher_code
-from avcompress.running.training import SKIPPED, Export, train_folders, train_stages
+from avcompress.running.float_stages import count_float_steps, take_float_stages
+from avcompress.running.task_loss import loss_code
+from avcompress.running.teaching import teacher_code
+from avcompress.running.training import SKIPPED, seen_by
 from avcompress.running.tuning import qat_step
+from avcompress.running.zeros import check_kept
 from avcompress.spec import Artifact, Track
 from avcompress.state import step_key
 from calibration.batches import Batches
 from calibration.statistics_file import load_statistics, save_statistics
-from engines.onnx_load import load_onnx
-
-if TYPE_CHECKING:
-    import onnx
-    from torch import fx, nn
 
 STATISTICS = "calibration.stats"
 
@@ -69,34 +61,33 @@ class Compressed(NamedTuple):
 def compress(bench: Bench) -> Compressed:
     """Load the network and run the recipe's stages; each one is a step that resumes.
 
-    `train` and `distill` stages come first; the network after them is the float reference.
+    Those that train the float network or make it smaller come first; the network before the first one that makes it
+    smaller, or after the last of them, is the float reference.
     """
-    match bench.recipe.model:
-        case OnnxModel(onnx=file):
-            folder = _load_file(bench, bench.inputs["model.onnx"], Path(file).name)
-        case TorchModel() as settings:
-            folder = _load_module(bench, settings)
-    folders = [folder]
+    floats = take_float_stages(bench)
+    folders = [floats.network]
     for index, stage in enumerate(bench.recipe.stages):
-        if not isinstance(stage, FloatTraining):
+        if not isinstance(stage, FloatTraining | Shrinking):
             folders += _run_stage(bench, index, stage, folders[-1])
     network = bench.job.out / NETWORK
     if ranks.leads():
         write_atomically(network, (folders[-1] / NETWORK).read_bytes())
     return Compressed(
-        reference=folder / NETWORK,
-        counterpart=next((path for path in (folders[-1] / REFERENCE,) if path.exists()), folder / NETWORK),
+        reference=floats.reference / NETWORK,
+        counterpart=next((path for path in (folders[-1] / REFERENCE,) if path.exists()), floats.reference / NETWORK),
         network=network,
         artifact=load_artifact(folders[-1]),
         before_cast=folders[-2 if any(isinstance(stage, Cast) for stage in bench.recipe.stages) else -1],
-        logs=_logs([*train_folders(bench), *folders]),
-        skipped=_skipped(bench, folders),
+        logs=_logs([*floats.steps, *folders[1:]]),
+        skipped=_skipped(bench, floats.steps, folders[1:]),
     )
 
 
 def count_stage_steps(recipe: Recipe) -> int:
-    """The steps that a recipe's stages take: one each, and one to calibrate where no file of statistics is given."""
-    return len(recipe.stages) + sum(isinstance(stage, Ptq) and stage.statistics is None for stage in recipe.stages)
+    """The steps that a recipe's network and stages take, with those that calibrate where no file of statistics is."""
+    others = [stage for stage in recipe.stages if not isinstance(stage, FloatTraining | Shrinking)]
+    calibrated = sum(isinstance(stage, Ptq) and stage.statistics is None for stage in others)
+    return count_float_steps(recipe) + len(others) + calibrated
 
 
 def _logs(folders: list[Path]) -> dict[str, tuple[str, ...]]:
@@ -110,9 +101,9 @@ def _logs(folders: list[Path]) -> dict[str, tuple[str, ...]]:
     return added
 
 
-def _skipped(bench: Bench, folders: list[Path]) -> dict[str, tuple[str, ...]]:
-    """By role, the images left out in the steps' folders."""
-    learned = [*train_folders(bench), *(folder for folder in folders if folder.name.endswith("-qat"))]
+def _skipped(bench: Bench, floats: tuple[Path, ...], folders: list[Path]) -> dict[str, tuple[str, ...]]:
+    """By role, the images left out in the folders of the float stages' steps, and of those after them."""
+    learned = [*floats, *(folder for folder in folders if folder.name.endswith("-qat"))]
     others = [folder for folder in folders if folder not in learned]
     if bench.train is None:
         return {"train": (), "calibration": _read_skipped([*learned, *others])}
@@ -124,68 +115,13 @@ def _read_skipped(folders: list[Path]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for path in paths if path.exists() for name in json.loads(path.read_text())))
 
 
-def _load_file(bench: Bench, path: Path, name: str) -> Path:
-    # Read before the step: its key is what was read, external weights and all, not what one file holds.
-    network = with_output(load_onnx(path, bench.recipe.preprocess.size), bench.recipe.model.output)
-    rehearse(bench, network, str(path))
-    artifact = Artifact(network, log=(f"read {name}",))
-    if train_folders(bench):
-        artifact = _train_file(bench, network, artifact)
-    return _keep(bench, artifact)
-
-
-def _train_file(bench: Bench, network: onnx.ModelProto, artifact: Artifact) -> Artifact:
-    from avcompress.onnx_import import import_onnx, write_back
-
-    def export(module: nn.Module) -> onnx.ModelProto:
-        return write_back(cast("fx.GraphModule", module), network)
-
-    imported = replace(artifact, model=import_onnx(network))
-    return _trained(bench, imported, step_key("imported", _digest(network)), export, network)
-
-
-def _keep(bench: Bench, artifact: Artifact) -> Path:
-    """Take the step that holds the float network, which is read or exported by then."""
-
-    def save(folder: Path, track: Track) -> None:  # noqa: ARG001
-        save_artifact(artifact, folder)
-
-    return bench.step("network", "keep the float network", step_key("network", _digest(artifact.model)), save)
-
-
-def _digest(network: onnx.ModelProto) -> str:
-    return hashlib.sha256(network.SerializeToString(deterministic=True)).hexdigest()
-
-
-def _load_module(bench: Bench, settings: TorchModel) -> Path:
-    from avcompress.export import to_onnx
-    from avcompress.models.loading import load_torch
-
-    def export(module: nn.Module) -> onnx.ModelProto:
-        return with_output(to_onnx(module, bench.recipe.preprocess.size), settings.output)
-
-    module = load_torch(settings, bench.job.data_root, bench.job.recipe_path.parent)
-    network = export(module)  # its bytes are the key: they hold all that the user's code does
-    rehearse(bench, network, settings.factory)
-    artifact = Artifact(module, log=(f"built {settings.factory}",))
-    key = step_key("module", _digest(network), module_code(module, bench.inputs.get("model.import_from")))
-    return _keep(bench, _trained(bench, artifact, key, export, network))
-
-
-def _trained(bench: Bench, artifact: Artifact, key: str, export: Export, network: onnx.ModelProto) -> Artifact:
-    """The artifact of the network after the recipe's stages that train it; without one, of the network as it is."""
-    if not train_folders(bench):
-        return replace(artifact, model=network)
-    trained, _ = train_stages(bench, artifact, key, export)
-    return replace(trained, model=export(trained.model))
-
-
 def _run_stage(bench: Bench, index: int, stage: NetworkStage | Qat, before: Path) -> tuple[Path, ...]:
     """Take the steps of one stage; the last folder holds the network."""
     if isinstance(stage, Qat):
-        made = [*teacher_code(bench, index, stage.teacher), *loss_code(bench, index, stage)]
-        known = (bench.recipe.preprocess.model_dump(), images_of(bench).fingerprint, made)
-        return (qat_step(bench, index, stage, before, step_key("qat", _files(before), stage.model_dump(), *known)),)
+        where = f"stages[{index}]"
+        made = [*teacher_code(bench, where, stage.teacher), *loss_code(bench, where, stage)]
+        key = step_key("qat", _files(before), stage.model_dump(), *seen_by(bench), made)
+        return (qat_step(bench, index, stage, before, key),)
     if isinstance(stage, Ptq):
         return _ptq(bench, index, stage, before)
     return (_step(bench, f"{index}-{stage.kind}", stage, before, None),)
@@ -214,6 +150,7 @@ def _step(bench: Bench, name: str, stage: NetworkStage, before: Path, statistics
             done = quantize(artifact, stage, _batches(bench, artifact, track), load_statistics(statistics))
         else:
             done = apply(stage, artifact, _batches(bench, artifact, track))
+        check_kept(artifact, done)
         save_artifact(done, folder)
         write_atomically(folder / SKIPPED, json.dumps(bench.calibration.skipped))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from avcompress.recipe_distill import Distill, Loss, Teacher, Teaching, needs_la
 from avcompress.recipe_network import TorchModel
 from avcompress.recipe_training import LabelLoss
 from avcompress.running.bench import Bench
+from avcompress.running.float_model import FloatModel
 from avcompress.running.task_loss import module_code, task_loss
 from avcompress.spec import Artifact, RecipeError
 from calibration.source import Source
@@ -37,9 +37,9 @@ def teacher_of(bench: Bench, teaching: Teaching, own: nn.Module) -> nn.Module:
     return load_teacher(teaching, own, bench.recipe.preprocess.size, job.data_root, job.recipe_path.parent)
 
 
-def teacher_code(bench: Bench, index: int, teacher: Teacher) -> list[str]:
-    """Hashes of the files that a stage's teacher comes from; none where it is the network itself."""
-    where = f"stages[{index}].teacher"
+def teacher_code(bench: Bench, where: str, teacher: Teacher) -> list[str]:
+    """Hashes of the files that the teacher of the stage at `where` comes from; none where it is the network itself."""
+    where = f"{where}.teacher"
     found = [sha256_file(path) for label, path in bench.inputs.items() if label.startswith(where) and path.is_file()]
     if not isinstance(teacher, TorchModel):
         return found
@@ -49,39 +49,39 @@ def teacher_code(bench: Bench, index: int, teacher: Teacher) -> list[str]:
     return [*found, *module_code(module, bench.inputs.get(f"{where}.import_from"))]
 
 
-def label_loss(bench: Bench, index: int, losses: Iterable[Loss], stage: LabelLoss) -> TaskLoss | None:
+def label_loss(bench: Bench, where: str, losses: Iterable[Loss], stage: LabelLoss) -> TaskLoss | None:
     """The stage's loss or else the task's, where `losses` need one; raises RecipeError where there is none."""
     if not needs_labels(losses):
         return None
     if stage.loss is not None:
-        return task_loss(bench, index, stage)
+        return task_loss(bench, where, stage)
     task = bench.recipe.task
     name = task.decode if isinstance(task, Detection) else "cross_entropy"
     if name not in _WITH_LABELS:
         raise RecipeError(
-            f"stages[{index}].losses: expected losses without labels for decode: {name}, got `labels` or alpha above "
+            f"{where}.losses: expected losses without labels for decode: {name}, got `labels` or alpha above "
             "0; leave them out, or name a `loss`"
         )
-    return task_loss(bench, index, stage.model_copy(update={"loss": name}))
+    return task_loss(bench, where, stage.model_copy(update={"loss": name}))
 
 
 # --- the stage `distill`
 
 
-def distilling(bench: Bench, index: int, stage: Distill, artifact: Artifact) -> Callable[[Artifact, Around], Artifact]:
-    """What a `distill` stage does to an artifact whose model is a module: its own loss of labels comes first.
+def distilling(bench: Bench, where: str, stage: Distill, model: FloatModel) -> Callable[[Artifact, Around], Artifact]:
+    """What a `distill` stage does to a float network: its own loss of labels comes first.
 
     Raises RecipeError, ModelError for a teacher or a loss that is not there.
     """
     from avcompress.distill import Guidance, distill
 
-    module: nn.Module = artifact.model
+    module: nn.Module = model.artifact.model
     task = bench.recipe.task
     own = stage.loss is None and all(callable(getattr(module, name, None)) for name in ("targets", "loss"))
     guidance = Guidance(
-        teacher=teacher_of(bench, stage, copy.deepcopy(module)),
+        teacher=teacher_of(bench, stage, model.dense_self()),
         task=task if isinstance(task, Detection) else None,
-        loss=None if own else label_loss(bench, index, stage.losses, stage),
+        loss=None if own else model.loss or label_loss(bench, where, stage.losses, stage),
         output=bench.recipe.model.output,
     )
 

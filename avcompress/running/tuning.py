@@ -17,6 +17,7 @@ from avcompress.recipe_qat import Qat
 from avcompress.running.bench import Bench
 from avcompress.running.teaching import images_of, label_loss, teacher_of
 from avcompress.running.training import SKIPPED, around, length, under_way
+from avcompress.running.zeros import check_kept
 from avcompress.spec import Track
 
 if TYPE_CHECKING:
@@ -41,8 +42,10 @@ def qat_step(bench: Bench, index: int, stage: Qat, before: Path, key: str) -> Pa
             network: onnx.ModelProto = trained_artifact(artifact, network_of(module)).model
             return network
 
+        lesson = lesson_of(bench, f"stages[{index}]", stage)
         with around(bench, name, stage, key, export, track) as surroundings:
-            done = qat(artifact, stage, samples, bench.recipe.preprocess, surroundings, lesson_of(bench, index, stage))
+            done = qat(artifact, stage, samples, bench.recipe.preprocess, surroundings, lesson)
+        check_kept(artifact, done)
         save_artifact(done, folder)
         write_atomically(folder / SKIPPED, json.dumps(samples.skipped))
 
@@ -53,7 +56,7 @@ def qat_step(bench: Bench, index: int, stage: Qat, before: Path, key: str) -> Pa
     return folder
 
 
-def lesson_of(bench: Bench, index: int, stage: Qat) -> Lesson:
+def lesson_of(bench: Bench, where: str, stage: Qat) -> Lesson:
     """What a stage's network learns: the recipe's losses, or those of its task that need no labels.
 
     Raises RecipeError for losses of labels where the task has none of its own.
@@ -65,7 +68,7 @@ def lesson_of(bench: Bench, index: int, stage: Qat) -> Lesson:
     detection = task if isinstance(task, Detection) else None
     losses: tuple[Loss, ...] = stage.losses or _default_losses(detection)
     teaching = Teaching(teacher=stage.teacher, losses=losses)
-    labels = label_loss(bench, index, losses, stage)
+    labels = label_loss(bench, where, losses, stage)
     subject = Subject(detection, None if labels is None else labels.of)
 
     def make(student: nn.Module, float_self: nn.Module, example: Tensor) -> Learner:

@@ -6,6 +6,7 @@ from avcompress.train.descent import average_, rate
 from avcompress.train.loop import Around, Trained, Turn, run_steps
 from avcompress.train.recovery import TaskLoss, Trainable, settled, train
 from avcompress.train.state import Store
+from avcompress.train.zeros import Zeros, joined, zeros_of
 
 __all__ = [
     "Around",
@@ -16,13 +17,16 @@ __all__ = [
     "Trainable",
     "Trained",
     "Turn",
+    "Zeros",
     "average_",
     "batch_order",
     "feed",
+    "joined",
     "load",
     "mirror",
     "rate",
     "run_steps",
     "settled",
     "train",
+    "zeros_of",
 ]

@@ -26,6 +26,7 @@ def test_the_output_that_is_named_is_taken_out():
     assert chosen((other, main), "output_1") is main
     assert chosen({"aux": [other, main], "none": None}, "aux_1") is main
     assert chosen(main, "output") is main
+    assert chosen(main, "out") is main
     assert chosen([main], None) == [main]
 
 
@@ -39,7 +40,7 @@ def test_every_tensor_has_a_name_by_which_it_is_chosen(value):
 def test_a_name_that_is_not_there_and_what_is_no_tensor_are_told():
     with pytest.raises(RecipeError, match=r"model\.output: expected one of what the module returns, output_0, got 'a'"):
         chosen((TENSOR,), "a")
-    with pytest.raises(RecipeError, match=r"teacher\.output: expected one of what the module returns, output, got 'a'"):
-        chosen(TENSOR, "a", "teacher.output")
+    with pytest.raises(RecipeError, match=r"teacher\.output: expected one of what the module returns, b, got 'a'"):
+        chosen({"b": TENSOR}, "a", "teacher.output")
     with pytest.raises(ModelError, match="expected it to return tensors, got a int in them"):
         chosen({"a": TENSOR, "b": 3}, "a")

@@ -28,7 +28,7 @@ from avcompress.quant.placement.patterns import link
 from avcompress.quant.placement.ties import ties
 from avcompress.recipe_qat import Qat
 from avcompress.spec import Artifact, QuantParams, RecipeError
-from engines.onnx_graph import initializers
+from engines.onnx_graph import folded_names, initializers
 
 _LAYERS = frozenset({F.conv1d, F.conv2d, F.conv3d, F.linear, padded_conv})
 """Functions of (input, weight, bias, ...) whose weight is (outputs, inputs of a group, ...)."""
@@ -291,6 +291,14 @@ def _float_weights(artifact: Artifact) -> dict[str, tuple[str, Tensor]]:
                 value = torch.from_numpy(numpy_helper.to_array(stored).astype(np.float32))
                 found[name] = (original.input[index], value)
     return found
+
+
+def weight_paths(module: fx.GraphModule, weights: Iterable[str]) -> tuple[str, ...]:
+    """The parameters of a `qat_module` that hold some weights of the float network, by the names of their constants."""
+    sites: tuple[Site, ...] = module.meta["sites"]
+    plain: Mapping[str, tuple[str, ...]] = module.meta["constants"]
+    paths = {**{name: path for name, (path, *_) in plain.items()}, **{site.tensor: site.quantizer for site in sites}}
+    return tuple(f"{paths[name]}.steps" for weight in weights for name in folded_names(weight, paths))
 
 
 # --- before it is trained

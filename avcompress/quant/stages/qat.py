@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from avcompress.onnx_import import import_onnx
-from avcompress.quant.learning.qat_module import Site, centre_, qat_module, trained_artifact
+from avcompress.quant.learning.qat_module import Site, centre_, qat_module, trained_artifact, weight_paths
 from avcompress.quant.learning.quantizers import QuantizedWeight, Quantizer, groups
 from avcompress.recipe import Preprocess
 from avcompress.recipe_qat import Qat
 from avcompress.recipe_training import Training
 from avcompress.spec import Artifact
-from avcompress.train import Around, Dataset, Turn, feed, load, run_steps, settled
+from avcompress.train import Around, Dataset, Turn, Zeros, feed, load, run_steps, settled, zeros_of
 from avcompress.train.recovery import explained
 from calibration.sample import Sample, Source
 
@@ -128,7 +128,8 @@ def qat(
             loss = learner.loss(inputs, batch)
         return loss + clip_penalty(learner.student, settings) if settings.method == "pact" else loss
 
-    trained = run_steps(cast(nn.Module, learner), plan, loss_of, _surroundings(around, settings, batches.names))
+    around = replace(_surroundings(around, settings, batches.names), zeros=_zeros(student, artifact))
+    trained = run_steps(cast(nn.Module, learner), plan, loss_of, around)
     network = network_of(trained.module)
     line = f"{settings.method}, {trained.steps} steps of {plan.batch_size} from {len(samples)} images"
     line += f", loss {trained.loss:.4g}" + ("" if trained.metric is None else f", best metric {trained.metric:.4f}")
@@ -150,6 +151,12 @@ _CENTRED_ON = 8
 def network_of(learner: nn.Module) -> fx.GraphModule:
     """The network that a learner, or a copy of it, holds."""
     return cast(fx.GraphModule, learner.student)
+
+
+def _zeros(student: fx.GraphModule, artifact: Artifact) -> Zeros | None:
+    """Those of the artifact's sparse weights, which stay."""
+    paths = weight_paths(student, artifact.sparse)
+    return zeros_of(f"student.{path}" for path in paths) if paths else None
 
 
 def _surroundings(around: Around, settings: Qat, names: Callable[[int], Sequence[str]]) -> Around:

@@ -172,10 +172,10 @@ def test_losses_of_a_task_need_no_labels_and_those_of_the_recipe_may(network, tm
         network, recipe(network, {**QAT, "losses": [{"kind": "labels"}]}, task={**TASK, "decode": "yolov5"}), tmp_path
     )
 
-    assert not lesson_of(free, 1, free.recipe.stages[1]).labels
-    assert lesson_of(labelled, 1, labelled.recipe.stages[1]).labels
+    assert not lesson_of(free, "stages[1]", free.recipe.stages[1]).labels
+    assert lesson_of(labelled, "stages[1]", labelled.recipe.stages[1]).labels
     with pytest.raises(RecipeError, match=r"stages\[1\].losses: expected losses without labels for decode: yolov5"):
-        lesson_of(without, 1, without.recipe.stages[1])
+        lesson_of(without, "stages[1]", without.recipe.stages[1])
 
 
 @pytest.mark.parametrize(
