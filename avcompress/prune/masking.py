@@ -37,9 +37,7 @@ def masked(network: onnx.ModelProto, coupling: Coupling, removed: Removed) -> on
     return check(new)
 
 
-def _masked(
-    old: onnx.NodeProto, network: onnx.ModelProto, kept: Kept, taken: set[str]
-) -> Iterator[onnx.NodeProto]:
+def _masked(old: onnx.NodeProto, network: onnx.ModelProto, kept: Kept, taken: set[str]) -> Iterator[onnx.NodeProto]:
     node = onnx.NodeProto()
     node.CopyFrom(old)
     for index, name in enumerate(node.input):
