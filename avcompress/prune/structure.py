@@ -86,7 +86,11 @@ def _lines(described: Json) -> str:
             parts.append(f" {json.dumps(key)}: {json.dumps(value)}")
             continue
         body = ",\n  ".join(items)
-        parts.append(f" {json.dumps(key)}: {opening}\n  {body}\n {closing}" if items else f" {json.dumps(key)}: {opening}{closing}")
+        parts.append(
+            f" {json.dumps(key)}: {opening}\n  {body}\n {closing}"
+            if items
+            else f" {json.dumps(key)}: {opening}{closing}"
+        )
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
