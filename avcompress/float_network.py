@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from avcompress.recipe import Recipe
 from avcompress.recipe_network import OnnxModel
 from avcompress.spec import RecipeError
-from engines.onnx_graph import keep_output
+from engines.onnx_graph import keep_output, with_outputs
 from engines.onnx_load import load_onnx
 
 if TYPE_CHECKING:
@@ -37,10 +37,16 @@ def float_network(recipe: Recipe, recipe_folder: Path, data_root: Path) -> onnx.
 
 
 def with_output(model: onnx.ModelProto, name: str | None) -> onnx.ModelProto:
-    """The network cut down to one output, if one is named; raises RecipeError where there is none of that name."""
+    """The network cut down to one tensor, if one is named: an output, or one inside, as before its post-processing.
+
+    Raises RecipeError where there is none of that name.
+    """
     names = [value.name for value in model.graph.output]
     if name is None or names == [name]:
         return model
-    if name not in names:
-        raise RecipeError(f"model.output: expected one of the network's, {', '.join(names)}, got {name!r}; mend it")
-    return keep_output(model, name)
+    if name not in names and name not in {output for node in model.graph.node for output in node.output}:
+        raise RecipeError(
+            f"model.output: expected one of the network's outputs, {', '.join(names)}, or a tensor inside, got "
+            f"{name!r}; mend it"
+        )
+    return keep_output(with_outputs(model, [name]), name)

@@ -14,7 +14,9 @@ class OnnxModel(Model):
 
     onnx: str = Field(description="path of the ONNX file")
     output: str | None = Field(
-        None, description="the output to decode, where there are several: the others are cut off"
+        None,
+        description="the output to decode, where there are several: the others are cut off; or a tensor inside, as "
+        "before post-processing in the graph",
     )
 
 

@@ -20,6 +20,7 @@ from avcompress.outputs import chosen
 from avcompress.recipe_distill import Teaching
 from avcompress.recipe_network import OnnxModel, TorchModel
 from avcompress.spec import Artifact, ModelError
+from avcompress.train.recovery import refuse_several
 from engines.onnx_load import load_onnx
 
 
@@ -68,6 +69,7 @@ class Teacher:
 
     def __call__(self, inputs: Tensor) -> Record:
         """What the network gives, as tensors that a loss may keep; nothing else of its run is kept."""
+        refuse_several(self.module, inputs)
         _move_(self.module, inputs.device)
         with evaluating(self.module), torch.inference_mode():
             record = self.tapped(inputs)
