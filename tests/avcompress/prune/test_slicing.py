@@ -99,7 +99,9 @@ def test_a_constant_that_another_node_reads_is_copied(net, constants, run):
     model = net(nodes, given, "float[1,4,8,8] y, float[1,4,8,8] z")
     small = without(model, channel_groups(model), {"Conv_0": (1,)})
 
-    sizes = {node.name: constants(small)[node.input[1]].tolist() for node in small.graph.node if node.op_type == "Reshape"}
+    sizes = {
+        node.name: constants(small)[node.input[1]].tolist() for node in small.graph.node if node.op_type == "Reshape"
+    }
     assert sizes == {"Reshape_2": [1, 3, 8, 8], "Reshape_3": [1, 4, 8, 8]}
     run(small, np.zeros((1, 3, 8, 8), np.float32))
 
@@ -215,7 +217,9 @@ def test_whatever_is_removed_of_an_architecture_is_as_if_masked(prunable, export
 @given(data=st.data())
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_channels_of_a_network_with_everything_may_go(data, exported, image, run):
-    name = data.draw(st.sampled_from(["shufflenet_v2", "strided", "regnet", "subpixel", "ghostnet", "einsum_attention"]))
+    name = data.draw(
+        st.sampled_from(["shufflenet_v2", "strided", "regnet", "subpixel", "ghostnet", "einsum_attention"])
+    )
     model = exported(name)
     coupling = channel_groups(model)
     removed = {
@@ -225,7 +229,9 @@ def test_any_channels_of_a_network_with_everything_may_go(data, exported, image,
         for group in coupling.groups
     }
 
-    assert apart(run(without(model, coupling, removed), image), run(masked(model, coupling, removed), image)) < TOLERANCE
+    assert (
+        apart(run(without(model, coupling, removed), image), run(masked(model, coupling, removed), image)) < TOLERANCE
+    )
 
 
 def test_all_but_one_channel_of_every_group_may_go(prunable, exported, image, run):
