@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from avcompress.recipe import CocoSource, DataSource, ImageSource, KittiSource, MaskSource, SceneSource
+from avcompress.recipe import CocoSource, DataSource, GeneratedSource, ImageSource, KittiSource, MaskSource, SceneSource
 from avcompress.spec import RecipeError
 from calibration.coco import open_coco
 from calibration.images import open_images
@@ -36,13 +36,22 @@ def open_source(settings: DataSource, root: Path, classes: tuple[str, ...] | Non
         case ImageSource():
             return open_images(settings, root, classes)
         case SceneSource():
-            # Not at the top: the renderer builds its samples from this module's types.
-            from calibration.scenes import open_scenes
+            return _open_scenes(settings, classes)
+        case GeneratedSource():
+            raise RecipeError(
+                "format: expected images that are there, got generated ones, which a run makes of its network; run "
+                "the recipe, and give the folder state/generate-calibration of its output as format: images"
+            )
 
-            if settings.tags is not None:
-                raise RecipeError("tags: expected none of scenes, which bring their own; leave `tags` out")
-            scenes = open_scenes(settings)
-            if classes not in (None, scenes.classes):
-                known, got = ", ".join(scenes.classes), ", ".join(classes or ())
-                raise RecipeError(f"classes: expected those of the scenes, {known}, got {got}; leave `classes` out")
-            return scenes
+
+def _open_scenes(settings: SceneSource, classes: tuple[str, ...] | None) -> Source:
+    # Not at the top: the renderer builds its samples from this module's types.
+    from calibration.scenes import open_scenes
+
+    if settings.tags is not None:
+        raise RecipeError("tags: expected none of scenes, which bring their own; leave `tags` out")
+    scenes = open_scenes(settings)
+    if classes not in (None, scenes.classes):
+        known, got = ", ".join(scenes.classes), ", ".join(classes or ())
+        raise RecipeError(f"classes: expected those of the scenes, {known}, got {got}; leave `classes` out")
+    return scenes

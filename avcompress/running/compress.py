@@ -22,10 +22,11 @@ from avcompress.files import sha256_file, write_atomically
 from avcompress.float_network import with_output
 from avcompress.quant.apply import NetworkStage, apply, title
 from avcompress.quant.stages.ptq import calibrate, calibration_settings, quantize
-from avcompress.recipe import Cast, FloatTraining, Ptq, Recipe
+from avcompress.recipe import Cast, FloatTraining, GeneratedSource, Ptq, Recipe
 from avcompress.recipe_network import OnnxModel, TorchModel
 from avcompress.recipe_qat import Qat
 from avcompress.running.bench import Bench
+from avcompress.running.generating import generate_images
 from avcompress.running.rehearsing import rehearse
 from avcompress.running.task_loss import module_code
 from avcompress.running.teaching import images_of, teacher_code
@@ -95,8 +96,13 @@ def compress(bench: Bench) -> Compressed:
 
 
 def count_stage_steps(recipe: Recipe) -> int:
-    """The steps that a recipe's stages take: one each, and one to calibrate where no file of statistics is given."""
-    return len(recipe.stages) + sum(isinstance(stage, Ptq) and stage.statistics is None for stage in recipe.stages)
+    """The steps that a recipe's stages and its generated images take.
+
+    One each, and one to calibrate where no file of statistics is given.
+    """
+    made = sum(isinstance(part, GeneratedSource) for part in (recipe.data.train, recipe.data.calibration))
+    calibrated = sum(isinstance(stage, Ptq) and stage.statistics is None for stage in recipe.stages)
+    return len(recipe.stages) + calibrated + made
 
 
 def _logs(folders: list[Path]) -> dict[str, tuple[str, ...]]:
@@ -128,6 +134,7 @@ def _load_file(bench: Bench, path: Path, name: str) -> Path:
     # Read before the step: its key is what was read, external weights and all, not what one file holds.
     network = with_output(load_onnx(path, bench.recipe.preprocess.size), bench.recipe.model.output)
     rehearse(bench, network, str(path))
+    generate_images(bench, network, step_key("imported", _digest(network)))
     artifact = Artifact(network, log=(f"read {name}",))
     if train_folders(bench):
         artifact = _train_file(bench, network, artifact)
@@ -169,6 +176,7 @@ def _load_module(bench: Bench, settings: TorchModel) -> Path:
     rehearse(bench, network, settings.factory)
     artifact = Artifact(module, log=(f"built {settings.factory}",))
     key = step_key("module", _digest(network), module_code(module, bench.inputs.get("model.import_from")))
+    generate_images(bench, module, key)
     return _keep(bench, _trained(bench, artifact, key, export, network))
 
 
