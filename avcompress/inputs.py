@@ -10,6 +10,7 @@ from avcompress.recipe import (
     CocoSource,
     DataSource,
     Detection,
+    GeneratedSource,
     ImageSource,
     MaskSource,
     Ptq,
@@ -158,7 +159,7 @@ def _require_input(label: str, path: Path, folder: bool) -> None:
 def _labels(source: DataSource) -> str:
     """What a source's images are labelled with: boxes, masks or nothing."""
     match source:
-        case ImageSource():
+        case ImageSource() | GeneratedSource():
             return ""
         case MaskSource():
             return "masks"

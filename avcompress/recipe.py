@@ -12,7 +12,7 @@ from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, Positi
 
 from avcompress.contract import Contract, Measure, Validation
 from avcompress.frozen import Fraction, Model
-from avcompress.recipe_distill import Distill
+from avcompress.recipe_distill import Distill, Generation
 from avcompress.recipe_network import Network
 from avcompress.recipe_prune import Prune, Sparsify
 from avcompress.recipe_qat import Qat
@@ -119,7 +119,15 @@ class SceneSource(SourceSettings):
     labels: Literal["boxes", "masks"] = Field("boxes", description="what the scenes are labelled with")
 
 
-DataSource = Annotated[CocoSource | KittiSource | MaskSource | ImageSource | SceneSource, Field(discriminator="format")]
+class GeneratedSource(Generation):
+    """Pictures that the run makes of what the network's batch normalizations know: needs no files, has no labels."""
+
+    format: Literal["generated"]
+
+
+DataSource = Annotated[
+    CocoSource | KittiSource | MaskSource | ImageSource | SceneSource | GeneratedSource, Field(discriminator="format")
+]
 
 
 def _how_many(value: Any) -> str:

@@ -182,7 +182,9 @@ class Generation(Model):
     """Pictures made from a network's statistics, where no data is at hand."""
 
     count: PositiveInt = Field(64, description="pictures to make")
-    batch_size: PositiveInt = Field(8, description="pictures made together: their statistics are held against")
+    batch_size: PositiveInt = Field(
+        8, description="pictures made together: their statistics are held against the network's"
+    )
     steps: PositiveInt = Field(500, description="of optimization, a batch")
     learning_rate: PositiveFloat = Field(0.1, description="of the pixels, in standard deviations of the input")
     smoothness: Annotated[float, Field(ge=0)] = Field(0.1, description="factor of the difference between neighbours")

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from avcompress.recipe import CocoSource, DataSource, ImageSource, KittiSource, MaskSource, SceneSource, Sources
+from avcompress.recipe import (
+    CocoSource,
+    DataSource,
+    GeneratedSource,
+    ImageSource,
+    KittiSource,
+    MaskSource,
+    SceneSource,
+    Sources,
+)
 from avcompress.spec import RecipeError
 from calibration.coco import open_coco
 from calibration.images import open_images
@@ -40,6 +49,11 @@ def open_source(settings: Sources, root: Path, classes: tuple[str, ...] | None =
             return open_images(settings, root, classes)
         case SceneSource():
             return _open_scenes(settings, classes)
+        case GeneratedSource():
+            raise RecipeError(
+                "format: expected images that are there, got generated ones, which a run makes of its network; run "
+                "the recipe, and give the folder state/generate-calibration of its output as format: images"
+            )
 
 
 def _open_scenes(settings: SceneSource, classes: tuple[str, ...] | None) -> Source:
@@ -56,4 +70,4 @@ def _open_scenes(settings: SceneSource, classes: tuple[str, ...] | None) -> Sour
 
 
 def _place(settings: DataSource) -> str:
-    return settings.format if isinstance(settings, SceneSource) else settings.images
+    return settings.format if isinstance(settings, GeneratedSource | SceneSource) else settings.images

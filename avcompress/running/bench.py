@@ -13,9 +13,11 @@ from avcompress.recipe import (
     AdaRound,
     Cast,
     CorrectBias,
+    DataSource,
     Dynamic,
     Engine,
     Equalize,
+    GeneratedSource,
     Ptq,
     Recipe,
     Reconstruct,
@@ -36,6 +38,7 @@ from avcompress.state import State
 from avcompress.steps import Step, Steps
 from avcompress.trial import Trial, metric_names, trial_of
 from avcompress.watch import Watch
+from calibration.generated import open_generated
 from calibration.preprocess import check_preprocess
 from calibration.source import Source, open_source
 from engines.build import require
@@ -111,12 +114,25 @@ def prepare(job: Job, watch: Watch) -> Bench:
     engines, notes = _engines(recipe)
     validation = open_source(recipe.data.validation, job.data_root, recipe.classes)
     classes = recipe.classes or validation.classes
-    calibration = open_source(recipe.data.calibration, job.data_root, classes)
-    train = open_source(recipe.data.train, job.data_root, classes) if recipe.data.train else None
+    next(iter(validation))  # a mask or an image of the wrong kind is found before the work
+    calibration = _open(job, "calibration", recipe.data.calibration, classes)
+    train = _open(job, "train", recipe.data.train, classes) if recipe.data.train else None
     _check_contract(recipe, classes)
-    for source in filter(None, (calibration, validation, train)):
-        next(iter(source))  # a mask or an image of the wrong kind is found before the work
-    return Bench(job, watch, State(job.out / "state"), engines, classes, calibration, validation, train, inputs, notes)
+    state = State(job.out / "state")
+    return Bench(job, watch, state, engines, classes, calibration, validation, train, inputs, notes)
+
+
+def generated_step(part: str) -> str:
+    """The step that makes the images of a part of the data, train or calibration."""
+    return f"generate-{part}"
+
+
+def _open(job: Job, part: str, settings: DataSource, classes: tuple[str, ...]) -> Source:
+    if isinstance(settings, GeneratedSource):
+        return open_generated(job.out / "state" / generated_step(part), settings.count, classes)
+    source = open_source(settings, job.data_root, classes)
+    next(iter(source))
+    return source
 
 
 def outside(bench: Bench) -> Iterator[str]:

@@ -19,7 +19,7 @@ from avcompress.checkpoint import (
 from avcompress.files import sha256_file, write_atomically
 from avcompress.quant.apply import NetworkStage, apply, title
 from avcompress.quant.stages.ptq import calibrate, calibration_settings, quantize
-from avcompress.recipe import Cast, FloatTraining, Ptq, Recipe, Shrinking
+from avcompress.recipe import Cast, FloatTraining, GeneratedSource, Ptq, Recipe, Shrinking
 from avcompress.recipe_qat import Qat
 from avcompress.running.bench import Bench
 from avcompress.running.float_stages import count_float_steps, take_float_stages
@@ -84,10 +84,14 @@ def compress(bench: Bench) -> Compressed:
 
 
 def count_stage_steps(recipe: Recipe) -> int:
-    """The steps that a recipe's network and stages take, with those that calibrate where no file of statistics is."""
+    """The steps that a recipe's network, stages and generated images take.
+
+    One each, and one to calibrate where no file of statistics is given.
+    """
     others = [stage for stage in recipe.stages if not isinstance(stage, FloatTraining | Shrinking)]
     calibrated = sum(isinstance(stage, Ptq) and stage.statistics is None for stage in others)
-    return count_float_steps(recipe) + len(others) + calibrated
+    made = sum(isinstance(part, GeneratedSource) for part in (recipe.data.train, recipe.data.calibration))
+    return count_float_steps(recipe) + len(others) + calibrated + made
 
 
 def _logs(folders: list[Path]) -> dict[str, tuple[str, ...]]:

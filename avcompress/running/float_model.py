@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from avcompress.float_network import with_output
 from avcompress.recipe_network import TorchModel
 from avcompress.running.bench import Bench
+from avcompress.running.generating import generate_images
 from avcompress.running.rehearsing import rehearse
 from avcompress.running.task_loss import module_code
 from avcompress.spec import Artifact
@@ -97,6 +98,7 @@ def from_factory(bench: Bench, settings: TorchModel) -> FloatModel:
     network = export(module)  # its bytes are the key: they hold all that the user's code does
     rehearse(bench, network, settings.factory)
     key = step_key("module", digest(network), module_code(module, bench.inputs.get("model.import_from")))
+    generate_images(bench, module, key)
     return FloatModel(Artifact(module, log=(f"built {settings.factory}",)), key, export, whole)
 
 

@@ -12,6 +12,7 @@ from avcompress.recipe import FloatTraining, Recipe, Shrinking
 from avcompress.recipe_network import OnnxModel, TorchModel
 from avcompress.running.bench import Bench
 from avcompress.running.float_model import FloatModel, digest, from_factory, from_file
+from avcompress.running.generating import generate_images
 from avcompress.running.rehearsing import rehearse
 from avcompress.running.shrinking import count_steps, shrink
 from avcompress.running.training import Place, train_step
@@ -45,6 +46,7 @@ def take_float_stages(bench: Bench) -> FloatPart:
             # Read before the step: its key is what was read, external weights and all, not what one file holds.
             network = with_output(load_onnx(path, bench.recipe.preprocess.size), bench.recipe.model.output)
             rehearse(bench, network, str(path))
+            generate_images(bench, network, step_key("imported", digest(network)))
             artifact = Artifact(network, log=(f"read {Path(file).name}",))
             if not any(float_stages(bench.recipe)):  # torch need not be there
                 kept = _keep(bench, KEPT, artifact)

@@ -30,6 +30,7 @@ SECTIONS = {
     "KittiSource": "data, format: kitti",
     "MaskSource": "data, format: masks",
     "SceneSource": "data, format: scenes",
+    "GeneratedSource": "data, format: generated",
     "Train": "stages, kind: train",
     "Distill": "stages, kind: distill",
     "Labels": "losses, kind: labels",
