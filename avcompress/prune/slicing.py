@@ -90,6 +90,7 @@ def _slice_constants_(network: onnx.ModelProto, positions: Mapping[tuple[str, in
 
 def _slice_statistics_(node: onnx.NodeProto, kept: Kept) -> None:
     """What batch normalization left at a convolution that it was folded into."""
-    found, mask = read_statistics(node), kept.along(node.output[0], 1)
+    found = read_statistics(node)
+    mask = None if found is None else kept.along(node.output[0], 1)
     if found is not None and mask is not None:
         write_statistics_(node, found.mean[mask], found.std[mask])
