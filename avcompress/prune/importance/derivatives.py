@@ -24,8 +24,10 @@ def gradients(
 ) -> Iterator[dict[str, Tensor]]:
     """The gradient of each batch's loss by each of these weights; zeros where the loss does not depend on one.
 
-    Raises ModelError for a loss that is not finite, or when there are no batches.
+    Raises ModelError for a loss that is not finite, or when there are no batches; without weights nothing is computed.
     """
+    if not weights:
+        return
     loss_of = lesson.loss_of()
     count = 0
     for inputs, targets in lesson.batches:

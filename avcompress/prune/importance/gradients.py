@@ -80,7 +80,7 @@ def _sums(
             each = [line.by_channel(sums[line.tensor, line.axis]) for line in own]
             totals[name] += np.abs(each).sum(0) if magnitude else np.sum(each, axis=0)
         count += 1
-    return {name: total / count for name, total in totals.items()}
+    return {name: total / max(count, 1) for name, total in totals.items()}
 
 
 def _along(values: Tensor, axis: int) -> Array:

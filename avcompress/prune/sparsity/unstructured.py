@@ -41,7 +41,7 @@ def saliency(module: fx.GraphModule, lesson: Lesson) -> dict[str, Array]:
         for name, weight in weights.items():
             totals[name] += (weight.detach() * found[name]).abs().cpu().double().numpy()
         count += 1
-    return {name: total / count for name, total in totals.items()}
+    return {name: total / max(count, 1) for name, total in totals.items()}
 
 
 def unstructured(scores: WeightScores, share: float, scope: Scope = "local") -> dict[str, Mask]:
