@@ -10,10 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from avcompress.prune.latency.table import Design, LatencyTable
+from avcompress.prune.latency.table import LatencyTable
 from avcompress.prune.latency.widths import Counts, Floats, Widths
 from avcompress.spec import DataError
 
@@ -42,14 +41,14 @@ class Predictor:
     whole: Floats
 
     def nodes_ms(self, counts: Counts) -> Floats:
-        """(nodes,): what each node takes after `counts` channels have been removed from the groups."""
-        return np.asarray((self.terms * _features(self.widths, counts, self.block)).sum(axis=1))
+        """(n, nodes): what each node takes, for each of (n, groups) channels removed."""
+        return np.asarray((self.terms * _features(self.widths, counts, self.block)).sum(axis=2))
 
-    def total_ms(self, counts: Counts) -> float:
-        """What the whole network takes."""
+    def total_ms(self, counts: Counts) -> Floats:
+        """(n,): what the whole network takes."""
         features = _features(self.widths, counts, self.block)
-        parts = float((self.terms * features).sum()) + float(self.others @ _mean_width(self.widths, features))
-        return float(self.whole[0] + self.whole[1] * parts)
+        parts = (self.terms * features).sum(axis=(1, 2)) + _mean_width(self.widths, features) @ self.others
+        return np.asarray(self.whole[0] + self.whole[1] * parts)
 
 
 def fit(table: LatencyTable, widths: Widths) -> Predictor:
@@ -63,41 +62,28 @@ def fit(table: LatencyTable, widths: Widths) -> Predictor:
 
 
 def _fit(table: LatencyTable, widths: Widths, block: int) -> tuple[float, Predictor]:
-    counts = [np.array(design.removed, dtype=np.int64) for design in table.designs]
-    features = np.stack([_features(widths, each, block) for each in counts])
-    times = np.array([_node_times(design, widths) for design in table.designs])
+    features = _features(widths, np.array([design.removed for design in table.designs]), block)
+    times = np.array([[d.layers_ms.get(name, 0.0) for name in widths.nodes] for d in table.designs])
     terms, residual = np.zeros((len(widths.nodes), _TERMS)), 0.0
     for node in range(len(widths.nodes)):
         if times[:, node].any():
             terms[node], error = nnls(features[:, node], times[:, node])
             residual += error**2
-    mean_widths = np.stack([_mean_width(widths, each) for each in features])
-    others, error = nnls(mean_widths, np.array([design.others_ms for design in table.designs]))
-    sums = (features * terms).sum(axis=(1, 2)) + mean_widths @ others
+    means = _mean_width(widths, features)
+    others, error = nnls(means, np.array([design.others_ms for design in table.designs]))
+    sums = (features * terms).sum(axis=(1, 2)) + means @ others
     whole, _ = nnls(np.stack([np.ones_like(sums), sums], axis=1), np.array([d.total_ms for d in table.designs]))
     return residual + error**2, Predictor(widths, block, terms, others, whole)
 
 
 def _features(widths: Widths, counts: Counts, block: int) -> Floats:
-    """(nodes, 4): 1, inputs · outputs, inputs, outputs, in shares of the dense network's whole blocks."""
+    """(n, nodes, 4): 1, inputs · outputs, inputs, outputs, in shares of the dense network's whole blocks."""
     shares = np.ceil(widths.kept(counts) / block - 1e-9) / np.ceil(widths.dense / block)
-    inputs, outputs = shares[:, 0], shares[:, 1]
-    products: NDArray[np.bool_] = widths.products
-    nothing = np.zeros_like(inputs)
-    return np.stack(
-        [
-            np.ones_like(inputs),
-            np.where(products, inputs * outputs, nothing),
-            np.where(products, inputs, nothing),
-            outputs,
-        ],
-        axis=1,
-    )
+    outputs, inputs = shares[..., 1], shares[..., 0] * widths.products
+    return np.stack([np.ones_like(outputs), inputs * outputs, inputs, outputs], axis=-1)
 
 
 def _mean_width(widths: Widths, features: Floats) -> Floats:
-    return np.array([1.0, float(np.average(features[:, 3], weights=widths.elements))])
-
-
-def _node_times(design: Design, widths: Widths) -> list[float]:
-    return [design.layers_ms.get(name, 0.0) for name in widths.nodes]
+    """(n, 2): 1, and the outputs' share in the mean over all elements."""
+    means = np.average(features[..., 3], axis=1, weights=widths.elements)
+    return np.stack([np.ones_like(means), means], axis=-1)

@@ -2,8 +2,8 @@
 
 Each group's channels go in the order of their importance, in steps that leave aligned widths. Of all steps, of any
 length, the one that loses the least importance for each saved millisecond is taken, until the budget is kept; then what
-turns out not to be needed is given back, the most important first, and pairs of steps are exchanged while that helps.
-A step that crosses no block of the runtime's kernels saves nothing, and is never taken for its own sake.
+turns out not to be needed is given back, and while it helps one group gives a step for another's. A step that crosses
+no block of the runtime's kernels saves nothing, and is never taken for its own sake.
 
 Source: the greedy bound of the multiple-choice knapsack, Kellerer, Pferschy, Pisinger: Knapsack Problems, 2004, ch. 11;
 latency-aware pruning as a knapsack: HALP, arXiv:2110.10811.
@@ -11,7 +11,7 @@ latency-aware pruning as a knapsack: HALP, arXiv:2110.10811.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +20,8 @@ from avcompress.prune.groups import Coupling, Removed
 from avcompress.prune.latency.widths import Counts, Floats
 from avcompress.spec import Array, RecipeError
 
-Clock = Callable[[Counts], float]
-"""The latency, in ms, of removing so many channels from each group."""
+Clock = Callable[[Counts], Floats]
+"""The latencies, (n,) in ms, of n choices, (n, groups): how many channels each takes from each group."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +31,8 @@ class Problem:
     Attributes:
         coupling: the groups.
         scores: the importance of each channel by group name, >= 0.
-        clock: what a choice takes.
-        align: widths that remain are multiples of it; a group narrower than that is left alone.
+        clock: what choices take.
+        align: widths that remain are multiples of it; a group that is not wider than that is left alone.
         floor: the share of each group's channels that stays at least.
     """
 
@@ -47,14 +47,14 @@ def solve(problem: Problem, budget_ms: float) -> Removed:
     """Choose what to remove so that the clock keeps the budget; raises RecipeError when no allowed widths do."""
     choices = [_counts(len(group.channels), problem) for group in problem.coupling.groups]
     losses = [_losses(problem.scores[group.name]) for group in problem.coupling.groups]
-    search = _Search(problem.clock, choices, losses)
-    fewest = np.array([options[-1] for options in choices])
-    if problem.clock(fewest) > budget_ms:
+    search = _Search(problem.clock, choices, losses, budget_ms)
+    narrowest = search.ms(search.fewest)
+    if narrowest > budget_ms:
         raise RecipeError(
-            f"prune: expected widths that take {budget_ms:.3g} ms, got {problem.clock(fewest):.3g} ms for the "
-            "narrowest allowed; raise the deadline, or lower align or floor"
+            f"prune: expected widths that take {budget_ms:.3g} ms, got {narrowest:.3g} ms for the narrowest allowed; "
+            "raise the deadline, or lower align or floor"
         )
-    counts = search.exchanged(search.restored(search.greedy(budget_ms), budget_ms), budget_ms)
+    counts = search.exchanged(search.restored(search.greedy()))
     return {
         group.name: tuple(sorted(np.argsort(problem.scores[group.name], kind="stable")[:count].tolist()))
         for group, count in zip(problem.coupling.groups, counts.tolist(), strict=True)
@@ -79,67 +79,82 @@ class _Search:
     clock: Clock
     choices: Sequence[Sequence[int]]
     losses: Sequence[Floats]
+    budget_ms: float
 
-    def greedy(self, budget_ms: float) -> Counts:
+    @property
+    def fewest(self) -> Counts:
+        """The narrowest widths that are allowed."""
+        return np.array([options[-1] for options in self.choices])
+
+    def ms(self, counts: Counts) -> float:
+        """What one choice takes."""
+        return float(self.clock(counts[None])[0])
+
+    def lost(self, many: Counts) -> Floats:
+        """(n,): the importance that each choice loses."""
+        return np.sum([losses[many[:, group]] for group, losses in enumerate(self.losses)], axis=0)
+
+    def greedy(self) -> Counts:
         """Remove, step by step, where the least importance goes for a millisecond."""
         counts = np.zeros(len(self.choices), dtype=np.int64)
-        now = self.clock(counts)
-        while now > budget_ms:
-            price, counts, now = min(self._prices(counts, now), key=lambda step: step[0])
-            if not np.isfinite(price):
-                counts = np.array([options[-1] for options in self.choices])
-                now = self.clock(counts)
+        now = self.ms(counts)
+        while now > self.budget_ms:
+            there = self._moves(counts, lambda new, old: new > old)
+            saved = now - self.clock(there)
+            prices = np.where(
+                saved > 0, (self.lost(there) - self.lost(counts[None])) / np.maximum(saved, 1e-12), np.inf
+            )
+            best = int(np.argmin(prices))
+            counts = there[best] if np.isfinite(prices[best]) else self.fewest
+            now = self.ms(counts)
         return counts
 
-    def _prices(self, counts: Counts, now: float) -> Iterator[tuple[float, Counts, float]]:
-        """Every larger removal from one group: importance for each saved ms, and what it leads to."""
-        yield np.inf, counts, now
-        for group, options in enumerate(self.choices):
-            for count in options:
-                if count > counts[group]:
-                    there = counts.copy()
-                    there[group] = count
-                    then = self.clock(there)
-                    if then < now:
-                        lost = self.losses[group][count] - self.losses[group][counts[group]]
-                        yield lost / (now - then), there, then
-
-    def restored(self, counts: Counts, budget_ms: float) -> Counts:
+    def restored(self, counts: Counts) -> Counts:
         """Give back what is not needed, the most important first."""
-        while True:
-            better = [there for there in self._returns(counts) if self.clock(there) <= budget_ms]
-            if not better:
-                return counts
-            counts = min(better, key=self._lost)
-
-    def _returns(self, counts: Counts) -> Iterator[Counts]:
-        for group, options in enumerate(self.choices):
-            for count in options:
-                if count < counts[group]:
-                    there = counts.copy()
-                    there[group] = count
-                    yield there
-
-    def exchanged(self, counts: Counts, budget_ms: float) -> Counts:
-        """Take one more step in one group and give back in others, while that loses less."""
-        improved = True
-        while improved:
-            improved = False
-            for there, _ in self._nexts(counts):
-                candidate = self.restored(there, budget_ms) if self.clock(there) <= budget_ms else there
-                if self.clock(candidate) <= budget_ms and self._lost(candidate) < self._lost(counts) * (1 - 1e-9):
-                    counts, improved = candidate, True
-                    break
+        while len(there := self._moves(counts, lambda new, old: new < old)):
+            there = there[self.clock(there) <= self.budget_ms]
+            if not len(there):
+                break
+            counts = there[int(np.argmin(self.lost(there)))]
         return counts
 
-    def _nexts(self, counts: Counts) -> Iterator[tuple[Counts, int]]:
-        """The next larger removal of every group."""
-        for group, options in enumerate(self.choices):
-            larger = [count for count in options if count > counts[group]]
-            if larger:
-                there = counts.copy()
-                there[group] = larger[0]
-                yield there, group
+    def exchanged(self, counts: Counts) -> Counts:
+        """Take the next step in one group and give one back in another, while that loses less."""
+        while True:
+            pairs = self._exchanges(counts)
+            losses = self.lost(pairs)
+            better = losses < self.lost(counts[None])[0] * (1 - 1e-9)
+            pairs, losses = pairs[better], losses[better]
+            kept = self.clock(pairs) <= self.budget_ms if len(pairs) else better[:0]
+            if not kept.any():
+                return counts
+            counts = self.restored(pairs[kept][int(np.argmin(losses[kept]))])
 
-    def _lost(self, counts: Counts) -> float:
-        return float(sum(losses[count] for losses, count in zip(self.losses, counts.tolist(), strict=True)))
+    def _moves(self, counts: Counts, allowed: Callable[[int, int], bool]) -> Counts:
+        """(n, groups): every choice that differs from `counts` in one group."""
+        moves = [
+            (group, count)
+            for group, options in enumerate(self.choices)
+            for count in options
+            if allowed(count, int(counts[group]))
+        ]
+        there = np.tile(counts, (len(moves), 1))
+        there[np.arange(len(moves)), [group for group, _ in moves]] = [count for _, count in moves]
+        return there
+
+    def _exchanges(self, counts: Counts) -> Counts:
+        """(n, groups): the next step taken in one group and up to all of another's given back."""
+        nexts = {
+            group: min(count for count in options if count > counts[group])
+            for group, options in enumerate(self.choices)
+            if options[-1] > counts[group]
+        }
+        backs = [
+            (group, count) for group, options in enumerate(self.choices) for count in options if count < counts[group]
+        ]
+        pairs = [(taken, given, count) for taken in nexts for given, count in backs if given != taken]
+        there = np.tile(counts, (len(pairs), 1))
+        for row, (taken, given, count) in enumerate(pairs):
+            there[row, taken] = nexts[taken]
+            there[row, given] = count
+        return there

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import onnx
@@ -14,7 +13,7 @@ from avcompress.prune.groups import Coupling, Removed
 from engines.onnx_graph import attribute, initializers, is_weighted
 
 Counts = NDArray[np.int64]
-"""(groups,): channels removed of each group, in the order of `Coupling.groups`."""
+"""(groups,) or (n, groups): channels removed of each group, in the order of `Coupling.groups`."""
 Floats = NDArray[np.float64]
 
 
@@ -38,13 +37,8 @@ class Widths:
     elements: Floats
 
     def kept(self, counts: Counts) -> Floats:
-        """(nodes, 2): the positions that are left of inputs and outputs."""
-        return self.dense - self.per_channel @ counts
-
-    @cached_property
-    def readers(self) -> NDArray[np.bool_]:
-        """(groups, nodes): whether a node's widths depend on a group."""
-        return np.asarray(self.per_channel.any(axis=1).T)
+        """(n, nodes, 2): the positions that are left of inputs and outputs, for each of (n, groups) counts."""
+        return self.dense - np.moveaxis(self.per_channel @ counts.T, -1, 0)
 
 
 def widths_of(network: onnx.ModelProto, coupling: Coupling) -> Widths:
