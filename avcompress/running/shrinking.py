@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import assert_never
 
@@ -25,6 +25,9 @@ from avcompress.running.teaching import images_of
 from avcompress.running.training import SKIPPED, Place, seen_by, train_step
 from avcompress.spec import Artifact, Track
 from avcompress.state import step_key
+
+if TYPE_CHECKING:
+    import onnx
 
 Taken = tuple[FloatModel, tuple[Path, ...]]
 """The network after a stage, and the folders of its steps."""
@@ -60,9 +63,10 @@ def _prune(bench: Bench, index: int, stage: Prune, model: FloatModel) -> Taken:
     if stage.schedule == "during_training" and stage.recover is not None:
         return _prune_in_training(chooser, index, stage.recover)
     folders: list[Path] = []
+    start = model.whole(model.artifact.model)
     for part in range(1, stage.parts + 1):
         end = f"-{part}" if stage.parts > 1 else ""
-        model, folder = _prune_once(replace(chooser, model=model), f"{index}-prune{end}", part)
+        model, folder = _prune_once(replace(chooser, model=model), f"{index}-prune{end}", start, part)
         folders.append(folder)
         if stage.recover is not None:
             place = Place(f"{chooser.where}.recover", f"{index}-recover{end}")
@@ -71,10 +75,10 @@ def _prune(bench: Bench, index: int, stage: Prune, model: FloatModel) -> Taken:
     return model, tuple(folders)
 
 
-def _prune_once(chooser: Chooser[Prune], name: str, part: int) -> tuple[FloatModel, Path]:
+def _prune_once(chooser: Chooser[Prune], name: str, start: onnx.ModelProto, part: int) -> tuple[FloatModel, Path]:
     stage, key = chooser.stage, chooser.model.key
     key = step_key("prune", key, stage.model_dump(exclude={"recover"}), part, seen_by(chooser.bench), made_by(chooser))
-    return _step(chooser, (name, f"prune ({_goal(stage)})"), key, partial(prune, chooser, part))
+    return _step(chooser, (name, f"prune ({_goal(stage)})"), key, partial(prune, chooser, start, part))
 
 
 def _prune_in_training(chooser: Chooser[Prune], index: int, recover: FloatTraining) -> Taken:
