@@ -175,6 +175,8 @@ class Artifact:
         log: one line for each thing done, for people.
         reference: the float onnx.ModelProto that `model` was quantized from, its tensors of the same names; None until
             quantized. Methods that repair a quantized network hold it against this one.
+        trained: `reference` with what the quantized network has learned, before it was rounded; None until it is
+            trained quantized.
     """
 
     model: Any
@@ -182,6 +184,7 @@ class Artifact:
     layers: tuple[LayerPlan, ...] = ()
     log: tuple[str, ...] = ()
     reference: Any = None
+    trained: Any = None
 
 
 @dataclass(frozen=True)
