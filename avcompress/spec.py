@@ -179,6 +179,8 @@ class Artifact:
             quantized. Methods that repair a quantized network hold it against this one.
         sparse: the pattern of zeros in each weight that was made sparse, by the name of its constant in the float
             network. They stay 0 in whatever is done to it.
+        trained: `reference` with what the quantized network has learned, before it was rounded; None until it is
+            trained quantized.
     """
 
     model: Any
@@ -187,6 +189,7 @@ class Artifact:
     log: tuple[str, ...] = ()
     reference: Any = None
     sparse: Mapping[str, Sparsity] = field(default_factory=dict)
+    trained: Any = None
 
 
 @dataclass(frozen=True)

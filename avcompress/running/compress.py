@@ -12,6 +12,7 @@ from avcompress.checkpoint import (
     DECISIONS,
     NETWORK,
     REFERENCE,
+    TRAINED,
     load_artifact,
     load_decisions,
     save_artifact,
@@ -169,7 +170,7 @@ def _batches(bench: Bench, artifact: Artifact, track: Track) -> Batches:
 
 def _files(folder: Path) -> list[str]:
     """What a step reads of the one before."""
-    return [sha256_file(folder / name) for name in (NETWORK, REFERENCE, DECISIONS) if (folder / name).exists()]
+    return [sha256_file(folder / name) for name in (NETWORK, REFERENCE, TRAINED, DECISIONS) if (folder / name).exists()]
 
 
 def _images(bench: Bench) -> tuple[object, str]:

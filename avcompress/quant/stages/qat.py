@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from avcompress.onnx_import import import_onnx
+from avcompress.quant.learning.float_twin import float_twin
 from avcompress.quant.learning.qat_module import Site, centre_, qat_module, trained_artifact, weight_paths
 from avcompress.quant.learning.quantizers import QuantizedWeight, Quantizer, groups
 from avcompress.recipe import Preprocess
@@ -135,7 +136,9 @@ def qat(
     line += f", loss {trained.loss:.4g}" + ("" if trained.metric is None else f", best metric {trained.metric:.4f}")
     lines = (f"{line}, {time.monotonic() - start:.0f} s", _moves(network))
     done = trained_artifact(artifact, network)
-    return replace(done, log=(*artifact.log, *(f"qat: {each}" for each in lines)))
+    return replace(
+        done, trained=float_twin(artifact, network), log=(*artifact.log, *(f"qat: {each}" for each in lines))
+    )
 
 
 def _some(dataset: Dataset, settings: Training) -> Tensor:
