@@ -10,7 +10,9 @@ from avcompress.prune.rules.step import Rule, Step
 
 _SUMS = frozenset({"ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare"})
 """Where a channel of zeros counts as none."""
-_REDUCTIONS = frozenset({"ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd"}) | _SUMS
+_REDUCTIONS = (
+    frozenset({"ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd"}) | _SUMS
+)
 
 
 def _reduction(step: Step) -> tuple[Labels, ...]:

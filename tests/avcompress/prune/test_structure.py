@@ -174,6 +174,8 @@ def test_a_structure_whose_nodes_do_not_fit_together_is_refused(small, tmp_path)
 def test_a_type_that_safetensors_does_not_hold_is_refused_before_anything_is_written(small, tmp_path):
     small.graph.initializer.append(onnx.helper.make_tensor("odd", onnx.TensorProto.COMPLEX64, [1], [1j]))
 
-    with pytest.raises(ModelError, match="weight 'odd': expected a type that safetensors holds, got complex64; cast it"):
+    with pytest.raises(
+        ModelError, match="weight 'odd': expected a type that safetensors holds, got complex64; cast it"
+    ):
         save_structure(small, tmp_path)
     assert list(tmp_path.iterdir()) == []
