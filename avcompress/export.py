@@ -220,7 +220,7 @@ def _module_path(node_name: str) -> str:
 def _compare(
     model: onnx.ModelProto, feeds: Mapping[str, Array], expected: Mapping[str, Array], decision: str | None = None
 ) -> None:
-    """Hold ONNX Runtime against torch; `decision`: where Python code decides by values, on an image other than traced."""
+    """Hold ONNX Runtime against torch; `decision`: where Python code decides by values, for another image."""
     session = open_model(model)
     try:
         outputs = session.run(list(expected), dict(feeds))

@@ -211,6 +211,10 @@ def _network(described: Json, weights: Mapping[str, Array]) -> onnx.ModelProto:
     return helper.make_model(graph, ir_version=described["ir_version"], opset_imports=opsets)
 
 
+def _array(described: Json) -> Array:
+    return np.array(described["values"], np.dtype(described["dtype"])).reshape(described["shape"])
+
+
 def _value(described: Json) -> onnx.ValueInfoProto:
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(described["dtype"]))
     return helper.make_tensor_value_info(described["name"], kind, described["shape"])
@@ -220,9 +224,8 @@ def _made(described: Json) -> onnx.NodeProto:
     node = helper.make_node(
         described["op"], described["inputs"], described["outputs"], described["name"], domain=described.get("domain")
     )
-    for name, value in described.get("attributes", {}).items():
-        if isinstance(value, dict):
-            value = numpy_helper.from_array(np.array(value["values"], np.dtype(value["dtype"])).reshape(value["shape"]))
+    for name, given in described.get("attributes", {}).items():
+        value = numpy_helper.from_array(_array(given)) if isinstance(given, dict) else given
         empty = onnx.AttributeProto.INTS if value == [] else None
         node.attribute.append(helper.make_attribute(name, value, attr_type=empty))
     for key, text in described.get("metadata", {}).items():

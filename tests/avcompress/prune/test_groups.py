@@ -347,8 +347,8 @@ def test_a_quantized_network_is_refused(net):
 # --- what holds for every architecture
 
 
-def test_every_layer_of_an_architecture_is_in_a_group_or_is_said_to_be_fixed(prunable, exported):
-    coupling = channel_groups(exported(prunable))
+def test_every_layer_of_an_architecture_is_in_a_group_or_is_said_to_be_fixed(prunable, exported, coupled):
+    coupling = coupled(prunable)
 
     grouped = {name for group in coupling.groups for name in (*group.producers, *group.readers)}
     fixed = {one.layer for one in coupling.fixed}
@@ -359,10 +359,10 @@ def test_every_layer_of_an_architecture_is_in_a_group_or_is_said_to_be_fixed(pru
     assert all(one.reason for one in coupling.fixed)
 
 
-def test_channels_of_a_group_are_disjoint_and_lie_in_the_same_tensors(prunable, exported):
+def test_channels_of_a_group_are_disjoint_and_lie_in_the_same_tensors(prunable, coupled):
     taken = set()
     names = set()
-    for group in channel_groups(exported(prunable)).groups:
+    for group in coupled(prunable).groups:
         names.add(group.name)
         kinds = {tuple((p.tensor, p.axis, len(p.positions)) for p in channel.places) for channel in group.channels}
         assert len(kinds) == 1
@@ -371,4 +371,4 @@ def test_channels_of_a_group_are_disjoint_and_lie_in_the_same_tensors(prunable, 
             mine = {(p.tensor, p.axis, position) for p in channel.places for position in p.positions}
             assert not mine & taken
             taken |= mine
-    assert len(names) == len(channel_groups(exported(prunable)).groups)
+    assert len(names) == len(coupled(prunable).groups)
