@@ -20,9 +20,9 @@ class Qat(Training, LabelLoss):
         "`ptq` with `activations: asymmetric`; pact: from clipping alone; ste: they stay as they are",
     )
     weight_scales: Literal["learned", "recomputed", "fixed"] = Field(
-        "learned",
-        description="learned: as LSQ has it; recomputed: they follow the largest weight of each channel; "
-        "fixed: those of `ptq`, as with ste",
+        "fixed",
+        description="fixed: those of `ptq`; learned: as LSQ has it, except with ste; recomputed: they follow the "
+        "largest weight of each channel",
     )
     scales: tuple[str, ...] = Field(
         ("*",), description="fnmatch patterns of the quantized tensors whose scales may change; tied ones go together"
