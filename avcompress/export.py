@@ -85,7 +85,9 @@ def _decisions() -> Iterator[list[str]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield found
-    tracer = [w for w in caught if issubclass(w.category, torch.jit.TracerWarning) and "Python boolean" in str(w.message)]
+    tracer = [
+        w for w in caught if issubclass(w.category, torch.jit.TracerWarning) and "Python boolean" in str(w.message)
+    ]
     ours = Path(torch.__file__).parent
     for warning in sorted(tracer, key=lambda w: ours in Path(w.filename).parents):
         line = linecache.getline(warning.filename, warning.lineno).strip()
@@ -172,18 +174,14 @@ def _run(module: nn.Module, image: Tensor) -> list[Array]:
     return [output.numpy() for output in outputs]
 
 
-def _export(
-    module: nn.Module, image: Tensor, input_name: str, names: list[str], keep_norms: bool
-) -> onnx.ModelProto:
+def _export(module: nn.Module, image: Tensor, input_name: str, names: list[str], keep_norms: bool) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         _export_to(path, module, image, (input_name, names), keep_norms)
         return onnx.load(path)
 
 
-def _export_to(
-    path: Path, module: nn.Module, image: Tensor, names: tuple[str, list[str]], keep_norms: bool
-) -> None:
+def _export_to(path: Path, module: nn.Module, image: Tensor, names: tuple[str, list[str]], keep_norms: bool) -> None:
     # The module is in eval mode already; told so, the exporter would fold normalization.
     mode = torch.onnx.TrainingMode.PRESERVE if keep_norms else torch.onnx.TrainingMode.EVAL
     try:
@@ -238,7 +236,7 @@ def _module_path(node_name: str) -> str:
 def _compare(
     model: onnx.ModelProto, feeds: Mapping[str, Array], expected: Mapping[str, Array], decision: str | None = None
 ) -> None:
-    """Hold ONNX Runtime against torch; `decision`: where Python code decides by values, on an image other than traced."""
+    """Hold ONNX Runtime against torch; `decision`: where Python code decides by values, for another image."""
     session = open_model(model)
     try:
         outputs = session.run(list(expected), dict(feeds))

@@ -14,6 +14,8 @@ from avcompress.prune.labels import NONE, Labels, varying
 from avcompress.prune.rules import Labelling
 from avcompress.spec import WEIGHTED, Array
 
+_LAYERS = WEIGHTED | {"Einsum"}
+
 Removed = Mapping[str, tuple[int, ...]]
 """What to remove: by a group's name, indices into its channels."""
 
@@ -95,14 +97,14 @@ def channel_groups(network: onnx.ModelProto) -> Coupling:
     tensors = {name: found.known.atoms.compact(labels) for name, labels in found.known.tensors.items()}
     members = _members(found.known, tensors)
     reasons = found.known.atoms.reasons()
-    layers = [node for node in found.nodes if node.proto.op_type in WEIGHTED]
+    layers = [node for node in found.nodes if node.proto.op_type in _LAYERS]
     groups, atoms = _groups(members, reasons, layers, found.known)
     free = {atom for numbers in atoms.values() for atom in numbers}
     fixed = tuple(
-        Fixed(node.proto.name, _reason(tensors[node.proto.output[0]], reasons, found.shapes[node.proto.output[0]]))
+        Fixed(node.proto.name, _reason(node, tensors[output], reasons, found.shapes[output]))
         for node in layers
-        if any(operand is not None and operand.value is not None for operand in node.inputs[:2])
-        and free.isdisjoint(tensors[node.proto.output[0]].ravel().tolist())
+        for output in node.proto.output
+        if _has_weight(node) and free.isdisjoint(tensors[output].ravel().tolist())
     )
     return Coupling(groups, fixed, found.shapes, tensors, atoms)
 
@@ -156,13 +158,19 @@ def _groups(
         tensors = {name for name, _, _ in signature}
         producers = tuple(node.proto.name for node in layers if node.proto.output[0] in tensors)
         readers = tuple(node.proto.name for node in layers if tensors.intersection(_computed(node)))
-        if len(numbers) > 1 and producers and readers:
+        if len(numbers) > 1 and producers:
             channels = tuple(Channel(tuple(members[atom].places)) for atom in numbers)
             inexact = tuple(dict.fromkeys(name for name, found in seen if not found.isdisjoint(numbers)))
             name = _unique(producers[0], atoms)
             groups.append(Group(name, producers, readers, channels, inexact))
             atoms[name] = tuple(numbers)
     return tuple(groups), atoms
+
+
+def _has_weight(node: OnnxNode) -> bool:
+    """Whether it is no product of activations, one of them computed from learned queries perhaps."""
+    left, right = node.x, node.required(1)
+    return right.value is not None or (left.value is not None and left.rank <= 2)
 
 
 def _computed(node: OnnxNode) -> tuple[str, ...]:
@@ -176,11 +184,9 @@ def _unique(name: str, taken: Mapping[str, object]) -> str:
     return name if count == 1 else f"{name}#{count}"
 
 
-def _reason(labels: Labels, reasons: Mapping[int, str], shape: tuple[int, ...]) -> str:
-    atoms = [atom for atom in np.unique(labels).tolist() if atom != NONE]
-    why = next((reasons[atom] for atom in atoms if atom in reasons), None)
+def _reason(node: OnnxNode, labels: Labels, reasons: Mapping[int, str], shape: tuple[int, ...]) -> str:
+    why = next((reasons[atom] for atom in np.unique(labels).tolist() if atom in reasons), None)
     if why is not None:
         return why
-    if len(atoms) == 1:
-        return "they all go together" if max(shape) > 1 else "there is only one"
-    return "no layer reads them, so that they are outputs"
+    count = shape[1] if node.kind in {"Conv", "ConvTranspose"} else shape[-1]
+    return "there is only one" if count == 1 else "they all go together"

@@ -23,6 +23,7 @@ class Atoms:
     def __init__(self) -> None:
         self._parent = np.zeros(1, np.int64)
         self._reasons: dict[int, str] = {}
+        self._followers: list[tuple[int, Labels]] = []
 
     def fresh(self, shape: tuple[int, ...]) -> Labels:
         """A new atom for each position."""
@@ -62,8 +63,21 @@ class Atoms:
             if atom != NONE:
                 self._reasons.setdefault(int(atom), why)
 
+    def summary(self, labels: Labels) -> int:
+        """A new atom for a value that is computed from all of these, a sum say: if it has to stay, they do."""
+        atom = int(self.fresh(()))
+        self._followers.append((atom, labels))
+        return atom
+
     def reasons(self) -> dict[int, str]:
         """Why atoms have to stay, by their root; NONE is not among them."""
+        for atom, labels in reversed(self._followers):  # those of later operators stay for what came before, too
+            why = self._by_root().get(int(self.roots(np.array(atom))))
+            if why is not None:
+                self.protect(labels, why)
+        return self._by_root()
+
+    def _by_root(self) -> dict[int, str]:
         found: dict[int, str] = {}
         for atom, why in self._reasons.items():
             found.setdefault(int(self.roots(np.array(atom))), why)

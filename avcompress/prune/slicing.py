@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from avcompress.prune.constant_sizes import nodes_of, with_constant_sizes
 from avcompress.prune.groups import Coupling, Group, Place, Removed
 from avcompress.prune.kept import Kept
-from avcompress.prune.resizing import Constants, resize_
+from avcompress.prune.node_sizes import Constants, resize_
 from avcompress.spec import ModelError
 from engines.norm_statistics import read_statistics, write_statistics_
 from engines.onnx_graph import check, drop_unused_initializers, infer_shapes, initializers, set_nodes_
@@ -90,6 +90,7 @@ def _slice_constants_(network: onnx.ModelProto, positions: Mapping[tuple[str, in
 
 def _slice_statistics_(node: onnx.NodeProto, kept: Kept) -> None:
     """What batch normalization left at a convolution that it was folded into."""
-    found, mask = read_statistics(node), kept.along(node.output[0], 1)
+    found = read_statistics(node)
+    mask = None if found is None else kept.along(node.output[0], 1)
     if found is not None and mask is not None:
         write_statistics_(node, found.mean[mask], found.std[mask])

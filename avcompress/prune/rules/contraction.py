@@ -78,9 +78,13 @@ def _factor(step: Step, operand: Operand, letters: str, ranks: dict[str, int]) -
 
 
 def _is_new(factors: Sequence[Factor], letter: str) -> bool:
-    """Whether a letter of the result lies in a constant alone: its outputs."""
+    """Whether a letter of the result lies in a weight alone: its outputs.
+
+    A constant of more than two dimensions on the left is no weight but what queries or a grid were folded to.
+    """
     own = [factor for factor in factors if letter in factor.letters]
-    return bool(own) and all(factor.labels is None for factor in own)
+    stacked = factors[0].labels is None and factors[0].operand.rank > 2
+    return bool(own) and all(factor.labels is None for factor in own) and not stacked
 
 
 def _tied(step: Step, factors: Sequence[Factor], letter: str) -> Labels:

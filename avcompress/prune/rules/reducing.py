@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from avcompress.onnx_import.operand import normalized
 from avcompress.prune.labels import Labels, varying
-from avcompress.prune.rules.step import Rule, Step, none
+from avcompress.prune.rules.step import Rule, Step
 
 _SUMS = frozenset({"ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare"})
 """Where a channel of zeros counts as none."""
-_REDUCTIONS = frozenset({"ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd"}) | _SUMS
+_REDUCTIONS = (
+    frozenset({"ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd"}) | _SUMS
+)
 
 
 def _reduction(step: Step) -> tuple[Labels, ...]:
@@ -24,7 +28,7 @@ def _reduced(step: Step, axes: tuple[int, ...], keep: bool, exact: bool) -> Labe
     if any(axis in axes for axis in varying(labels)):
         if not exact:
             step.sees_fewer(labels)
-        return none(len(step.shape(0)))
+        return np.full((1,) * len(step.shape(0)), step.atoms.summary(labels))
     shape = [size for axis, size in enumerate(labels.shape) if keep or axis not in axes]
     return labels.reshape(shape)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -38,6 +39,11 @@ class Part(NamedTuple):
     labels: Labels
     shape: tuple[int, ...]
     constant: bool = False
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it is a constant of one value."""
+        return self.constant and math.prod(self.shape) == 1
 
     def aligned(self, rank: int) -> Part:
         """With dimensions of one in front."""
@@ -108,7 +114,8 @@ class Step:
     def join(self, parts: Sequence[Part]) -> Labels:
         """The labels of values that are combined position by position under broadcasting."""
         rank = max(len(part.shape) for part in parts)
-        parts = [part.aligned(rank) for part in parts]
+        # A number for all values, as 2.0 is, ties nothing, however many read it.
+        parts = [part.aligned(rank) for part in parts if not part.is_number] or [parts[0].aligned(rank)]
         shape = np.broadcast_shapes(*(part.shape for part in parts))
         axes = {axis for part in parts if not part.constant for axis in varying(part.labels)}
         if any(_is_partial(part, shape, axes) for part in parts):

@@ -63,7 +63,9 @@ def _with_bias(step: Step, labels: Labels) -> Labels:
     own = step.part_of(bias)
     shape = step.shape(0)
     ones = (1,) * (len(shape) - 2)
-    return step.join([Part(labels, shape), Part(own.labels.reshape(1, -1, *ones), (1, *own.shape, *ones), constant=True)])
+    return step.join(
+        [Part(labels, shape), Part(own.labels.reshape(1, -1, *ones), (1, *own.shape, *ones), constant=True)]
+    )
 
 
 RULES: dict[str, Rule] = {"Conv": _conv, "ConvTranspose": _conv}
