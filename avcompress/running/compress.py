@@ -183,7 +183,7 @@ def _trained(bench: Bench, artifact: Artifact, key: str, export: Export, network
 def _run_stage(bench: Bench, index: int, stage: NetworkStage | Qat, before: Path) -> tuple[Path, ...]:
     """Take the steps of one stage; the last folder holds the network."""
     if isinstance(stage, Qat):
-        made = teacher_code(bench, index, stage.teacher)
+        made = teacher_code(bench, f"stages[{index}]", stage.teacher)
         known = (bench.recipe.preprocess.model_dump(), images_of(bench).fingerprint, made)
         return (qat_step(bench, index, stage, before, step_key("qat", _files(before), stage.model_dump(), *known)),)
     if isinstance(stage, Ptq):

@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from calibration.sample import Sample
 
 
-def task_loss(bench: Bench, index: int, stage: Train) -> TaskLoss | None:
-    """The loss of a stage; None for the module's own. Raises RecipeError for a function that is not there."""
+def task_loss(bench: Bench, where: str, stage: Train) -> TaskLoss | None:
+    """The loss of a stage, `where` its key; None for the module's own. Raises RecipeError for a missing function."""
     from avcompress.train import TaskLoss
     from avcompress.train.recovery import in_float32
 
-    of = _loss_of(bench, index, stage)
+    of = _loss_of(bench, where, stage)
     return None if of is None else TaskLoss(in_float32(of), labels=":" not in (stage.loss or ""))
 
 
-def _loss_of(bench: Bench, index: int, stage: Train) -> LossOf | None:
+def _loss_of(bench: Bench, where: str, stage: Train) -> LossOf | None:
     from avcompress.train.pixels import cross_entropy
     from avcompress.train.yolox import yolox_loss
 
@@ -47,7 +47,7 @@ def _loss_of(bench: Bench, index: int, stage: Train) -> LossOf | None:
             weights = stage.loss_args.get("class_weights")
             return lambda outputs, samples: cross_entropy(chosen(outputs, output), samples, weights)
         case named:
-            function = _own(bench, index, named)
+            function = _own(bench, where, named)
 
             def of(outputs: Any, samples: Sequence[Sample]) -> Tensor:
                 found: Tensor = function(chosen(outputs, output), samples, **stage.loss_args)
@@ -79,21 +79,21 @@ def chosen(outputs: Any, name: str | None) -> Any:
     return by_name[name]
 
 
-def _own(bench: Bench, index: int, named: str) -> Callable[..., Any]:
+def _own(bench: Bench, where: str, named: str) -> Callable[..., Any]:
     from avcompress.models.loading import load_function
 
-    return load_function(named, _loss_folder(bench, index), bench.job.recipe_path.parent, f"stages[{index}].loss")
+    return load_function(named, _loss_folder(bench, where), bench.job.recipe_path.parent, f"{where}.loss")
 
 
-def _loss_folder(bench: Bench, index: int) -> Path | None:
-    return bench.inputs.get(f"stages[{index}].import_from") or bench.inputs.get("model.import_from")
+def _loss_folder(bench: Bench, where: str) -> Path | None:
+    return bench.inputs.get(f"{where}.import_from") or bench.inputs.get("model.import_from")
 
 
-def loss_code(bench: Bench, index: int, stage: Train) -> list[str]:
+def loss_code(bench: Bench, where: str, stage: Train) -> list[str]:
     """Hashes of the files that a user's own loss comes from; of a module's own, those of the module stand for it."""
     if stage.loss is None or ":" not in stage.loss:
         return []
-    return _code([_own(bench, index, stage.loss)], _loss_folder(bench, index))
+    return _code([_own(bench, where, stage.loss)], _loss_folder(bench, where))
 
 
 def module_code(module: nn.Module, folder: Path | None) -> list[str]:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from avcompress.files import sha256_file
-from avcompress.recipe import Detection
-from avcompress.recipe_distill import Distill, Loss, Teacher, Teaching, needs_labels
+from avcompress.recipe import Detection, Task
+from avcompress.recipe_distill import Distill, Loss, Response, Soft, Teacher, Teaching, needs_labels
 from avcompress.recipe_network import TorchModel
 from avcompress.recipe_training import Train
 from avcompress.running.bench import Bench
@@ -37,30 +37,46 @@ def teacher_of(bench: Bench, teaching: Teaching, own: nn.Module) -> nn.Module:
     return load_teacher(teaching, own, bench.recipe.preprocess.size, job.data_root, job.recipe_path.parent)
 
 
-def teacher_code(bench: Bench, index: int, teacher: Teacher) -> list[str]:
-    """Hashes of the files that a stage's teacher comes from; none where it is the network itself."""
-    where = f"stages[{index}].teacher"
-    found = [sha256_file(path) for label, path in bench.inputs.items() if label.startswith(where) and path.is_file()]
+def teacher_code(bench: Bench, where: str, teacher: Teacher) -> list[str]:
+    """Hashes of the files that a stage's teacher comes from, `where` the stage's key; none of the network itself."""
+    key = f"{where}.teacher"
+    found = [sha256_file(path) for label, path in bench.inputs.items() if label.startswith(key) and path.is_file()]
     if not isinstance(teacher, TorchModel):
         return found
     from avcompress.models.loading import load_torch
 
     module = load_torch(teacher, bench.job.data_root, bench.job.recipe_path.parent)
-    return [*found, *module_code(module, bench.inputs.get(f"{where}.import_from"))]
+    return [*found, *module_code(module, bench.inputs.get(f"{key}.import_from"))]
 
 
-def label_loss(bench: Bench, index: int, losses: Iterable[Loss]) -> TaskLoss | None:
-    """The task's loss of labels, where a stage's losses need it; raises RecipeError where the task has none."""
+def default_losses(task: Task) -> tuple[Loss, ...]:
+    """Those between two networks of a task that need no labels."""
+    return (Response(kind="response"),) if isinstance(task, Detection) else (Soft(kind="soft", temperature=1.0),)
+
+
+def learns_labels(task: Task) -> bool:
+    """Whether there is a loss of labels for a task."""
+    return _label_loss_name(task) in _WITH_LABELS
+
+
+def _label_loss_name(task: Task) -> str:
+    return task.decode if isinstance(task, Detection) else "cross_entropy"
+
+
+def label_loss(bench: Bench, where: str, losses: Iterable[Loss]) -> TaskLoss | None:
+    """The task's loss of labels, where the losses of a stage need it; raises RecipeError where the task has none.
+
+    `where` is the stage's key.
+    """
     if not needs_labels(losses):
         return None
-    task = bench.recipe.task
-    name = task.decode if isinstance(task, Detection) else "cross_entropy"
+    name = _label_loss_name(bench.recipe.task)
     if name not in _WITH_LABELS:
         raise RecipeError(
-            f"stages[{index}].losses: expected losses without labels for decode: {name}, got `labels` or alpha above "
+            f"{where}.losses: expected losses without labels for decode: {name}, got `labels` or alpha above "
             "0; leave them out"
         )
-    return task_loss(bench, index, Train(kind="train", steps=1, loss=name))
+    return task_loss(bench, where, Train(kind="train", steps=1, loss=name))
 
 
 # --- the stage `distill`
@@ -79,7 +95,7 @@ def distilling(bench: Bench, index: int, stage: Distill, artifact: Artifact) -> 
     guidance = Guidance(
         teacher=teacher_of(bench, stage, copy.deepcopy(module)),
         task=task if isinstance(task, Detection) else None,
-        loss=None if own else label_loss(bench, index, stage.losses),
+        loss=None if own else label_loss(bench, f"stages[{index}]", stage.losses),
     )
 
     def learn(artifact: Artifact, around: Around) -> Artifact:

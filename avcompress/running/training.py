@@ -60,15 +60,15 @@ def train_folders(bench: Bench) -> list[Path]:
 def _work(bench: Bench, index: int, stage: FloatTraining, artifact: Artifact) -> tuple[Work, list[str]]:
     """What a stage does, and the hashes of the files that this depends on."""
     if isinstance(stage, Distill):
-        return distilling(bench, index, stage, artifact), teacher_code(bench, index, stage.teacher)
-    loss = task_loss(bench, index, stage)
+        return distilling(bench, index, stage, artifact), teacher_code(bench, f"stages[{index}]", stage.teacher)
+    loss = task_loss(bench, f"stages[{index}]", stage)
 
     def work(artifact: Artifact, around: Around) -> Artifact:
         from avcompress.train import train
 
         return train(artifact, stage, images_of(bench), bench.recipe.preprocess, around, loss)
 
-    return work, loss_code(bench, index, stage)
+    return work, loss_code(bench, f"stages[{index}]", stage)
 
 
 def _train(

@@ -12,10 +12,10 @@ from avcompress.checkpoint import load_artifact, save_artifact
 from avcompress.files import write_atomically
 from avcompress.quant.stages.adaround import require_torch
 from avcompress.recipe import Detection
-from avcompress.recipe_distill import Loss, Response, Soft, Teaching
+from avcompress.recipe_distill import Loss, Teaching
 from avcompress.recipe_qat import Qat
 from avcompress.running.bench import Bench
-from avcompress.running.teaching import images_of, label_loss, teacher_of
+from avcompress.running.teaching import default_losses, images_of, label_loss, teacher_of
 from avcompress.running.training import SKIPPED, around, length, under_way
 from avcompress.spec import Track
 
@@ -63,16 +63,12 @@ def lesson_of(bench: Bench, index: int, stage: Qat) -> Lesson:
 
     task = bench.recipe.task
     detection = task if isinstance(task, Detection) else None
-    losses: tuple[Loss, ...] = stage.losses or _default_losses(detection)
+    losses: tuple[Loss, ...] = stage.losses or default_losses(task)
     teaching = Teaching(teacher=stage.teacher, losses=losses)
-    labels = label_loss(bench, index, losses)
+    labels = label_loss(bench, f"stages[{index}]", losses)
 
     def make(student: nn.Module, float_self: nn.Module, example: Tensor) -> Learner:
         teacher = teacher_of(bench, teaching, float_self)
         return distillation(student, teacher, teaching, example, detection, None if labels is None else labels.of)
 
     return Lesson(make, labels=labels is not None)
-
-
-def _default_losses(task: Detection | None) -> tuple[Loss, ...]:
-    return (Soft(kind="soft", temperature=1.0),) if task is None else (Response(kind="response"),)

@@ -228,9 +228,7 @@ def test_a_name_that_is_not_there_is_told_with_its_nearest(name, nearest):
     st.sampled_from(["point", "proven_kept", "unless_proven_broken"]),
 )  # fmt: skip
 def test_a_better_network_never_breaks_what_a_worse_one_keeps(reference, value, more, half, limit, decide):
-    term = AccuracyTerm(
-        metric="AP", min=limit, max_drop=limit, max_drop_relative=limit, min_gain=limit, decide=decide
-    )
+    term = AccuracyTerm(metric="AP", min=limit, max_drop=limit, max_drop_relative=limit, min_gain=limit, decide=decide)
 
     def kept(measured):
         found = {"ort": comparison(all=slice_of({"AP": reference}, {"AP": measured}, half))}
