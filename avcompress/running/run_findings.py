@@ -9,7 +9,7 @@ from avcompress.files import sha256_file
 from avcompress.judging.findings import Findings
 from avcompress.judging.measuring import Measured, skipped
 from avcompress.judging.reporting import Background, skipped_note, source_facts
-from avcompress.recipe import DataSource, Engine
+from avcompress.recipe import Engine
 from avcompress.running.bench import Bench
 from avcompress.running.compress import Compressed
 from avcompress.spec import LayerPlan
@@ -98,10 +98,12 @@ def _sources(bench: Bench, findings: Findings, compressed: Compressed) -> Iterat
     opened = {"train": bench.train, "calibration": bench.calibration}
     for role, source in opened.items():
         if source is not None:
-            yield role, _source(getattr(bench.recipe.data, role), source, compressed.skipped.get(role, ()))
+            settings = getattr(bench.recipe.data, role)
+            yield role, images_facts(settings.format, source, compressed.skipped.get(role, ()))
     yield "validation", source_facts(findings.trial, findings, bench.recipe.data.validation.format)
 
 
-def _source(settings: DataSource, source: Source, left_out: tuple[str, ...]) -> SourceFacts:
+def images_facts(kind: str, source: Source, left_out: tuple[str, ...]) -> SourceFacts:
+    """A set of images of a format; `left_out` are the names of those, of any set, that could not be read."""
     used = len(source.names) - sum(name in left_out for name in source.names)
-    return SourceFacts(format=settings.format, images=used, skipped=left_out, fingerprint=source.fingerprint)
+    return SourceFacts(format=kind, images=used, skipped=left_out, fingerprint=source.fingerprint)

@@ -19,18 +19,23 @@ def check_training(recipe: Recipe) -> None:
         where = f"stages[{index}]"
         if not isinstance(stage, Training):
             continue
-        if stage.log is not None and importlib.util.find_spec(stage.log) is None:
-            raise MissingError(
-                f'{where}.log: expected {stage.log}, got none installed; pip install "avcompress[{stage.log}]"'
-            )
+        require_log(where, stage)
         match stage:
             case Train():
                 _check_train(recipe, where, stage)
             case Distill():
                 _check_distill(where, stage)
             case Qat():
-                _check_qat(recipe, where, stage)
+                check_method(recipe, where, stage)
     _check_labels(recipe)
+
+
+def require_log(where: str, stage: Training) -> None:
+    """Raise MissingError for a log that is not installed."""
+    if stage.log is not None and importlib.util.find_spec(stage.log) is None:
+        raise MissingError(
+            f'{where}.log: expected {stage.log}, got none installed; pip install "avcompress[{stage.log}]"'
+        )
 
 
 def _check_labels(recipe: Recipe) -> None:
@@ -68,7 +73,8 @@ def _check_distill(where: str, stage: Distill) -> None:
         )
 
 
-def _check_qat(recipe: Recipe, where: str, stage: Qat) -> None:
+def check_method(recipe: Recipe, where: str, stage: Qat) -> None:
+    """Raise RecipeError for a method that does not fit how the recipe's `ptq` quantizes."""
     ptq = next(each for each in recipe.stages if isinstance(each, Ptq))
     if stage.method == "lsq_plus" and ptq.activations != "asymmetric":
         raise RecipeError(

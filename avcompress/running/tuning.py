@@ -16,8 +16,8 @@ from avcompress.recipe_distill import Loss, Teaching
 from avcompress.recipe_qat import Qat
 from avcompress.running.bench import Bench
 from avcompress.running.teaching import default_losses, images_of, label_loss, teacher_of
-from avcompress.running.training import SKIPPED, around, length, under_way
-from avcompress.spec import Track
+from avcompress.running.training import SKIPPED, Export, around, length, under_way
+from avcompress.spec import Artifact, Track
 
 if TYPE_CHECKING:
     import onnx
@@ -29,19 +29,13 @@ if TYPE_CHECKING:
 def qat_step(bench: Bench, index: int, stage: Qat, before: Path, key: str) -> Path:
     """Take the step of one stage on the artifact that lies in `before`; returns the folder of the new one."""
     require_torch("qat")
-    from avcompress.quant.learning.qat_module import trained_artifact
-    from avcompress.quant.stages.qat import network_of, qat
+    from avcompress.quant.stages.qat import qat
 
     name = f"{index}-qat"
 
     def compute(folder: Path, track: Track) -> None:
         artifact, samples = load_artifact(before), images_of(bench)
-
-        def export(module: nn.Module) -> onnx.ModelProto:
-            network: onnx.ModelProto = trained_artifact(artifact, network_of(module)).model
-            return network
-
-        with around(bench, name, stage, key, export, track) as surroundings:
+        with around(bench, name, stage, key, export_of(artifact), track) as surroundings:
             done = qat(artifact, stage, samples, bench.recipe.preprocess, surroundings, lesson_of(bench, index, stage))
         save_artifact(done, folder)
         write_atomically(folder / SKIPPED, json.dumps(samples.skipped))
@@ -51,6 +45,18 @@ def qat_step(bench: Bench, index: int, stage: Qat, before: Path, key: str) -> Pa
     if ranks.leads():
         shutil.rmtree(under_way(bench, name), ignore_errors=True)
     return folder
+
+
+def export_of(artifact: Artifact) -> Export:
+    """What makes an ONNX network of a learner of this artifact's."""
+    from avcompress.quant.learning.qat_module import trained_artifact
+    from avcompress.quant.stages.qat import network_of
+
+    def export(module: nn.Module) -> onnx.ModelProto:
+        network: onnx.ModelProto = trained_artifact(artifact, network_of(module)).model
+        return network
+
+    return export
 
 
 def lesson_of(bench: Bench, index: int, stage: Qat) -> Lesson:
