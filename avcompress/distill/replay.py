@@ -30,14 +30,15 @@ class Replayed(nn.Module):
         self.lessons = (old, new)
         self.share = share
 
-    def loss(self, inputs: Tensor, targets: Sequence[Any]) -> Tensor:
+    def loss(self, inputs: Tensor, targets: Sequence[Any] | None = None) -> Tensor:
         """The losses of both sorts, each times its share of the batch: (); images count alike, whatever sort they are.
 
         Args:
             inputs: (N, C, H, W), old images first.
-            targets: one for each.
+            targets: one for each; None without labels.
         """
         front = count_old(len(inputs), self.share)
         old, new = self.lessons
-        loss = (1 - self.share) * new.loss(inputs[front:], targets[front:])
-        return loss + self.share * old.loss(inputs[:front], targets[:front]) if front else loss
+        ours, theirs = (None, None) if targets is None else (targets[front:], targets[:front])
+        loss = (1 - self.share) * new.loss(inputs[front:], ours)
+        return loss + self.share * old.loss(inputs[:front], theirs) if front else loss
