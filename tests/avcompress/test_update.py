@@ -1,7 +1,11 @@
 """`avcompress update`: what is learned and held, what an update leaves behind, and what it refuses."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +93,13 @@ def write(folder: Path, name: str, facts: dict[str, Any]) -> str:
 
 
 def call(*arguments: str) -> int:
-    return _exit_code([*arguments, "--quiet"] if arguments[0] != "bundle" else list(arguments))
+    """A command's exit code; what it does about signals is undone."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    try:
+        return _exit_code([*arguments, "--quiet"] if arguments[0] != "bundle" else list(arguments))
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def report(folder: Path) -> dict[str, Any]:
@@ -275,6 +285,26 @@ def test_a_cast_at_the_end_of_the_recipe_is_repeated(place):
     }  # the head stays float by the rules: it is cast
     assert onnx.TensorProto.FLOAT16 in kinds
     assert load_artifact(place / "recast" / "state" / "2-cast").log[-1].startswith("cast: ")
+
+
+@pytest.mark.slow
+def test_an_update_under_torchrun_trains_in_two_processes_and_reports_once(place, tmp_path):
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    settings = write(place, "two.yaml", day())
+    done = subprocess.run(
+        [*command, "avcompress", "update", str(place / "first"), settings, "--out", str(tmp_path / "two")],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+    )
+
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("contract met") == 1
+    logs = [load_artifact(out / "state" / "1-update").log[-2] for out in (place / "second", tmp_path / "two")]
+    one, two = (float(log.split("loss ")[1].split(",")[0]) for log in logs)
+    assert two == pytest.approx(one, rel=1e-2)
 
 
 # --- what is refused
