@@ -39,13 +39,16 @@ class AccuracyTerm(Model):
         None, description="how much worse than the reference it may be, in the metric's own unit"
     )
     max_drop_relative: Fraction | None = Field(None, description="the same, as a share of the reference's value")
+    min_gain: NonNegativeFloat | None = Field(
+        None, description="how much better than the reference it must be, in the metric's own unit; 0: as good"
+    )
     decide: Decide = Field("point", description="what of the confidence interval must keep the limit")
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> AccuracyTerm:
-        asked = (self.min, self.max, self.max_drop, self.max_drop_relative)
+        asked = (self.min, self.max, self.max_drop, self.max_drop_relative, self.min_gain)
         if all(limit is None for limit in asked):
-            raise ValueError("expected `min`, `max`, `max_drop` or `max_drop_relative`, got none of them")
+            raise ValueError("expected `min`, `max`, `max_drop`, `max_drop_relative` or `min_gain`, got none of them")
         if self.metric.partition("/")[0] not in UNBOUNDED and any(limit is not None and limit > 1 for limit in asked):
             raise ValueError(f"expected limits of {self.metric} in 0-1, got one above; write 28 % as 0.28")
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from avcompress.judging.drifting import measure_drift
 from avcompress.judging.findings import Findings, compare_all, pictures
 from avcompress.judging.layer_timing import measure_layers
 from avcompress.judging.measuring import Measured, find_all, read_labels, scenarios, time_all
-from avcompress.judging.reporting import compose_report
+from avcompress.judging.reporting import Background, compose_report
 from avcompress.outdir import occupy
 from avcompress.recipe import Engine, OrtEngine, RtxEngine
 from avcompress.running.bench import Bench, Job, outside, prepare
@@ -33,7 +33,7 @@ from validation.page import write_report
 from validation.report import Report
 from validation.truth import Truth
 
-__all__ = ["Job", "Outcome", "execute"]
+__all__ = ["Job", "Outcome", "conclude", "count_measuring", "engine_subject", "execute", "measure"]
 
 REFERENCE = "float network"
 
@@ -67,27 +67,42 @@ def execute(job: Job, watch: Watch) -> Outcome | None:
 
 
 def _execute(bench: Bench) -> Outcome:
-    job, watch = bench.job, bench.watch
-    watch.begin(_count_steps(bench))
+    watch = bench.watch
+    watch.begin(1 + count_stage_steps(bench.recipe) + count_measuring(bench))
     for line in (*bench.notes, *outside(bench)):
         watch.note(line)
     told = len(bench.notes)
     truth, compressed = _compressed(bench)
     ranks.part()
+    findings, results = measure(bench, truth, compressed)
+    background = run_background(bench, compressed, findings, results)
+    return conclude(bench, findings, background, background.notes[told:])
+
+
+def measure(bench: Bench, truth: Truth, compressed: Compressed) -> tuple[Findings, tuple[EngineResult, ...]]:
+    """Build every engine, and measure those that run here beside the float network; steps that resume."""
     built = build_all(bench, compressed)
     reference = find_all(bench.steps, bench.trial, float_subject(compressed.reference), truth)
     results = tuple(
         EngineResult(engine, found, _measure(bench, compressed, truth, (engine, found)) if found.runs_here else None)
         for engine, found in zip(bench.engines, built, strict=True)
     )
-    findings = _findings(bench, compressed, truth, reference, results)
-    background = run_background(bench, compressed, findings, results)
-    report, verdict = compose_report(findings, background)
-    for line in background.notes[told:]:
-        watch.note(line)
-    with watch.step("write the report", reused=False):
-        write_report(report, pictures(findings), job.out)
-    return Outcome(report, verdict, job.out)
+    return _findings(bench, compressed, truth, reference, results), results
+
+
+def conclude(
+    bench: Bench, findings: Findings, background: Background, news: Sequence[str], verdict: Verdict | None = None
+) -> Outcome:
+    """Judge, and write the report; `news` is what has to be said of the measurements, and the verdict the contract's.
+
+    Another verdict is taken where one is given.
+    """
+    report, verdict = compose_report(findings, background, verdict)
+    for line in news:
+        bench.watch.note(line)
+    with bench.watch.step("write the report", reused=False):
+        write_report(report, pictures(findings), bench.job.out)
+    return Outcome(report, verdict, bench.job.out)
 
 
 def _compressed(bench: Bench) -> tuple[Truth, Compressed]:
@@ -105,7 +120,7 @@ def float_subject(network: Path, name: str = REFERENCE) -> Subject:
 def _measure(bench: Bench, compressed: Compressed, truth: Truth, built: tuple[Engine, Built]) -> Measured:
     """What an engine gives; its latency too unless it is the reference that no deadline speaks of."""
     engine, found = built
-    subject = Subject(engine.backend, engine_key(found, engine), lambda: open_engine(found.folder, engine))
+    subject = engine_subject(engine, found)
     measured = find_all(bench.steps, bench.trial, subject, truth)
     if not _is_timed(bench, engine):
         return measured
@@ -114,6 +129,11 @@ def _measure(bench: Bench, compressed: Compressed, truth: Truth, built: tuple[En
     )
     latency, float_latency = time_all(bench.steps, bench.trial, subject, beside)
     return replace(measured, latency=latency, float_latency=float_latency)
+
+
+def engine_subject(engine: Engine, built: Built) -> Subject:
+    """An engine that was built here."""
+    return Subject(engine.backend, engine_key(built, engine), lambda: open_engine(built.folder, engine))
 
 
 @contextmanager
@@ -170,11 +190,11 @@ def _drift(bench: Bench, compressed: Compressed) -> tuple[LayerDrift, ...]:
         return ()
 
 
-def _count_steps(bench: Bench) -> int:
-    """Labels, network and stages, engines, predictions, latencies, drift, comparisons, the report."""
+def count_measuring(bench: Bench) -> int:
+    """The steps from the engines on: predictions, latencies, drift, comparisons, the report."""
     run = [engine for engine in bench.engines if not isinstance(engine, RtxEngine)]
     passes = 1 + sum(len(severities) for severities in bench.recipe.validation.corruptions.values())
     timed = sum(len(scenarios(bench.recipe.contract, each.backend)) for each in run if _is_timed(bench, each))
     layers = sum(_is_timed(bench, each) for each in run)
     measured = (1 + len(run)) * passes + timed + layers
-    return 1 + count_stage_steps(bench.recipe) + len(bench.engines) + measured + 3
+    return len(bench.engines) + measured + 3

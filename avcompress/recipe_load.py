@@ -1,11 +1,11 @@
-"""From a recipe file to a Recipe: a mistake becomes one line that names the file, the line, the key and the mend."""
+"""From a recipe or update file to its model: a mistake becomes one line that names file, line, key and mend."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from avcompress.frozen import Model
 from avcompress.recipe import Recipe
+from avcompress.recipe_update import Update
 from avcompress.spec import RecipeError
 from avcompress.yaml_file import Kind, Location, complaint, compose, line_of, plain, spell
 
@@ -21,7 +22,7 @@ FORMS = ("alone", "listed")
 """The tags of one source and of several, which no key of the file holds."""
 KEY_TAGS = {"onnx": "file", "factory": "module", "file": "scores", "function": "code"}
 """The tags of models that are told apart by a key that they have."""
-_KIND = Kind("recipe", "recipes/")
+M = TypeVar("M", bound=Model)
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -29,14 +30,25 @@ def load_recipe(path: Path) -> Recipe:
 
     Raises RecipeError: `file:line: key: expected ..., got ...; what to do`, for the first mistake in file order.
     """
-    root = compose(path, _KIND)
+    return _load(path, Kind("recipe", "recipes/"), Recipe)
+
+
+def load_update(path: Path) -> Update:
+    """Read and check the YAML file of an update; raises RecipeError as load_recipe does."""
+    return _load(path, Kind("update", "docs/update.md"), Update)
+
+
+def _load(path: Path, kind: Kind, model: type[M]) -> M:
+    root = compose(path, kind)
     data = plain(root, path)
     try:
-        return Recipe.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
         details = [detail for detail in error.errors(include_url=False) if not _is_echo(detail)]
         # A misspelt key shows as an unknown one and, where it is required, as a missing one: the unknown tells more.
-        lines = sorted((detail["type"] != "extra_forbidden", *_explain(detail, root, data)) for detail in details)
+        lines = sorted(
+            (detail["type"] != "extra_forbidden", *_explain(detail, root, data, model)) for detail in details
+        )
         _, line, message = lines[0]
         more = f" ({len(lines) - 1} more after this one)" if len(lines) > 1 else ""
         raise RecipeError(f"{path}:{line}: {message}{more}") from None
@@ -47,13 +59,13 @@ def _is_echo(detail: ErrorDetails) -> bool:
     return detail["type"] == "too_short" and bool(detail["input"])
 
 
-def _explain(detail: ErrorDetails, root: yaml.Node, data: Any) -> tuple[int, str]:
+def _explain(detail: ErrorDetails, root: yaml.Node, data: Any, model: type[Model]) -> tuple[int, str]:
     location = _without_tags(detail["loc"], data)
-    place = spell(location) or "recipe"
+    place = spell(location) or model.__name__.lower()
     line = line_of(root, location)
     match detail["type"]:
         case "extra_forbidden":
-            return line, f"{place}: unknown key{_nearest(detail['loc'])}"
+            return line, f"{place}: unknown key{_nearest(detail['loc'], model)}"
         case "union_tag_not_found":
             key = str(detail["ctx"]["discriminator"]).strip("'")
             close = difflib.get_close_matches(key, detail["input"], n=1, cutoff=0.5)
@@ -98,18 +110,18 @@ def _enter(data: Any, item: str | int) -> Any:
     return None
 
 
-def _nearest(loc: Location) -> str:
+def _nearest(loc: Location, model: type[Model]) -> str:
     """The valid key that comes nearest to the last item of `loc`."""
     place = loc[:-1]
     if place[-1:] in {("module",), ("code",)}:  # taken for one only because there is no `onnx`, or no `file`
         place = place[:-1]
-    keys = sorted({key for model in _models_at(place) for key in model.model_fields})
+    keys = sorted({key for found in _models_at(place, model) for key in found.model_fields})
     close = difflib.get_close_matches(str(loc[-1]), keys, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else f"; valid keys here: {', '.join(keys)}"
 
 
-def _models_at(loc: Location) -> list[type[Model]]:
-    models: list[type[Model]] = [Recipe]
+def _models_at(loc: Location, root: type[Model]) -> list[type[Model]]:
+    models: list[type[Model]] = [root]
     for item in loc:
         if isinstance(item, int) or item in FORMS:
             continue

@@ -203,6 +203,7 @@ class Check:
         note: why it could not be measured, or what broke it; empty where there is nothing to add.
         engine: that it is about; empty where it is about none.
         metric, slice: of accuracy, what was measured where; an empty slice is everywhere.
+        domain: of an update, whose images it was measured on, beside the version before it; empty elsewhere.
     """
 
     name: str
@@ -217,6 +218,7 @@ class Check:
     engine: str = ""
     metric: str = ""
     slice: str = ""
+    domain: str = ""
 
     @property
     def judged(self) -> float:

@@ -52,14 +52,15 @@ class Measured:
     float_latency: ScenarioResult | None = None
 
 
-def read_labels(steps: Steps, trial: Trial) -> Truth:
-    """Read the validation labels, or what the last run kept of them."""
+def read_labels(steps: Steps, trial: Trial, of: str = "") -> Truth:
+    """Read the validation labels, or what the last run kept of them; `of` names another set than the recipe's."""
 
     def compute(folder: Path, track: Track) -> None:
         save_truth(folder / TRUTH, read_truth(trial.source, track))
 
     key = step_key("labels", trial.source.fingerprint, trial.classes)
-    return load_truth(steps.take("labels", "read the validation labels", key, compute) / TRUTH)
+    name, title = (f"labels-{of}", f"read the labels, {of}") if of else ("labels", "read the validation labels")
+    return load_truth(steps.take(name, title, key, compute) / TRUTH)
 
 
 def skipped(trial: Trial, truth: Truth) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from validation.report import (
     ScenarioFacts,
     SourceFacts,
     StageFacts,
+    UpdateFacts,
 )
 from validation.report.change_facts import change_facts
 from validation.report.facts import (
@@ -54,6 +55,7 @@ class Background:
         notes: what people should know.
         reference: what the network is held against; empty: the float network.
         provenance: what it takes to measure the same again.
+        update: of an update: what it was made from, and what it changed.
     """
 
     engines: tuple[EngineFacts, ...]
@@ -64,6 +66,7 @@ class Background:
     notes: tuple[str, ...] = ()
     reference: str = ""
     provenance: Provenance | None = None
+    update: UpdateFacts | None = None
 
 
 def compose_report(
@@ -90,6 +93,7 @@ def compose_report(
         changes={name: change_facts(found) for name, found in findings.changes.items()},
         scenarios=tuple(_scenarios(findings)),
         latency={name: _latency(trial, name, each) for name, each in findings.engines.items() if each.latency},
+        update=background.update,
         layers=layer_facts(findings.layers, findings.precisions),
         drift=drift_facts(findings.drift, drift.min_sqnr_db if drift else None) if findings.drift else None,
         layer_times={name: layer_times(times) for name, times in findings.times.items()},

@@ -111,7 +111,7 @@ def prepare(job: Job, watch: Watch) -> Bench:
     recipe = job.recipe
     inputs = find_inputs(recipe, job.recipe_path.parent, job.data_root)
     _check_recipe(recipe)
-    engines, notes = _engines(recipe)
+    engines, notes = usable_engines(recipe)
     validation = open_source(recipe.data.validation, job.data_root, recipe.classes)
     classes = recipe.classes or validation.classes
     next(iter(validation))  # a mask or an image of the wrong kind is found before the work
@@ -143,7 +143,8 @@ def outside(bench: Bench) -> Iterator[str]:
             yield f"{label} leaves {start}: it is {path}"
 
 
-def _engines(recipe: Recipe) -> tuple[tuple[Engine, ...], list[str]]:
+def usable_engines(recipe: Recipe) -> tuple[tuple[Engine, ...], list[str]]:
+    """The engines that this machine has, and a note on each that is skipped; raises MissingError for a required one."""
     usable: list[Engine] = []
     notes: list[str] = []
     for engine in recipe.target.engines:

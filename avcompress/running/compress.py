@@ -37,6 +37,13 @@ from calibration.statistics_file import load_statistics, save_statistics
 STATISTICS = "calibration.stats"
 
 
+class Calibrated(NamedTuple):
+    """Where ranges came from: a file of statistics, and how a range follows from them, in words."""
+
+    statistics: Path
+    ranges: str
+
+
 class Compressed(NamedTuple):
     """What the stages made.
 
@@ -48,6 +55,8 @@ class Compressed(NamedTuple):
         before_cast: the step's folder that holds the network as it was before a `cast`, or else the last one's.
         logs: what each step said, by the step's name.
         skipped: by role, train and calibration, the images left out because they cannot be read.
+        calibration: the file of statistics that the ranges of activations follow from, and how; None without any.
+        updated_from: the sha256 of the network that this one is an update of; empty of a run.
     """
 
     reference: Path
@@ -57,6 +66,8 @@ class Compressed(NamedTuple):
     before_cast: Path
     logs: Mapping[str, tuple[str, ...]]
     skipped: Mapping[str, tuple[str, ...]]
+    calibration: Calibrated | None = None
+    updated_from: str = ""
 
 
 def compress(bench: Bench) -> Compressed:
@@ -70,18 +81,42 @@ def compress(bench: Bench) -> Compressed:
     for index, stage in enumerate(bench.recipe.stages):
         if not isinstance(stage, FloatTraining | Shrinking):
             folders += _run_stage(bench, index, stage, folders[-1])
+    made = gather(bench, folders, floats.reference)
+    return made._replace(
+        logs=_logs([*floats.steps, *folders[1:]]),
+        skipped=_skipped(bench, floats.steps, folders[1:]),
+        calibration=_calibrated(bench),
+    )
+
+
+def gather(bench: Bench, folders: list[Path], kept: Path) -> Compressed:
+    """What the steps in these folders made, `kept` the one that holds the float network; model.onnx is written."""
     network = bench.job.out / NETWORK
     if ranks.leads():
         write_atomically(network, (folders[-1] / NETWORK).read_bytes())
+    reference = kept / NETWORK
     return Compressed(
-        reference=floats.reference / NETWORK,
-        counterpart=next((path for path in (folders[-1] / REFERENCE,) if path.exists()), floats.reference / NETWORK),
+        reference=reference,
+        counterpart=next((path for path in (folders[-1] / REFERENCE,) if path.exists()), reference),
         network=network,
         artifact=load_artifact(folders[-1]),
         before_cast=folders[-2 if any(isinstance(stage, Cast) for stage in bench.recipe.stages) else -1],
-        logs=_logs([*floats.steps, *folders[1:]]),
-        skipped=_skipped(bench, floats.steps, folders[1:]),
+        logs=_logs(folders),
+        skipped={},
     )
+
+
+def _calibrated(bench: Bench) -> Calibrated | None:
+    for index, stage in enumerate(bench.recipe.stages):
+        if isinstance(stage, Ptq):
+            path = bench.inputs.get(f"stages[{index}].statistics")
+            return Calibrated(path or bench.state.folder / f"{index}-calibrate" / STATISTICS, ranges_in_words(stage))
+    return None
+
+
+def ranges_in_words(stage: Ptq) -> str:
+    """How a range follows from statistics."""
+    return f"percentile {stage.percentile:g}" if stage.ranges == "percentile" else stage.ranges
 
 
 def count_stage_steps(recipe: Recipe) -> int:
@@ -111,11 +146,12 @@ def _skipped(bench: Bench, floats: tuple[Path, ...], folders: list[Path]) -> dic
     learned = [*floats, *(folder for folder in folders if folder.name.endswith("-qat"))]
     others = [folder for folder in folders if folder not in learned]
     if bench.train is None:
-        return {"train": (), "calibration": _read_skipped([*learned, *others])}
-    return {"train": _read_skipped(learned), "calibration": _read_skipped(others)}
+        return {"train": (), "calibration": read_skipped([*learned, *others])}
+    return {"train": read_skipped(learned), "calibration": read_skipped(others)}
 
 
-def _read_skipped(folders: list[Path]) -> tuple[str, ...]:
+def read_skipped(folders: list[Path]) -> tuple[str, ...]:
+    """The images that the steps in these folders left out."""
     paths = [folder / SKIPPED for folder in folders]
     return tuple(dict.fromkeys(name for path in paths if path.exists() for name in json.loads(path.read_text())))
 
@@ -125,30 +161,32 @@ def _run_stage(bench: Bench, index: int, stage: NetworkStage | Qat, before: Path
     if isinstance(stage, Qat):
         where = f"stages[{index}]"
         made = [*teacher_code(bench, where, stage.teacher), *loss_code(bench, where, stage)]
-        key = step_key("qat", _files(before), stage.model_dump(), *seen_by(bench), made)
+        key = step_key("qat", artifact_files(before), stage.model_dump(), *seen_by(bench), made)
         return (qat_step(bench, index, stage, before, key),)
     if isinstance(stage, Ptq):
         return _ptq(bench, index, stage, before)
-    return (_step(bench, f"{index}-{stage.kind}", stage, before, None),)
+    return (network_step(bench, f"{index}-{stage.kind}", stage, before, None),)
 
 
 def _ptq(bench: Bench, index: int, stage: Ptq, before: Path) -> tuple[Path, ...]:
     """Calibrate in a step of its own, unless the recipe has a file of statistics: other ranges need no image again."""
     if stage.statistics is not None:
         file = bench.inputs[f"stages[{index}].statistics"]
-        return (_step(bench, f"{index}-ptq", stage, before, file),)
+        return (network_step(bench, f"{index}-ptq", stage, before, file),)
 
     def compute(folder: Path, track: Track) -> None:
         artifact = load_artifact(before)
         save_statistics(calibrate(artifact, stage, _batches(bench, artifact, track)), folder / STATISTICS)
         write_atomically(folder / SKIPPED, json.dumps(bench.calibration.skipped))
 
-    key = step_key("calibrate", _files(before), calibration_settings(stage), *_images(bench))
+    key = step_key("calibrate", artifact_files(before), calibration_settings(stage), *_images(bench))
     folder = bench.step(f"{index}-calibrate", f"calibrate ({len(bench.calibration)} images)", key, compute)
-    return folder, _step(bench, f"{index}-ptq", stage, before, folder / STATISTICS)
+    return folder, network_step(bench, f"{index}-ptq", stage, before, folder / STATISTICS)
 
 
-def _step(bench: Bench, name: str, stage: NetworkStage, before: Path, statistics: Path | None) -> Path:
+def network_step(bench: Bench, name: str, stage: NetworkStage, before: Path, statistics: Path | None) -> Path:
+    """Take the step of one stage on the artifact that lies in `before`; `ptq` wants a file of statistics, if any."""
+
     def compute(folder: Path, track: Track) -> None:
         artifact = load_artifact(before)
         if isinstance(stage, Ptq) and statistics is not None:
@@ -160,7 +198,7 @@ def _step(bench: Bench, name: str, stage: NetworkStage, before: Path, statistics
         write_atomically(folder / SKIPPED, json.dumps(bench.calibration.skipped))
 
     known = sha256_file(statistics) if statistics is not None else ""
-    key = step_key(stage.kind, _files(before), stage.model_dump(), known, *_images(bench))
+    key = step_key(stage.kind, artifact_files(before), stage.model_dump(), known, *_images(bench))
     return bench.step(name, title(stage, len(bench.calibration)), key, compute)
 
 
@@ -168,7 +206,7 @@ def _batches(bench: Bench, artifact: Artifact, track: Track) -> Batches:
     return Batches(bench.calibration, bench.recipe.preprocess, artifact.model.graph.input[0].name, track)
 
 
-def _files(folder: Path) -> list[str]:
+def artifact_files(folder: Path) -> list[str]:
     """What a step reads of the one before."""
     return [sha256_file(folder / name) for name in (NETWORK, REFERENCE, TRAINED, DECISIONS) if (folder / name).exists()]
 

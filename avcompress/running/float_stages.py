@@ -49,7 +49,7 @@ def take_float_stages(bench: Bench) -> FloatPart:
             generate_images(bench, network, step_key("imported", digest(network)))
             artifact = Artifact(network, log=(f"read {Path(file).name}",))
             if not any(float_stages(bench.recipe)):  # torch need not be there
-                kept = _keep(bench, KEPT, artifact)
+                kept = keep_float(bench, artifact)
                 return FloatPart(kept, kept, (kept,))
             return _take(bench, from_file(network, artifact))
         case TorchModel() as settings:
@@ -68,11 +68,11 @@ def _take(bench: Bench, model: FloatModel) -> FloatPart:
     reference = None
     for index, stage in float_stages(bench.recipe):
         if reference is None and isinstance(stage, Shrinking):
-            reference = _keep(bench, KEPT, model.network)
+            reference = keep_float(bench, model.network)
             steps.append(reference)
         model, taken = _take_stage(bench, index, stage, model)
         steps += taken
-    network = _keep(bench, KEPT if reference is None else SMALLER, model.network)
+    network = keep_float(bench, model.network, KEPT if reference is None else SMALLER)
     return FloatPart(reference or network, network, (*steps, network))
 
 
@@ -85,7 +85,7 @@ def _take_stage(
     return shrink(bench, index, stage, model)
 
 
-def _keep(bench: Bench, name: str, artifact: Artifact) -> Path:
+def keep_float(bench: Bench, artifact: Artifact, name: str = KEPT) -> Path:
     """Take the step that holds a float network, which is read or exported by then."""
 
     def save(folder: Path, track: Track) -> None:  # noqa: ARG001

@@ -98,12 +98,17 @@ def _sources(bench: Bench, findings: Findings, compressed: Compressed) -> Iterat
     opened = {"train": bench.train, "calibration": bench.calibration}
     for role, source in opened.items():
         if source is not None:
-            yield role, _source(getattr(bench.recipe.data, role), source, compressed.skipped.get(role, ()))
+            settings = getattr(bench.recipe.data, role)
+            yield role, images_facts(settings.format, source, compressed.skipped.get(role, ()))
     yield "validation", source_facts(findings.trial, findings, bench.recipe.data.validation.format)
 
 
 def _source(settings: Sources, source: Source, left_out: tuple[str, ...]) -> SourceFacts:
-    used = len(source.names) - sum(name in left_out for name in source.names)
     formats = [each.format for each in (settings if isinstance(settings, tuple) else (settings,))]
-    kind = ", ".join(dict.fromkeys(formats))
+    return images_facts(", ".join(dict.fromkeys(formats)), source, left_out)
+
+
+def images_facts(kind: str, source: Source, left_out: tuple[str, ...]) -> SourceFacts:
+    """A set of images of a format; `left_out` are the names of those, of any set, that could not be read."""
+    used = len(source.names) - sum(name in left_out for name in source.names)
     return SourceFacts(format=kind, images=used, skipped=left_out, fingerprint=source.fingerprint)

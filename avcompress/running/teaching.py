@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from avcompress.files import sha256_file
-from avcompress.recipe import Detection
-from avcompress.recipe_distill import Distill, Loss, Teacher, Teaching, needs_labels
+from avcompress.recipe import Detection, Task
+from avcompress.recipe_distill import Distill, Loss, Response, Soft, Teacher, Teaching, needs_labels
 from avcompress.recipe_network import TorchModel
 from avcompress.recipe_training import LabelLoss
 from avcompress.running.bench import Bench
@@ -38,25 +38,41 @@ def teacher_of(bench: Bench, teaching: Teaching, own: nn.Module) -> nn.Module:
 
 
 def teacher_code(bench: Bench, where: str, teacher: Teacher) -> list[str]:
-    """Hashes of the files that the teacher of the stage at `where` comes from; none where it is the network itself."""
-    where = f"{where}.teacher"
-    found = [sha256_file(path) for label, path in bench.inputs.items() if label.startswith(where) and path.is_file()]
+    """Hashes of the files that a stage's teacher comes from, `where` the stage's key; none of the network itself."""
+    key = f"{where}.teacher"
+    found = [sha256_file(path) for label, path in bench.inputs.items() if label.startswith(key) and path.is_file()]
     if not isinstance(teacher, TorchModel):
         return found
     from avcompress.models.loading import load_torch
 
     module = load_torch(teacher, bench.job.data_root, bench.job.recipe_path.parent)
-    return [*found, *module_code(module, bench.inputs.get(f"{where}.import_from"))]
+    return [*found, *module_code(module, bench.inputs.get(f"{key}.import_from"))]
+
+
+def default_losses(task: Task) -> tuple[Loss, ...]:
+    """Those between two networks of a task that need no labels."""
+    return (Response(kind="response"),) if isinstance(task, Detection) else (Soft(kind="soft", temperature=1.0),)
+
+
+def learns_labels(task: Task) -> bool:
+    """Whether there is a loss of labels for a task."""
+    return _label_loss_name(task) in _WITH_LABELS
+
+
+def _label_loss_name(task: Task) -> str:
+    return task.decode if isinstance(task, Detection) else "cross_entropy"
 
 
 def label_loss(bench: Bench, where: str, losses: Iterable[Loss], stage: LabelLoss) -> TaskLoss | None:
-    """The stage's loss or else the task's, where `losses` need one; raises RecipeError where there is none."""
+    """The loss of the stage at `where`, or else the task's, where `losses` need one.
+
+    Raises RecipeError where there is none.
+    """
     if not needs_labels(losses):
         return None
     if stage.loss is not None:
         return task_loss(bench, where, stage)
-    task = bench.recipe.task
-    name = task.decode if isinstance(task, Detection) else "cross_entropy"
+    name = _label_loss_name(bench.recipe.task)
     if name not in _WITH_LABELS:
         raise RecipeError(
             f"{where}.losses: expected losses without labels for decode: {name}, got `labels` or alpha above "

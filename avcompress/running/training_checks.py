@@ -21,14 +21,14 @@ def check_training(recipe: Recipe) -> None:
     for where, stage in all_stages(recipe):
         is_smaller |= isinstance(stage, Shrinking)
         if isinstance(stage, Training):
-            _check_log(where, stage)
+            require_log(where, stage)
         match stage:
             case Train():
                 _check_train(recipe, where, stage)
             case Distill():
                 _check_distill(recipe, where, stage, is_smaller)
             case Qat():
-                _check_qat(recipe, where, stage)
+                check_qat(recipe, where, stage)
             case Prune() | Sparsify():
                 _check_loss(recipe, where, stage)
     _check_labels(recipe)
@@ -42,7 +42,8 @@ def all_stages(recipe: Recipe) -> Iterator[tuple[str, Stage]]:
             yield f"stages[{index}].recover", stage.recover
 
 
-def _check_log(where: str, stage: Training) -> None:
+def require_log(where: str, stage: Training) -> None:
+    """Raise MissingError for a log that is not installed."""
     if stage.log is not None and importlib.util.find_spec(stage.log) is None:
         raise MissingError(
             f'{where}.log: expected {stage.log}, got none installed; pip install "avcompress[{stage.log}]"'
@@ -101,7 +102,8 @@ def _check_used(where: str, stage: Distill | Qat) -> None:
         )
 
 
-def _check_qat(recipe: Recipe, where: str, stage: Qat) -> None:
+def check_qat(recipe: Recipe, where: str, stage: Qat) -> None:
+    """Raise RecipeError for a loss that nothing uses, or a method that does not fit how the recipe's `ptq` quantizes."""
     _check_loss(recipe, where, stage)
     _check_used(where, stage)
     ptq = next(each for each in recipe.stages if isinstance(each, Ptq))

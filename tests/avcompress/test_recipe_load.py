@@ -102,7 +102,7 @@ def test_an_unknown_backend_is_answered_with_the_known_ones(tmp_path: Path) -> N
         (
             ("contract", "accuracy", 0),
             {"metric": "AP"},
-            "contract.accuracy[0]: expected `min`, `max`, `max_drop` or `max_drop_relative`",
+            "contract.accuracy[0]: expected `min`, `max`, `max_drop`, `max_drop_relative` or `min_gain`",
         ),
         (("stages",), [], "stages: "),
         (("data", "train"), [], "data.train: "),

@@ -10,6 +10,7 @@ from validation.page import accuracy, changes, layers, slices, verdict
 from validation.page.candidates import pareto
 from validation.page.latency import latency_blocks
 from validation.page.template import page_template
+from validation.page.versions import version_rows
 from validation.pictures import BOX_LEGEND, Picture
 from validation.report import Report, report_json
 
@@ -42,6 +43,7 @@ def render_html(report: Report, pictures: Sequence[Picture] = ()) -> str:
         notes=verdict.notes(report),
         figures=verdict.key_figures(report),
         lines=verdict.contract_lines(report),
+        versions=version_rows(report),
         main=main,
         family=family,
         engines=list(report.accuracy.engines),

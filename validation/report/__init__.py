@@ -31,6 +31,7 @@ from validation.report.model import (
     StageFacts,
     report_json,
 )
+from validation.report.update import DomainFacts, UpdateFacts
 from validation.report.values import Interval, Measured, Range
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "ComparisonFacts",
     "ContractLine",
     "Deadline",
+    "DomainFacts",
     "DriftFacts",
     "DriftLayer",
     "EngineFacts",
@@ -64,6 +66,7 @@ __all__ = [
     "SliceFacts",
     "SourceFacts",
     "StageFacts",
+    "UpdateFacts",
     "WorstImage",
     "report_json",
 ]
