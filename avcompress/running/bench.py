@@ -13,7 +13,6 @@ from avcompress.recipe import (
     AdaRound,
     Cast,
     CorrectBias,
-    DataSource,
     Dynamic,
     Engine,
     Equalize,
@@ -24,6 +23,7 @@ from avcompress.recipe import (
     Repairing,
     Shrinking,
     Smooth,
+    Sources,
     Stage,
     TrtEngine,
     WeightOnly,
@@ -127,7 +127,7 @@ def generated_step(part: str) -> str:
     return f"generate-{part}"
 
 
-def _open(job: Job, part: str, settings: DataSource, classes: tuple[str, ...]) -> Source:
+def _open(job: Job, part: str, settings: Sources, classes: tuple[str, ...]) -> Source:
     if isinstance(settings, GeneratedSource):
         return open_generated(job.out / "state" / generated_step(part), settings.count, classes)
     source = open_source(settings, job.data_root, classes)
