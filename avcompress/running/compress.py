@@ -194,7 +194,8 @@ def _run_stage(bench: Bench, index: int, stage: NetworkStage | Qat, before: Path
     if isinstance(stage, Qat):
         made = teacher_code(bench, index, stage.teacher)
         known = (bench.recipe.preprocess.model_dump(), images_of(bench).fingerprint, made)
-        return (qat_step(bench, index, stage, before, step_key("qat", _files(before), stage.model_dump(), *known)),)
+        key = step_key("qat", _files(before), stage.model_dump(), *known)
+        return (qat_step(bench, index, stage, before, key, made),)
     if isinstance(stage, Ptq):
         return _ptq(bench, index, stage, before)
     return (_step(bench, f"{index}-{stage.kind}", stage, before, None),)

@@ -7,9 +7,9 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from avcompress import ranks
+from avcompress import __version__, ranks
 from avcompress.checkpoint import load_decisions, save_decisions
 from avcompress.files import write_atomically
 from avcompress.recipe import FloatTraining
@@ -47,7 +47,7 @@ def train_stages(bench: Bench, artifact: Artifact, key: str, export: Export) -> 
             work, made = _work(bench, index, stage, artifact)
             preprocess, images = bench.recipe.preprocess.model_dump(), images_of(bench).fingerprint
             key = step_key(stage.kind, key, stage.model_dump(), preprocess, images, made)
-            artifact = _train(bench, index, stage, artifact, (key, work, export))
+            artifact = _train(bench, index, stage, artifact, _Task(key, work, made, export))
     return artifact, key
 
 
@@ -71,22 +71,28 @@ def _work(bench: Bench, index: int, stage: FloatTraining, artifact: Artifact) ->
     return work, loss_code(bench, index, stage)
 
 
-def _train(
-    bench: Bench, index: int, stage: FloatTraining, artifact: Artifact, how: tuple[str, Work, Export]
-) -> Artifact:
+class _Task(NamedTuple):
+    """One stage to train by: its step's key, what it does, the hashes of files it depends on, what exports it."""
+
+    key: str
+    work: Work
+    made: list[str]
+    export: Export
+
+
+def _train(bench: Bench, index: int, stage: FloatTraining, artifact: Artifact, task: _Task) -> Artifact:
     from avcompress.export import load_state_, state_to_safetensors
 
-    key, work, export = how
     name = f"{index}-{stage.kind}"
 
     def compute(folder: Path, track: Track) -> None:
-        with around(bench, name, stage, key, export, track) as surroundings:
-            trained = work(artifact, surroundings)
+        with around(bench, name, stage, task.made, task.export, track) as surroundings:
+            trained = task.work(artifact, surroundings)
         write_atomically(folder / WEIGHTS, state_to_safetensors(trained.model))
         save_decisions(trained, folder)
         write_atomically(folder / SKIPPED, json.dumps(images_of(bench).skipped))
 
-    folder = bench.step(name, f"{stage.kind}, {length(stage)}", key, compute, together=True)
+    folder = bench.step(name, f"{stage.kind}, {length(stage)}", task.key, compute, together=True)
     if ranks.leads():
         shutil.rmtree(under_way(bench, name), ignore_errors=True)
     load_state_(artifact.model, (folder / WEIGHTS).read_bytes())
@@ -105,21 +111,26 @@ def under_way(bench: Bench, name: str) -> Path:
 
 
 @contextlib.contextmanager
-def around(bench: Bench, name: str, stage: Training, key: str, export: Export, track: Track) -> Iterator[Around]:
+def around(bench: Bench, name: str, stage: Training, made: list[str], export: Export, track: Track) -> Iterator[Around]:
     """What surrounds the loop of a step that trains: checkpoints, the contract's metric, a log.
 
     Args:
         bench: of the run.
         name: of the step.
         stage: its settings.
-        key: of the step; a checkpoint of another one is refused.
+        made: hashes of the files that its loss and its teacher come from.
         export: makes the network whose metric counts.
         track: watches the steps.
     """
     from avcompress.train import Around, Store
     from avcompress.train.logs import opened_log
 
-    belongs = {"data": images_of(bench).fingerprint, "recipe, code or version of avcompress": key}
+    belongs = {
+        "data": images_of(bench).fingerprint,
+        "preprocess": bench.recipe.preprocess.model_dump(mode="json"),
+        "loss or teacher: its files have changed": made,
+        "version of avcompress": __version__,
+    }
     measure = judge(bench, export) if stage.validate_every is not None else None
     with contextlib.ExitStack() as stack:
         write = None

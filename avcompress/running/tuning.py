@@ -26,8 +26,17 @@ if TYPE_CHECKING:
     from avcompress.quant.stages.qat import Learner, Lesson
 
 
-def qat_step(bench: Bench, index: int, stage: Qat, before: Path, key: str) -> Path:
-    """Take the step of one stage on the artifact that lies in `before`; returns the folder of the new one."""
+def qat_step(bench: Bench, index: int, stage: Qat, before: Path, key: str, made: list[str]) -> Path:
+    """Take the step of one stage on the artifact that lies in `before`; returns the folder of the new one.
+
+    Args:
+        bench: of the run.
+        index: of the stage.
+        stage: its settings.
+        before: the folder of the step before.
+        key: of the step.
+        made: hashes of the files that its teacher comes from.
+    """
     require_torch("qat")
     from avcompress.quant.learning.qat_module import trained_artifact
     from avcompress.quant.stages.qat import network_of, qat
@@ -41,7 +50,7 @@ def qat_step(bench: Bench, index: int, stage: Qat, before: Path, key: str) -> Pa
             network: onnx.ModelProto = trained_artifact(artifact, network_of(module)).model
             return network
 
-        with around(bench, name, stage, key, export, track) as surroundings:
+        with around(bench, name, stage, made, export, track) as surroundings:
             done = qat(artifact, stage, samples, bench.recipe.preprocess, surroundings, lesson_of(bench, index, stage))
         save_artifact(done, folder)
         write_atomically(folder / SKIPPED, json.dumps(samples.skipped))
