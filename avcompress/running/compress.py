@@ -162,7 +162,7 @@ def _run_stage(bench: Bench, index: int, stage: NetworkStage | Qat, before: Path
         where = f"stages[{index}]"
         made = [*teacher_code(bench, where, stage.teacher), *loss_code(bench, where, stage)]
         key = step_key("qat", artifact_files(before), stage.model_dump(), *seen_by(bench), made)
-        return (qat_step(bench, index, stage, before, key),)
+        return (qat_step(bench, index, stage, before, key, made),)
     if isinstance(stage, Ptq):
         return _ptq(bench, index, stage, before)
     return (network_step(bench, f"{index}-{stage.kind}", stage, before, None),)

@@ -103,7 +103,7 @@ def _check_used(where: str, stage: Distill | Qat) -> None:
 
 
 def check_qat(recipe: Recipe, where: str, stage: Qat) -> None:
-    """Raise RecipeError for a loss that nothing uses, or a method that does not fit how the recipe's `ptq` quantizes."""
+    """Raise RecipeError for a loss that nothing uses, or a method that does not fit the recipe's `ptq`."""
     _check_loss(recipe, where, stage)
     _check_used(where, stage)
     ptq = next(each for each in recipe.stages if isinstance(each, Ptq))
