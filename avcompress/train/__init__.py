@@ -5,7 +5,7 @@ from avcompress.train.data import Dataset, Feed, batch_order, feed, load
 from avcompress.train.descent import average_, rate
 from avcompress.train.loop import Around, Trained, Turn, run_steps
 from avcompress.train.recovery import TaskLoss, Trainable, settled, train
-from avcompress.train.replay import count_old, replaying
+from avcompress.train.replay import old_places, replaying
 from avcompress.train.state import Store
 
 __all__ = [
@@ -19,10 +19,10 @@ __all__ = [
     "Turn",
     "average_",
     "batch_order",
-    "count_old",
     "feed",
     "load",
     "mirror",
+    "old_places",
     "rate",
     "replaying",
     "run_steps",
