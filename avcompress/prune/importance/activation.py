@@ -46,7 +46,7 @@ class _Means(fx.Interpreter):
     """Adds up, for every layer, the mean magnitude of each input."""
 
     def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)  # type: ignore[no-untyped-call]
+        super().__init__(module)
         self.layers = {node: weight for weight, node in layers_of(module)}
         self.found: dict[tuple[str, int], Array] = {}
 
