@@ -23,6 +23,7 @@ from avcompress.recipe import Cast, FloatTraining, Ptq, Recipe, Shrinking
 from avcompress.recipe_qat import Qat
 from avcompress.running.bench import Bench
 from avcompress.running.float_stages import count_float_steps, take_float_stages
+from avcompress.running.shrinking import read_prunings
 from avcompress.running.teaching import teacher_code
 from avcompress.running.training import SKIPPED, seen_by
 from avcompress.running.tuning import qat_step
@@ -31,6 +32,7 @@ from avcompress.spec import Artifact, Track
 from avcompress.state import step_key
 from calibration.batches import Batches
 from calibration.statistics_file import load_statistics, save_statistics
+from validation.report import Pruning
 
 STATISTICS = "calibration.stats"
 
@@ -40,6 +42,8 @@ class Compressed(NamedTuple):
 
     Attributes:
         reference: the float ONNX that accuracy drops are measured against.
+        smaller: the float ONNX that was made of it; None where nothing makes it smaller.
+        prunings: what the steps that removed channels tell.
         counterpart: the float ONNX that has the quantized one's tensors: after what prepared it for quantization.
         network: the quantized ONNX.
         artifact: the quantized network and what was decided about it.
@@ -49,6 +53,8 @@ class Compressed(NamedTuple):
     """
 
     reference: Path
+    smaller: Path | None
+    prunings: tuple[Pruning, ...]
     counterpart: Path
     network: Path
     artifact: Artifact
@@ -73,6 +79,8 @@ def compress(bench: Bench) -> Compressed:
         write_atomically(network, (folders[-1] / NETWORK).read_bytes())
     return Compressed(
         reference=floats.reference / NETWORK,
+        smaller=floats.network / NETWORK if floats.network != floats.reference else None,
+        prunings=read_prunings(floats.steps),
         counterpart=next((path for path in (folders[-1] / REFERENCE,) if path.exists()), floats.reference / NETWORK),
         network=network,
         artifact=load_artifact(folders[-1]),
