@@ -45,7 +45,8 @@ def labelled(network: onnx.ModelProto) -> Labelled:
     nodes = tuple(nodes_of(ready, shapes))
     for node in nodes:
         found = propagate(Step(node, known, shapes))
-        known.tensors.update((name, labels) for name, labels in zip(node.proto.output, found, strict=True) if name)
+        known.tensors.update((name, labels) for name, labels in zip(node.proto.output, found, strict=False) if name)
+    _protect_twofold_(known)
     outputs = tuple(value.name for value in ready.graph.output)
     for name in outputs:
         labels = known.tensors.get(name, known.constants.get((name, None)))
@@ -53,6 +54,15 @@ def labelled(network: onnx.ModelProto) -> Labelled:
             known.atoms.protect(labels, f"they are the network's output {name!r}")
     _make_rectangular_(known)
     return Labelled(nodes, outputs, shapes, known)
+
+
+def _protect_twofold_(known: Labelling) -> None:
+    """A constant that is a weight here and an operand by position there has two kinds of labels: both stay."""
+    by_position = {name for name, axis in known.constants if axis is None}
+    for (name, axis), labels in known.constants.items():
+        if axis is not None and name in by_position:
+            for claimed in (labels, known.constants[name, None]):
+                known.atoms.protect(claimed, f"the constant {name!r} is used in two ways")
 
 
 def _make_rectangular_(known: Labelling) -> None:

@@ -19,7 +19,7 @@ _READ_SEVERAL = WEIGHTED | {"Einsum", "LpNormalization", "ReduceL1", "ReduceL2",
 
 
 def masked(network: onnx.ModelProto, coupling: Coupling, removed: Removed) -> onnx.ModelProto:
-    """The network with masks of zeros and ones before whatever adds up several channels: removed ones count for nothing.
+    """The network with masks of zeros and ones before whatever adds up channels: removed ones count for nothing.
 
     It computes the same as `without` where no removed group is inexact. Node and tensor names stay; masks are added.
 

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from avcompress.prune.constant_sizes import nodes_of, with_constant_sizes
 from avcompress.prune.groups import Coupling, Group, Place, Removed
 from avcompress.prune.kept import Kept
-from avcompress.prune.resizing import Constants, resize_
+from avcompress.prune.node_sizes import Constants, resize_
 from avcompress.spec import ModelError
 from engines.norm_statistics import read_statistics, write_statistics_
 from engines.onnx_graph import check, drop_unused_initializers, infer_shapes, initializers, set_nodes_

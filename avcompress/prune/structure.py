@@ -86,7 +86,11 @@ def _lines(described: Json) -> str:
             parts.append(f" {json.dumps(key)}: {json.dumps(value)}")
             continue
         body = ",\n  ".join(items)
-        parts.append(f" {json.dumps(key)}: {opening}\n  {body}\n {closing}" if items else f" {json.dumps(key)}: {opening}{closing}")
+        parts.append(
+            f" {json.dumps(key)}: {opening}\n  {body}\n {closing}"
+            if items
+            else f" {json.dumps(key)}: {opening}{closing}"
+        )
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
@@ -207,6 +211,11 @@ def _network(described: Json, weights: Mapping[str, Array]) -> onnx.ModelProto:
     return helper.make_model(graph, ir_version=described["ir_version"], opset_imports=opsets)
 
 
+def _array(described: Json) -> Array:
+    values: Array = np.array(described["values"], np.dtype(described["dtype"])).reshape(described["shape"])
+    return values
+
+
 def _value(described: Json) -> onnx.ValueInfoProto:
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(described["dtype"]))
     return helper.make_tensor_value_info(described["name"], kind, described["shape"])
@@ -216,9 +225,8 @@ def _made(described: Json) -> onnx.NodeProto:
     node = helper.make_node(
         described["op"], described["inputs"], described["outputs"], described["name"], domain=described.get("domain")
     )
-    for name, value in described.get("attributes", {}).items():
-        if isinstance(value, dict):
-            value = numpy_helper.from_array(np.array(value["values"], np.dtype(value["dtype"])).reshape(value["shape"]))
+    for name, given in described.get("attributes", {}).items():
+        value = numpy_helper.from_array(_array(given)) if isinstance(given, dict) else given
         empty = onnx.AttributeProto.INTS if value == [] else None
         node.attribute.append(helper.make_attribute(name, value, attr_type=empty))
     for key, text in described.get("metadata", {}).items():

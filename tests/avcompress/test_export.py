@@ -329,7 +329,7 @@ def test_a_decision_by_the_images_values_is_refused_with_its_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "decision", [lambda x: x.shape[2] % 2, lambda x: torch.isnan(x).any(), lambda x: torch.ones(1) > 0]
+    "decision", [lambda x: x.shape[2] % 2, lambda x: torch.isnan(x).any(), lambda _: torch.ones(1) > 0]
 )
 def test_decisions_that_are_the_same_for_every_image_are_exported(decision: Callable[[Tensor], object]) -> None:
     module = Decides(decision).eval()

@@ -34,7 +34,7 @@ class Factor:
         """Whether channels lie along a letter."""
         if self.labels is None or letter not in self.letters:
             return False
-        return self.labels.shape[self.letters.index(letter)] > 1
+        return bool(self.labels.shape[self.letters.index(letter)] > 1)
 
 
 def contract(step: Step, operands: Sequence[Operand], letters: Sequence[str], result: str) -> Labels:

@@ -15,7 +15,7 @@ Block = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def reshape_blocks(before: Sequence[int], after: Sequence[int]) -> Iterator[Block]:
-    """Take a reshape apart: (1, C, H, W) to (1, 2, C/2, H, W) is (1) to (1), (C) to (2, C/2), (H) to (H), (W) to (W)."""
+    """Take a reshape apart: (1, C, H, W) to (1, 2, C/2, H * W) is (1) to (1), (C) to (2, C/2), (H, W) to (H * W)."""
     i = j = 0
     while i < len(before) or j < len(after):
         start, stop = i, j
@@ -59,17 +59,23 @@ def _concat(step: Step) -> tuple[Labels, ...]:
     parts = [step.part_of(operand) for operand in step.node.inputs if operand is not None]
     axis = step.node.axis(0)
     arrays = [expanded(part.labels, axis, part.shape[axis]) for part in parts]
-    sides = np.broadcast_shapes(*(a.shape[:axis] + (1,) + a.shape[axis + 1 :] for a in arrays))
+    sides = np.broadcast_shapes(*((*a.shape[:axis], 1, *a.shape[axis + 1 :]) for a in arrays))
     wide = [np.broadcast_to(a, (*sides[:axis], a.shape[axis], *sides[axis + 1 :])) for a in arrays]
     return (np.concatenate(wide, axis),)
 
 
 def _split(step: Step) -> tuple[Labels, ...]:
-    part, axis = step.part(0), step.node.axis(0)
-    sizes = [step.shape(index)[axis] for index in range(len(step.node.proto.output))]
-    if part.labels.shape[axis] == 1:
-        return (part.labels,) * len(sizes)
-    return tuple(np.split(part.labels, np.cumsum(sizes)[:-1], axis))
+    labels, axis, sizes = step.labels(0), step.node.axis(0), split_sizes(step.node)
+    if labels.shape[axis] == 1:
+        return (labels,) * len(sizes)
+    return tuple(np.split(labels, np.cumsum(sizes)[:-1], axis))
+
+
+def split_sizes(node: OnnxNode) -> list[int]:
+    """How long the parts of a Split are."""
+    size, parts = node.x.shape[node.axis(0)], int(node.attribute("num_outputs", len(node.proto.output)))
+    each = -(-size // parts)
+    return node.integers(1, "split") or [min(each, size - each * i) for i in range(parts)]
 
 
 def slices_of(node: OnnxNode) -> dict[int, slice]:

@@ -11,6 +11,7 @@ import torch
 from onnx import numpy_helper, parser
 
 from avcompress.export import to_onnx
+from avcompress.prune import channel_groups
 from engines.in_memory import open_model
 from engines.onnx_graph import copy, infer_shapes, name_nodes
 
@@ -38,6 +39,17 @@ def pytest_generate_tests(metafunc):
 def exported():
     """The ONNX export of a network of either zoo by name, its normalization kept where asked to; a copy."""
     return lambda name, keep_norms=False: copy(_exported(name, keep_norms))
+
+
+@cache
+def _coupling(name, keep_norms):
+    return channel_groups(_exported(name, keep_norms))
+
+
+@pytest.fixture
+def coupled():
+    """What channel_groups finds in such an export; computed once."""
+    return lambda name, keep_norms=False: _coupling(name, keep_norms)
 
 
 @pytest.fixture

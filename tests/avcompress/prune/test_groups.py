@@ -58,9 +58,7 @@ def test_a_concat_gives_each_input_its_share_of_what_reads_it(net):
 def test_the_parts_of_a_split_are_groups_of_their_own_under_one_layer(net):
     nodes = """a = Conv (x, wa) l, r = Split <axis = 1> (a, sizes) b = Conv (r, wb) c = Concat <axis = 1> (l, b, r)
         y = Conv (c, wy)"""
-    coupling = channel_groups(
-        net(nodes, {"wa": (7, 3, 1, 1), "sizes": [3, 4], "wb": (2, 4, 1, 1), "wy": (4, 9, 1, 1)})
-    )
+    coupling = channel_groups(net(nodes, {"wa": (7, 3, 1, 1), "sizes": [3, 4], "wb": (2, 4, 1, 1), "wy": (4, 9, 1, 1)}))
 
     assert [(group.name, len(group.channels)) for group in coupling.groups] == [
         ("Conv_0", 3),
@@ -188,7 +186,9 @@ def test_of_few_groups_of_a_group_normalization_the_same_positions_go(net):
 @pytest.mark.parametrize(("groups", "positions", "exact"), [(4, (2, 3), True), (2, (1, 5), False)])
 def test_the_operator_of_group_normalization_is_coupled_alike(net, groups, positions, exact):
     nodes = f"a = Conv (x, wa) n = GroupNormalization <num_groups = {groups}> (a, s, b) y = Conv (n, wy)"
-    (group,) = channel_groups(net(nodes, {"wa": (8, 3, 1, 1), "s": (8,), "b": (8,), "wy": (4, 8, 1, 1)}, opset=21)).groups
+    (group,) = channel_groups(
+        net(nodes, {"wa": (8, 3, 1, 1), "s": (8,), "b": (8,), "wy": (4, 8, 1, 1)}, opset=21)
+    ).groups
 
     assert places(group, 1)["wa", 0] == places(group, 1)["s", 0] == positions
     assert (group.inexact == ()) == exact
@@ -288,7 +288,11 @@ def test_every_output_of_several_is_protected(net):
     ("nodes", "outputs", "reason"),
     [
         ("y = Softmax <axis = 1> (a)", "float[1,6,8,8] y", "Softmax 'Softmax_1' runs over them"),
-        ("s = Add (a, a6) y = Conv (s, wy)", "float[1,4,8,8] y", "Add 'Add_2' joins them with values that have to stay"),
+        (
+            "s = Add (a, a6) y = Conv (s, wy)",
+            "float[1,4,8,8] y",
+            "Add 'Add_2' joins them with values that have to stay",
+        ),
         ("b = ArgMax <axis = 1> (a) y = Cast <to = 1> (b)", "float[1,1,8,8] y", "ArgMax 'ArgMax_1' picks among them"),
         ("y = ReduceMax <axes = [1]> (a)", "float[1,1,8,8] y", "they are the network's output 'y'"),
         ("y = CumSum (a, one) ", "float[1,6,8,8] y", "CumSum 'CumSum_1' adds them up one after the other"),
@@ -334,15 +338,17 @@ def test_channels_that_a_grouped_layer_ties_altogether_are_named(net):
 def test_a_quantized_network_is_refused(net):
     nodes = "q = QuantizeLinear (x, s) d = DequantizeLinear (q, s) y = Conv (d, wy)"
 
-    with pytest.raises(ModelError, match=r"QuantizeLinear_0.*expected a float network, got a quantized one; prune before"):
+    with pytest.raises(
+        ModelError, match=r"QuantizeLinear_0.*expected a float network, got a quantized one; prune before"
+    ):
         channel_groups(net(nodes, {"s": np.array(0.1, np.float32), "wy": (4, 3, 1, 1)}))
 
 
 # --- what holds for every architecture
 
 
-def test_every_layer_of_an_architecture_is_in_a_group_or_is_said_to_be_fixed(prunable, exported):
-    coupling = channel_groups(exported(prunable))
+def test_every_layer_of_an_architecture_is_in_a_group_or_is_said_to_be_fixed(prunable, exported, coupled):
+    coupling = coupled(prunable)
 
     grouped = {name for group in coupling.groups for name in (*group.producers, *group.readers)}
     fixed = {one.layer for one in coupling.fixed}
@@ -353,10 +359,10 @@ def test_every_layer_of_an_architecture_is_in_a_group_or_is_said_to_be_fixed(pru
     assert all(one.reason for one in coupling.fixed)
 
 
-def test_channels_of_a_group_are_disjoint_and_lie_in_the_same_tensors(prunable, exported):
+def test_channels_of_a_group_are_disjoint_and_lie_in_the_same_tensors(prunable, coupled):
     taken = set()
     names = set()
-    for group in channel_groups(exported(prunable)).groups:
+    for group in coupled(prunable).groups:
         names.add(group.name)
         kinds = {tuple((p.tensor, p.axis, len(p.positions)) for p in channel.places) for channel in group.channels}
         assert len(kinds) == 1
@@ -365,4 +371,4 @@ def test_channels_of_a_group_are_disjoint_and_lie_in_the_same_tensors(prunable, 
             mine = {(p.tensor, p.axis, position) for p in channel.places for position in p.positions}
             assert not mine & taken
             taken |= mine
-    assert len(names) == len(channel_groups(exported(prunable)).groups)
+    assert len(names) == len(coupled(prunable).groups)

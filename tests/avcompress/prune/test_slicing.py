@@ -99,7 +99,9 @@ def test_a_constant_that_another_node_reads_is_copied(net, constants, run):
     model = net(nodes, given, "float[1,4,8,8] y, float[1,4,8,8] z")
     small = without(model, channel_groups(model), {"Conv_0": (1,)})
 
-    sizes = {node.name: constants(small)[node.input[1]].tolist() for node in small.graph.node if node.op_type == "Reshape"}
+    sizes = {
+        node.name: constants(small)[node.input[1]].tolist() for node in small.graph.node if node.op_type == "Reshape"
+    }
     assert sizes == {"Reshape_2": [1, 3, 8, 8], "Reshape_3": [1, 4, 8, 8]}
     run(small, np.zeros((1, 3, 8, 8), np.float32))
 
@@ -158,6 +160,14 @@ def test_a_pad_along_channels_adds_or_drops_what_is_left(net, run, pads):
         assert apart(run(without(model, coupling, removed), image), run(masked(model, coupling, removed), image)) < 1e-5
 
 
+def test_a_single_channel_that_is_left_is_not_squeezed_away(net, run):
+    nodes = "a = Conv (x, wa) p = GlobalAveragePool (a) s = Squeeze (p) y = MatMul (s, wy)"
+    model = net(nodes, {"wa": (5, 3, 1, 1), "wy": (5, 4)}, "float[4] y")
+    small = without(model, channel_groups(model), {"Conv_0": (0, 1, 2, 4)})
+
+    assert run(small, np.ones((1, 3, 8, 8), np.float32))[0].shape == (4,)
+
+
 def test_what_batch_norm_left_at_a_convolution_is_sliced_with_it(net, node_of):
     nodes = "a = Conv (x, wa) n = BatchNormalization (a, s, b, m, v) r = Relu (n) y = Conv (r, wy)"
     given = {"wa": (6, 3, 1, 1), "s": (6,), "b": np.arange(6.0), "m": (6,), "v": np.ones(6), "wy": (4, 6, 1, 1)}
@@ -183,9 +193,8 @@ def test_sizes_that_the_network_computes_are_followed(net, run):
 # --- on every architecture
 
 
-def holds(model, image, run, seed):
+def holds(model, coupling, image, run, seed):
     """What is asked of every network: equal to the masked one, finite, and the same in torch."""
-    coupling = channel_groups(model)
     rng = np.random.default_rng(seed)
     exact = some(coupling, rng, exact=True)
     reference = run(masked(model, coupling, exact), image)
@@ -202,22 +211,25 @@ def holds(model, image, run, seed):
     assert set(names) <= {node.name for node in model.graph.node}
 
 
-def test_a_pruned_architecture_is_the_masked_one_and_its_import(prunable, exported, image, run):
-    holds(exported(prunable, keep_norms=len(prunable) % 2 == 0), image, run, seed=len(prunable))
+def test_a_pruned_architecture_is_the_masked_one_and_its_import(prunable, exported, coupled, image, run):
+    norms = len(prunable) % 2 == 0
+    holds(exported(prunable, norms), coupled(prunable, norms), image, run, seed=len(prunable))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
-def test_whatever_is_removed_of_an_architecture_is_as_if_masked(prunable, exported, image, run, seed):
-    holds(exported(prunable, keep_norms=seed % 2 == 0), image, run, seed)
+def test_whatever_is_removed_of_an_architecture_is_as_if_masked(prunable, exported, coupled, image, run, seed):
+    norms = seed % 2 == 0
+    holds(exported(prunable, norms), coupled(prunable, norms), image, run, seed)
 
 
 @given(data=st.data())
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_channels_of_a_network_with_everything_may_go(data, exported, image, run):
-    name = data.draw(st.sampled_from(["shufflenet_v2", "strided", "regnet", "subpixel", "ghostnet", "einsum_attention"]))
-    model = exported(name)
-    coupling = channel_groups(model)
+def test_any_channels_of_a_network_with_everything_may_go(data, exported, coupled, image, run):
+    name = data.draw(
+        st.sampled_from(["shufflenet_v2", "strided", "regnet", "subpixel", "ghostnet", "einsum_attention"])
+    )
+    model, coupling = exported(name), coupled(name)
     removed = {
         group.name: tuple(
             data.draw(st.lists(st.integers(0, len(group.channels) - 1), unique=True, max_size=len(group.channels) - 1))
@@ -225,12 +237,13 @@ def test_any_channels_of_a_network_with_everything_may_go(data, exported, image,
         for group in coupling.groups
     }
 
-    assert apart(run(without(model, coupling, removed), image), run(masked(model, coupling, removed), image)) < TOLERANCE
+    assert (
+        apart(run(without(model, coupling, removed), image), run(masked(model, coupling, removed), image)) < TOLERANCE
+    )
 
 
-def test_all_but_one_channel_of_every_group_may_go(prunable, exported, image, run):
-    model = exported(prunable)
-    coupling = channel_groups(model)
+def test_all_but_one_channel_of_every_group_may_go(prunable, exported, coupled, image, run):
+    model, coupling = exported(prunable), coupled(prunable)
     removed = {group.name: tuple(range(1, len(group.channels))) for group in coupling.groups}
 
     outputs = run(without(model, coupling, removed), image)

@@ -72,7 +72,9 @@ class ShuffleDown(nn.Module):
 
 def shufflenet_v2():
     """Split, shuffle, split again: the more often, the fewer channels are free to go."""
-    return chain(ConvBn(3, 16, 3, 2), ShuffleDown(16, 32), ShuffleUnit(32), ShuffleUnit(32), ConvBn(32, 48, 1), Head(48))
+    return chain(
+        ConvBn(3, 16, 3, 2), ShuffleDown(16, 32), ShuffleUnit(32), ShuffleUnit(32), ConvBn(32, 48, 1), Head(48)
+    )
 
 
 class ShuffleGrouped(nn.Module):
@@ -81,7 +83,10 @@ class ShuffleGrouped(nn.Module):
     def __init__(self, channels, groups):
         super().__init__()
         self.groups = groups
-        self.one, self.two = ConvBn(channels, channels, 1, groups=groups), ConvBn(channels, channels, 1, groups=groups, act=None)
+        self.one, self.two = (
+            ConvBn(channels, channels, 1, groups=groups),
+            ConvBn(channels, channels, 1, groups=groups, act=None),
+        )
         self.depthwise = ConvBn(channels, channels, 3, groups=channels, act=None)
 
     def forward(self, x):
@@ -424,7 +429,9 @@ class Ssd(nn.Module):
         one = self.one(x)
         scaled = self.scale.view(1, -1, 1, 1) * F.normalize(one)
         maps = scaled, self.two(one)
-        boxes = [head(m).permute(0, 2, 3, 1).reshape(m.size(0), -1, 4) for m, head in zip(maps, self.boxes, strict=True)]
+        boxes = [
+            head(m).permute(0, 2, 3, 1).reshape(m.size(0), -1, 4) for m, head in zip(maps, self.boxes, strict=True)
+        ]
         scores = [
             head(m).permute(0, 2, 3, 1).contiguous().view(m.size(0), -1, self.classes)
             for m, head in zip(maps, self.scores, strict=True)
@@ -464,7 +471,8 @@ class BiFpn(nn.Module):
         self.lateral = nn.ModuleList(ConvBn(n, width, 1, act=None) for n in (12, 20, 28))
         self.weights = nn.ParameterList(nn.Parameter(torch.rand(n) + 0.5) for n in (2, 2, 3, 2))
         self.convs = nn.ModuleList(
-            chain(nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False), ConvBn(width, width, 1)) for _ in range(4)
+            chain(nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False), ConvBn(width, width, 1))
+            for _ in range(4)
         )
         self.last = nn.Conv2d(width, 5, 1)
 
@@ -492,14 +500,16 @@ class CenterNet(nn.Module):
         self.stem = chain(ConvBn(3, 12, 3, 2), ConvBn(12, 20, 3, 2))
         self.up = nn.ConvTranspose2d(20, 20, 4, 2, 1, groups=20, bias=False)
         self.grouped = nn.ConvTranspose2d(20, 12, 2, 2, groups=2)
-        self.heads = nn.ModuleDict({k: chain(ConvBn(12, 14), nn.Conv2d(14, n, 1)) for k, n in (("heat", 3), ("size", 2))})
+        self.heads = nn.ModuleDict(
+            {k: chain(ConvBn(12, 14), nn.Conv2d(14, n, 1)) for k, n in (("heat", 3), ("size", 2))}
+        )
 
     def forward(self, x):
         y = F.relu(self.grouped(F.relu(self.up(self.stem(x)))))
         heat = self.heads["heat"](y).sigmoid()
         peaks = heat * (F.max_pool2d(heat, 3, 1, 1) == heat).float()
-        best, place = peaks.flatten(1).topk(5)
-        return {"best": best, "place": place, "size": self.heads["size"](y), "class": peaks.argmax(1)}
+        # Not where they are: of peaks of one height the rounding decides.
+        return {"best": peaks.flatten(1).topk(5)[0], "size": self.heads["size"](y)}
 
 
 # --- segmenters
@@ -545,7 +555,10 @@ class HrNet(nn.Module):
     def __init__(self, classes=5):
         super().__init__()
         self.stem, self.down = ConvBn(3, 16, 3, 2), ConvBn(16, 24, 3, 2)
-        self.high, self.low = nn.ModuleList(_small.Basic(16, 16) for _ in range(2)), nn.ModuleList(_small.Basic(24, 24) for _ in range(2))
+        self.high, self.low = (
+            nn.ModuleList(_small.Basic(16, 16) for _ in range(2)),
+            nn.ModuleList(_small.Basic(24, 24) for _ in range(2)),
+        )
         self.to_low = nn.ModuleList(ConvBn(16, 24, 3, 2, act=None) for _ in range(2))
         self.to_high = nn.ModuleList(ConvBn(24, 16, 1, act=None) for _ in range(2))
         self.last = nn.Conv2d(40, classes, 1)
@@ -728,9 +741,16 @@ class SegFormer(nn.Module):
         self.reduce = nn.ModuleList(nn.Conv2d(n, n, 2, 2) for n in widths)
         self.q, self.proj = (nn.ModuleList(nn.Linear(n, n) for n in widths) for _ in range(2))
         self.kv = nn.ModuleList(nn.Linear(n, 2 * n) for n in widths)
-        self.up, self.down = nn.ModuleList(nn.Linear(n, 3 * n) for n in widths), nn.ModuleList(nn.Linear(3 * n, n) for n in widths)
+        self.up, self.down = (
+            nn.ModuleList(nn.Linear(n, 3 * n) for n in widths),
+            nn.ModuleList(nn.Linear(3 * n, n) for n in widths),
+        )
         self.depthwise = nn.ModuleList(nn.Conv2d(3 * n, 3 * n, 3, padding=1, groups=3 * n) for n in widths)
-        self.decode, self.fuse, self.last = nn.ModuleList(nn.Linear(n, 16) for n in widths), ConvBn(32, 16, 1), nn.Conv2d(16, 5, 1)
+        self.decode, self.fuse, self.last = (
+            nn.ModuleList(nn.Linear(n, 16) for n in widths),
+            ConvBn(32, 16, 1),
+            nn.Conv2d(16, 5, 1),
+        )
 
     def attend(self, i, x, size):
         b, n, c = x.shape

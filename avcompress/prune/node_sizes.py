@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from avcompress.onnx_import.operand import OnnxNode, normalized
 from avcompress.prune.kept import Kept, Mask
-from avcompress.prune.rules.moving import slices_of
+from avcompress.prune.rules.moving import slices_of, split_sizes
 from avcompress.spec import Array
 from engines.onnx_graph import fresh, initializers, use_counts
 
@@ -107,6 +107,18 @@ def _reshape_(edit: Edit) -> None:
     edit.set_input_(1, sizes)
 
 
+def _squeeze_(edit: Edit) -> None:
+    """Without axes it drops all that are of one: a single channel that is left would be."""
+    node = edit.node
+    if node.integers(1, "axes") is not None:
+        return
+    axes = [axis for axis, size in enumerate(node.x.shape) if size == 1]
+    if node.opset < 13:
+        edit.set_attribute_("axes", axes)
+    else:
+        edit.set_input_(1, axes)
+
+
 def _expand_(edit: Edit) -> None:
     asked = edit.node.integers(1) or []
     after = edit.size_after[len(edit.size_after) - len(asked) :]
@@ -118,8 +130,11 @@ def _tile_(edit: Edit) -> None:
 
 
 def _split_(edit: Edit) -> None:
-    axis = edit.node.axis(0)
-    sizes = [edit.kept.shape(name)[axis] for name in edit.new.output]
+    stay = edit.kept.along(edit.node.x.name, edit.node.axis(0))
+    if stay is None:
+        return
+    ends = np.cumsum(split_sizes(edit.node))[:-1]
+    sizes = [int(part.sum()) for part in np.split(stay, ends)]
     edit.drop_attribute_("num_outputs")
     if edit.node.opset < 13:
         edit.set_attribute_("split", sizes)
@@ -236,5 +251,6 @@ _CHANGES: dict[str, Callable[[Edit], None]] = {
     "Resize": _resize_,
     "Slice": _slice_,
     "Split": _split_,
+    "Squeeze": _squeeze_,
     "Tile": _tile_,
 }
