@@ -68,8 +68,12 @@ def growing_channels(
         rise: the schedule.
         scores_of: the importance of the channels of a module at that time; by default the squares of its weights.
         prefix: of the parameters' names in what is trained, as "student.".
+
+    Raises RecipeError, before anything is trained, for a rule that does not fit the network or the schedule.
     """
     places = _places(module, coupling, prefix)
+    alike = {name: np.ones(count) for name, count in places.counts.items()}
+    select(coupling, alike, replace(rule, ratio=rise.final))
 
     def masks(trained: nn.Module) -> Masks:
         return _masks(trained, places, _gone(trained, places))

@@ -12,6 +12,7 @@ arXiv:1905.12558.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +55,7 @@ class _Response:
     def __call__(self, outputs: Any, _targets: Any) -> Tensor:
         parts = [self._part(output) for output in _floats(outputs)]
         total: Tensor = torch.stack(parts).sum()
-        return total / float(len(parts)) ** 0.5
+        return total / math.sqrt(len(parts))
 
     def _part(self, output: Tensor) -> Tensor:
         values = output.float()

@@ -11,6 +11,7 @@ from avcompress.prune.growing import gone, growing_channels
 from avcompress.prune.schedule import Rise
 from avcompress.prune.selection import Selection
 from avcompress.recipe_training import Train
+from avcompress.spec import RecipeError
 from avcompress.train import Around, Store, run_steps
 
 WIDTH, STEPS = 8, 12
@@ -113,6 +114,18 @@ def test_a_bias_that_is_zero_learns_where_its_channel_is_not_gone(chain, coupled
 
     bias = trained.get_parameter(trained.meta["parameters"]["first.bias"])
     assert int((bias != 0).sum()) == 4
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (Selection(0.1, alignment=16), r"expected at most the 8 channels of layer 'first', got 16"),
+        (Selection(0.1, floor=0.8), r"prune.floor: expected at most 0.5, which the ratio of 0.5 leaves"),
+    ],
+)
+def test_a_rule_that_does_not_fit_is_refused_before_anything_is_trained(network, coupled, rule, message):
+    with pytest.raises(RecipeError, match=message):
+        growing_channels(import_onnx(network), coupled, rule, RISE)
 
 
 def test_parameters_may_lie_deeper_in_what_is_trained(network, coupled):
