@@ -175,11 +175,13 @@ def _check_recipe(recipe: Recipe) -> None:
     parse_corruptions(recipe.validation.corruptions)
     check_labelled("data.validation", recipe.data.validation, recipe.task)
     backends = [engine.backend for engine in recipe.target.engines]
-    for index, term in enumerate(recipe.contract.latency):
-        if term.engine not in backends:
+    terms = [(f"contract.latency[{i}]", term.engine) for i, term in enumerate(recipe.contract.latency)]
+    terms += [(f"contract.speedup[{i}]", term.engine) for i, term in enumerate(recipe.contract.speedup)]
+    for key, named in terms:
+        if named not in backends:
             raise RecipeError(
-                f"contract.latency[{index}].engine: expected one of target.engines ({', '.join(backends)}), got "
-                f"{term.engine!r}; add it there, or name another"
+                f"{key}.engine: expected one of target.engines ({', '.join(backends)}), got "
+                f"{named!r}; add it there, or name another"
             )
 
 

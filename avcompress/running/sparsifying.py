@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from avcompress.recipe_prune import Sparsify
-from avcompress.running.choosing import Chooser, made_by, may_change, refuse_unmatched
+from avcompress.running.choosing import Chooser, Made, made_by, may_change, refuse_unmatched
 from avcompress.running.training import Growth
 from avcompress.running.zeros import sparse_line
 from avcompress.spec import Artifact, Track
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from avcompress.train import Zeros
 
 
-def sparsify(chooser: Chooser[Sparsify], artifact: Artifact, track: Track) -> Artifact:
-    """The artifact of the network whose least important weights are zero; it knows which they are.
+def sparsify(chooser: Chooser[Sparsify], artifact: Artifact, track: Track) -> Made:
+    """The network whose least important weights are zero; the artifact knows which they are.
 
     Raises RecipeError for patterns that no layer has, ModelError where no weight can be sparse.
     """
@@ -39,7 +39,7 @@ def sparsify(chooser: Chooser[Sparsify], artifact: Artifact, track: Track) -> Ar
         masks = unstructured(scores, stage.share, stage.scope)
     sparse = {**artifact.sparse, **dict.fromkeys(names, stage.pattern)}
     done = replace(artifact, model=apply_masks(network, masks), sparse=sparse)
-    return replace(done, log=(*artifact.log, sparse_line(done)))
+    return Made(replace(done, log=(*artifact.log, sparse_line(done))))
 
 
 def growing(chooser: Chooser[Sparsify]) -> Growth:

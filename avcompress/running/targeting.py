@@ -1,8 +1,12 @@
-"""How many channels a target's kernels compute together: the widths that a pruned layer had better have."""
+"""What pruning has to know of a recipe's targets: the widths that their kernels like, and whose latency counts."""
 
 from __future__ import annotations
 
-from avcompress.recipe import Engine, Ptq, Recipe, TrtEngine
+from collections.abc import Sequence
+
+from avcompress.recipe import Engine, Ptq, Recipe, RtxEngine, TrtEngine
+from avcompress.recipe_prune import Prune
+from avcompress.spec import RecipeError
 from engines.profile_load import load_profile
 
 CPU = 8
@@ -26,3 +30,16 @@ def _of_engine(engine: Engine, precision: str) -> int:
         on_dla = engine.dla is not None and profile.dla is not None
         known |= profile.dla.channel_alignment if on_dla and profile.dla else profile.channel_alignment
     return int(known[precision])
+
+
+def engine_of(engines: Sequence[Engine], stage: Prune, where: str) -> Engine:
+    """The engine whose latency counts; raises RecipeError where none of those that can be built here runs here, too."""
+    running = [engine for engine in engines if not isinstance(engine, RtxEngine)]
+    named = [engine for engine in running if stage.backend in {None, engine.backend}]
+    if not named:
+        got = ", ".join(engine.backend for engine in engines) or "none"
+        raise RecipeError(
+            f"{where}.backend: expected {stage.backend or 'an engine'} among target.engines, one that runs here, got "
+            f"{got}; add it there, or name another"
+        )
+    return named[0]
