@@ -24,11 +24,12 @@ def alignment_of(recipe: Recipe) -> int:
 def _of_engine(engine: Engine, precision: str) -> int:
     if engine.backend in {"ort", "openvino"}:
         return CPU
-    known = dict(GPU)
+    known: dict[str, int] = dict(GPU)
     if isinstance(engine, TrtEngine) and engine.target is not None:
         profile = load_profile(engine.target).profile
         on_dla = engine.dla is not None and profile.dla is not None
-        known |= profile.dla.channel_alignment if on_dla and profile.dla else profile.channel_alignment
+        aligned = profile.dla.channel_alignment if on_dla and profile.dla else profile.channel_alignment
+        known.update((str(name), channels) for name, channels in aligned.items())
     return int(known[precision])
 
 
