@@ -46,12 +46,12 @@ def require_root(data_root: Path) -> None:
         raise RecipeError(f"--data-root: expected a folder, got {got} at {data_root}; give the folder of the data")
 
 
-def check_labelled(label: str, source: DataSource, task: Task) -> None:
-    """Raise RecipeError unless a source has the kind of labels that the task needs."""
+def check_labelled(label: str, source: DataSource, task: Task, remedy: str = "give labelled images") -> None:
+    """Raise RecipeError, which ends with the remedy, unless a source has the kind of labels that the task needs."""
     wanted = "boxes" if isinstance(task, Detection) else "masks"
     if _labels(source) != wanted:
         got = f"{source.format!r} with {_labels(source) or 'no labels'}"
-        raise RecipeError(f"{label}: expected a format with {wanted} for {task.kind}, got {got}; give labelled images")
+        raise RecipeError(f"{label}: expected a format with {wanted} for {task.kind}, got {got}; {remedy}")
 
 
 def _required(recipe: Recipe, inputs: dict[str, Path]) -> dict[str, Path]:

@@ -35,9 +35,11 @@ def check_training(recipe: Recipe) -> None:
 
 def _check_labels(recipe: Recipe) -> None:
     """A user's own loss may do without labels, and so do most of distillation's."""
-    if any(_learns_labels(stage) for stage in recipe.stages if isinstance(stage, Training)):
-        part = "calibration" if recipe.data.train is None else "train"
-        check_labelled(f"data.{part}", recipe.data.train or recipe.data.calibration, recipe.task)
+    part = "calibration" if recipe.data.train is None else "train"
+    for index, stage in enumerate(recipe.stages):
+        if isinstance(stage, Training) and _learns_labels(stage):
+            remedy = f"give labelled images, or stages[{index}] ({stage.kind}) losses that need no labels"
+            check_labelled(f"data.{part}", recipe.data.train or recipe.data.calibration, recipe.task, remedy)
 
 
 def _learns_labels(stage: Training) -> bool:
