@@ -257,14 +257,15 @@ def test_a_student_with_several_outputs_learns_at_the_one_that_the_recipe_names(
 
 
 LABELS = {"losses": [{"kind": "soft", "alpha": 0.3}]}
-UNLABELLED = r"data\.train: expected a format with masks for segmentation, got 'images' with no labels; give labelled"
+UNLABELLED = r"data\.train: expected a format with masks for segmentation, got 'images' with no labels; give labelled "
+UNLABELLED += r"images, or stages\[{}\] \({}\) losses that need no labels"
 
 
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
-        ([{**DISTILL, **LABELS}], UNLABELLED),
-        ([{"kind": "ptq"}, {**QAT, "losses": [{"kind": "labels"}]}], UNLABELLED),
+        ([{**DISTILL, **LABELS}], UNLABELLED.format(0, "distill")),
+        ([{"kind": "ptq"}, {**QAT, "losses": [{"kind": "labels"}]}], UNLABELLED.format(1, "qat")),
         ([{**DISTILL, "teacher": "self"}], r"stages\[0\]\.teacher: expected another network, got self"),
         (
             [{**DISTILL, "teacher": "self", **LABELS, "losses": [*LABELS["losses"], {"kind": "mutual"}]}],
