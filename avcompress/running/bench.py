@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,9 +27,11 @@ from avcompress.recipe import (
     WeightOnly,
 )
 from avcompress.recipe_distill import Distill
+from avcompress.recipe_lowrank import Factorize
 from avcompress.recipe_prune import Prune, Sparsify
 from avcompress.recipe_qat import Qat
 from avcompress.recipe_training import Train
+from avcompress.running.targeting import engine_of
 from avcompress.running.training_checks import check_training
 from avcompress.spec import MissingError, RecipeError, Track
 from avcompress.state import State
@@ -114,6 +116,7 @@ def prepare(job: Job, watch: Watch) -> Bench:
     calibration = open_source(recipe.data.calibration, job.data_root, classes)
     train = open_source(recipe.data.train, job.data_root, classes) if recipe.data.train else None
     _check_contract(recipe, classes)
+    _check_clocks(recipe, engines)
     for source in filter(None, (calibration, validation, train)):
         next(iter(source))  # a mask or an image of the wrong kind is found before the work
     return Bench(job, watch, State(job.out / "state"), engines, classes, calibration, validation, train, inputs, notes)
@@ -143,6 +146,13 @@ def _engines(recipe: Recipe) -> tuple[tuple[Engine, ...], list[str]]:
     if not usable:
         raise MissingError("target.engines: expected one that this machine has, got none; add `ort` or `openvino`")
     return tuple(usable), notes
+
+
+def _check_clocks(recipe: Recipe, engines: Sequence[Engine]) -> None:
+    """Every stage that measures latency has an engine to measure it on."""
+    for index, stage in enumerate(recipe.stages):
+        if isinstance(stage, Factorize) or (isinstance(stage, Prune) and stage.ratio is None):
+            engine_of(engines, stage.backend, f"stages[{index}]")
 
 
 def _check_contract(recipe: Recipe, classes: tuple[str, ...]) -> None:
@@ -214,14 +224,14 @@ def _misplaced(stage: Stage, before: Stage) -> str:
 
 _ONCE = frozenset({2, 5})
 _ORDER = (
-    "order them: train, distill, prune and sparsify as you like, equalize, smooth, one of ptq, dynamic or weight_only, "
-    "what repairs, qat, cast"
+    "order them: train, distill, prune, factorize and sparsify as you like, equalize, smooth, one of ptq, dynamic or "
+    "weight_only, what repairs, qat, cast"
 )
 
 
 def _rank(stage: Stage) -> int:
     match stage:
-        case Train() | Distill() | Prune() | Sparsify():
+        case Train() | Distill() | Prune() | Factorize() | Sparsify():
             return 0
         case Equalize() | Smooth():
             return 1

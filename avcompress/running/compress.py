@@ -23,7 +23,7 @@ from avcompress.recipe import Cast, FloatTraining, Ptq, Recipe, Shrinking
 from avcompress.recipe_qat import Qat
 from avcompress.running.bench import Bench
 from avcompress.running.float_stages import count_float_steps, take_float_stages
-from avcompress.running.shrinking import read_prunings
+from avcompress.running.shrinking import FACTORIZED, read_factorizations, read_prunings
 from avcompress.running.teaching import teacher_code
 from avcompress.running.training import SKIPPED, seen_by
 from avcompress.running.tuning import qat_step
@@ -32,7 +32,7 @@ from avcompress.spec import Artifact, Track
 from avcompress.state import step_key
 from calibration.batches import Batches
 from calibration.statistics_file import load_statistics, save_statistics
-from validation.report import Pruning
+from validation.report import Factorization, Pruning
 
 STATISTICS = "calibration.stats"
 
@@ -43,7 +43,7 @@ class Compressed(NamedTuple):
     Attributes:
         reference: the float ONNX that accuracy drops are measured against.
         smaller: the float ONNX that was made of it; None where nothing makes it smaller.
-        prunings: what the steps that removed channels tell.
+        prunings, factorizations: what the steps tell that removed channels, or took layers apart.
         counterpart: the float ONNX that has the quantized one's tensors: after what prepared it for quantization.
         network: the quantized ONNX.
         artifact: the quantized network and what was decided about it.
@@ -55,6 +55,7 @@ class Compressed(NamedTuple):
     reference: Path
     smaller: Path | None
     prunings: tuple[Pruning, ...]
+    factorizations: tuple[Factorization, ...]
     counterpart: Path
     network: Path
     artifact: Artifact
@@ -81,6 +82,7 @@ def compress(bench: Bench) -> Compressed:
         reference=floats.reference / NETWORK,
         smaller=floats.network / NETWORK if floats.network != floats.reference else None,
         prunings=read_prunings(floats.steps),
+        factorizations=read_factorizations(floats.steps),
         counterpart=next((path for path in (folders[-1] / REFERENCE,) if path.exists()), floats.reference / NETWORK),
         network=network,
         artifact=load_artifact(folders[-1]),
@@ -108,10 +110,11 @@ def _logs(folders: list[Path]) -> dict[str, tuple[str, ...]]:
     return added
 
 
-def _skipped(bench: Bench, floats: tuple[Path, ...], folders: list[Path]) -> dict[str, tuple[str, ...]]:
+def _skipped(bench: Bench, steps: tuple[Path, ...], folders: list[Path]) -> dict[str, tuple[str, ...]]:
     """By role, the images left out in the folders of the float stages' steps, and of those after them."""
+    floats = [folder for folder in steps if not folder.name.endswith(FACTORIZED)]
     learned = [*floats, *(folder for folder in folders if folder.name.endswith("-qat"))]
-    others = [folder for folder in folders if folder not in learned]
+    others = [folder for folder in (*steps, *folders) if folder not in learned]
     if bench.train is None:
         return {"train": (), "calibration": _read_skipped([*learned, *others])}
     return {"train": _read_skipped(learned), "calibration": _read_skipped(others)}
