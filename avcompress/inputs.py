@@ -17,20 +17,18 @@ from avcompress.recipe import (
     Ptq,
     Recipe,
     SceneSource,
-    Shrinking,
     Sources,
     Stage,
     Task,
 )
 from avcompress.recipe_distill import Distill
 from avcompress.recipe_network import Network, OnnxModel, TorchModel
-from avcompress.recipe_prune import Importance, Prune, ScoreFile, ScoreFunction
+from avcompress.recipe_prune import Importance, Prune, ScoreFile, ScoreFunction, Sparsify
 from avcompress.recipe_qat import Qat
 from avcompress.recipe_training import LabelLoss
 from avcompress.spec import RecipeError
 
 _KEYS = ("images", "labels", "tags")
-_PARTS = ("train", "calibration", "validation")
 
 
 class _Input(NamedTuple):
@@ -123,7 +121,7 @@ def _inputs(recipe: Recipe, recipe_folder: Path, data_root: Path) -> Iterator[_I
     for index, stage in enumerate(recipe.stages):
         where = f"stages[{index}]"
         yield from _stage_inputs(where, stage, recipe_folder, data_root)
-        if isinstance(stage, Shrinking) and stage.recover is not None:
+        if isinstance(stage, Prune | Sparsify) and stage.recover is not None:
             yield from _stage_inputs(f"{where}.recover", stage.recover, recipe_folder, data_root)
 
 

@@ -13,6 +13,7 @@ from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, Positi
 from avcompress.contract import Contract, Measure, Validation
 from avcompress.frozen import Fraction, Model
 from avcompress.recipe_distill import Distill, Generation
+from avcompress.recipe_lowrank import Factorize
 from avcompress.recipe_network import Network
 from avcompress.recipe_prune import Prune, Sparsify
 from avcompress.recipe_qat import Qat
@@ -319,7 +320,7 @@ Repairing = CorrectBias | AdaRound | Reconstruct
 
 FloatTraining = Train | Distill
 """Stages that train the float network."""
-Shrinking = Prune | Sparsify
+Shrinking = Prune | Sparsify | Factorize
 """Stages that make the float network smaller; with those that train it, before all others."""
 
 Stage = Annotated[

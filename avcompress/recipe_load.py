@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -20,7 +21,14 @@ from avcompress.yaml_file import Kind, Location, complaint, compose, line_of, pl
 TAG_KEYS = ("format", "kind", "backend")
 FORMS = ("alone", "listed")
 """The tags of one source and of several, which no key of the file holds."""
-KEY_TAGS = {"onnx": "file", "factory": "module", "file": "scores", "function": "code"}
+KEY_TAGS = {
+    "onnx": "file",
+    "factory": "module",
+    "file": "scores",
+    "function": "code",
+    "energy": "energy",
+    "speedup": "speedup",
+}
 """The tags of models that are told apart by a key that they have."""
 M = TypeVar("M", bound=Model)
 
@@ -84,10 +92,10 @@ def _without_tags(loc: Location, data: Any) -> Location:
     """A pydantic location without the union tags that it holds beside real keys."""
     kept: list[str | int] = []
     fresh = True  # the tag, where there is one, comes right after a value is entered
-    for item in loc:
+    for item, following in itertools.zip_longest(loc, loc[1:]):
         if item in FORMS:
             continue
-        if fresh and isinstance(data, Mapping) and _is_tag(item, data):
+        if fresh and isinstance(data, Mapping) and (_is_tag(item, data) or _names_itself(item, following, data)):
             fresh = False
             continue
         if isinstance(item, str) and isinstance(data, str):  # one of several values, or else a mapping
@@ -102,6 +110,11 @@ def _is_tag(item: str | int, data: Mapping[str, Any]) -> bool:
     return item in [data.get(key) for key in TAG_KEYS] or (item in KEY_TAGS.values() and item not in data)
 
 
+def _names_itself(item: str | int, following: str | int | None, data: Mapping[str, Any]) -> bool:
+    """Whether a model is called after the key that tells it: {energy: 0.9} is `energy`, and so is its key."""
+    return item == following and not isinstance(data.get(item), Mapping | list)
+
+
 def _enter(data: Any, item: str | int) -> Any:
     if isinstance(data, Mapping):
         return data.get(item)
@@ -113,7 +126,7 @@ def _enter(data: Any, item: str | int) -> Any:
 def _nearest(loc: Location, model: type[Model]) -> str:
     """The valid key that comes nearest to the last item of `loc`."""
     place = loc[:-1]
-    if place[-1:] in {("module",), ("code",)}:  # taken for one only because there is no `onnx`, or no `file`
+    if place[-1:] in {("module",), ("code",), ("energy",)}:  # taken for one only because another's key is not there
         place = place[:-1]
     keys = sorted({key for found in _models_at(place, model) for key in found.model_fields})
     close = difflib.get_close_matches(str(loc[-1]), keys, n=1, cutoff=0.5)

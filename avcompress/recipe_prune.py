@@ -53,7 +53,7 @@ class Choosing(LabelLoss):
         description="what gradients are of: response: the outputs themselves, without labels; own: the torch module's "
         "`targets` and `loss`; or one of those of `train`",
     )
-    include: tuple[str, ...] = Field(("*",), description="fnmatch patterns of nodes' names: the layers concerned")
+    layers: tuple[str, ...] = Field(("*",), description="fnmatch patterns of nodes' names: the layers concerned")
     exclude: tuple[str, ...] = Field((), description="the same, of layers to leave as they are")
     images: PositiveInt = Field(64, description="training images, spread over the set, that importance is measured on")
     seed: NonNegativeInt = Field(0, description="of what is random in it")
@@ -84,7 +84,7 @@ class Prune(Choosing):
     backend: Literal["ort", "openvino", "trt"] | None = Field(
         None, description="which of target.engines latency is measured on; default: the first that runs here"
     )
-    alignment: PositiveInt | None = Field(
+    align: PositiveInt | None = Field(
         None,
         description="layers keep a multiple of so many channels; default: what the target's kernels want, 8 on CPUs, "
         "32 in INT8 and 8 in FP16 on GPUs, unless the target's profile says otherwise",

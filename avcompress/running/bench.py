@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,9 +29,11 @@ from avcompress.recipe import (
     WeightOnly,
 )
 from avcompress.recipe_distill import Distill
+from avcompress.recipe_lowrank import Factorize
 from avcompress.recipe_prune import Prune, Sparsify
 from avcompress.recipe_qat import Qat
 from avcompress.recipe_training import Train
+from avcompress.running.targeting import engine_of
 from avcompress.running.training_checks import check_training
 from avcompress.spec import MissingError, RecipeError, Track
 from avcompress.state import State
@@ -118,6 +120,7 @@ def prepare(job: Job, watch: Watch) -> Bench:
     calibration = _open(job, "calibration", recipe.data.calibration, classes)
     train = _open(job, "train", recipe.data.train, classes) if recipe.data.train else None
     _check_contract(recipe, classes)
+    _check_clocks(recipe, engines)
     state = State(job.out / "state")
     return Bench(job, watch, state, engines, classes, calibration, validation, train, inputs, notes)
 
@@ -160,6 +163,13 @@ def usable_engines(recipe: Recipe) -> tuple[tuple[Engine, ...], list[str]]:
     if not usable:
         raise MissingError("target.engines: expected one that this machine has, got none; add `ort` or `openvino`")
     return tuple(usable), notes
+
+
+def _check_clocks(recipe: Recipe, engines: Sequence[Engine]) -> None:
+    """Every stage that measures latency has an engine to measure it on."""
+    for index, stage in enumerate(recipe.stages):
+        if isinstance(stage, Factorize) or (isinstance(stage, Prune) and stage.ratio is None):
+            engine_of(engines, stage.backend, f"stages[{index}]")
 
 
 def _check_contract(recipe: Recipe, classes: tuple[str, ...]) -> None:
@@ -231,14 +241,14 @@ def _misplaced(stage: Stage, before: Stage) -> str:
 
 _ONCE = frozenset({2, 5})
 _ORDER = (
-    "order them: train, distill, prune and sparsify as you like, equalize, smooth, one of ptq, dynamic or weight_only, "
-    "what repairs, qat, cast"
+    "order them: train, distill, prune, factorize and sparsify as you like, equalize, smooth, one of ptq, dynamic or "
+    "weight_only, what repairs, qat, cast"
 )
 
 
 def _rank(stage: Stage) -> int:
     match stage:
-        case Train() | Distill() | Prune() | Sparsify():
+        case Train() | Distill() | Prune() | Factorize() | Sparsify():
             return 0
         case Equalize() | Smooth():
             return 1

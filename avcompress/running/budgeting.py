@@ -56,15 +56,15 @@ def take_budget(chooser: Chooser[Prune], name: str, dense_ms: float | None, part
     from avcompress.prune.latency.table import load_table, save_table
 
     bench, stage = chooser.bench, chooser.stage
-    engine = engine_of(bench.engines, stage, chooser.where)
+    engine = engine_of(bench.engines, stage.backend, chooser.where)
     network = deployed(chooser.model.whole(chooser.model.artifact.model))
     digest = structure_digest(network)
 
     def compute(folder: Path, track: Track) -> None:
         free = concerned(channel_groups(network), stage, chooser.where)
-        save_table(measure_table(network, free, engine, stage.alignment or 1, track), folder / TABLE)
+        save_table(measure_table(network, free, engine, stage.align or 1, track), folder / TABLE)
 
-    patterns = (stage.include, stage.exclude, stage.alignment)
+    patterns = (stage.layers, stage.exclude, stage.align)
     key = step_key("latency", digest, engine.model_dump(exclude={"required"}), patterns, runtime_versions())
     folder = bench.step(name, f"time widths, {engine.backend}", key, compute, still=True)
     now = load_table(folder / TABLE, digest).designs[0].total_ms
@@ -134,4 +134,4 @@ def _problem(
         return predictor.total_ms(every)
 
     chosen = replace(free, groups=tuple(free.groups[index] for index in scored))
-    return Problem(chosen, scores, clock, stage.alignment or 1, stage.floor), table.designs[0].total_ms
+    return Problem(chosen, scores, clock, stage.align or 1, stage.floor), table.designs[0].total_ms

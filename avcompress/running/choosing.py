@@ -20,7 +20,7 @@ from avcompress.running.teaching import images_of
 from avcompress.spec import Artifact, ModelError, RecipeError, Track, untracked
 from calibration.part import take_part
 from calibration.source import Source
-from validation.report import Pruning
+from validation.report import Factorization, Pruning
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,10 +33,10 @@ BATCH = 8
 
 
 class Made(NamedTuple):
-    """What a step that makes a network smaller gives: the artifact, and what the report tells of the channels."""
+    """What a step that makes a network smaller gives: the artifact, and what the report tells of it."""
 
     artifact: Artifact
-    facts: Pruning | None = None
+    facts: Pruning | Factorization | None = None
 
 
 S = TypeVar("S", bound=Choosing)
@@ -165,14 +165,14 @@ def concerned(coupling: Coupling, stage: Choosing, where: str) -> Coupling:
         reasons = "; ".join(f"{fixed.layer}: {fixed.reason}" for fixed in coupling.fixed[:3])
         raise RecipeError(
             f"{where}: expected layers whose channels can be removed, got none ({reasons or 'all are excluded'}); mend "
-            "include and exclude, or leave the stage out"
+            "layers and exclude, or leave the stage out"
         )
     return replace(coupling, groups=groups)
 
 
 def refuse_unmatched(layers: Sequence[str], stage: Choosing, where: str) -> None:
     """Raise RecipeError for a pattern of a stage that none of the layers has."""
-    for key in ("include", "exclude"):
+    for key in ("layers", "exclude"):
         for pattern in getattr(stage, key):
             if not _fits(layers, (pattern,)):
                 close = get_close_matches(pattern.strip("*"), layers, 3, 0.0)
@@ -184,7 +184,7 @@ def refuse_unmatched(layers: Sequence[str], stage: Choosing, where: str) -> None
 
 def may_change(layers: Sequence[str], stage: Choosing) -> bool:
     """Whether the stage's patterns let layers change that go together: one that is left as it is keeps all of them."""
-    return _fits(layers, stage.include) and not _fits(layers, stage.exclude)
+    return _fits(layers, stage.layers) and not _fits(layers, stage.exclude)
 
 
 def _fits(layers: Sequence[str], patterns: Sequence[str]) -> bool:

@@ -24,7 +24,7 @@ from avcompress.recipe import Cast, FloatTraining, GeneratedSource, Ptq, Recipe,
 from avcompress.recipe_qat import Qat
 from avcompress.running.bench import Bench
 from avcompress.running.float_stages import count_float_steps, take_float_stages
-from avcompress.running.shrinking import read_prunings
+from avcompress.running.shrinking import FACTORIZED, read_factorizations, read_prunings
 from avcompress.running.task_loss import loss_code
 from avcompress.running.teaching import teacher_code
 from avcompress.running.training import SKIPPED, seen_by
@@ -34,7 +34,7 @@ from avcompress.spec import Artifact, Track
 from avcompress.state import step_key
 from calibration.batches import Batches
 from calibration.statistics_file import load_statistics, save_statistics
-from validation.report import Pruning
+from validation.report import Factorization, Pruning
 
 STATISTICS = "calibration.stats"
 
@@ -58,7 +58,7 @@ class Compressed(NamedTuple):
         logs: what each step said, by the step's name.
         skipped: by role, train and calibration, the images left out because they cannot be read.
         smaller: the float ONNX that was made of it; None where nothing makes it smaller.
-        prunings: what the steps that removed channels tell.
+        prunings, factorizations: what the steps tell that removed channels, or took layers apart.
         calibration: the file of statistics that the ranges of activations follow from, and how; None without any.
         updated_from: the sha256 of the network that this one is an update of; empty of a run.
     """
@@ -72,6 +72,7 @@ class Compressed(NamedTuple):
     skipped: Mapping[str, tuple[str, ...]]
     smaller: Path | None = None
     prunings: tuple[Pruning, ...] = ()
+    factorizations: tuple[Factorization, ...] = ()
     calibration: Calibrated | None = None
     updated_from: str = ""
 
@@ -91,6 +92,7 @@ def compress(bench: Bench) -> Compressed:
     return made._replace(
         smaller=floats.network / NETWORK if floats.network != floats.reference else None,
         prunings=read_prunings(floats.steps),
+        factorizations=read_factorizations(floats.steps),
         logs=_logs([*floats.steps, *folders[1:]]),
         skipped=_skipped(bench, floats.steps, folders[1:]),
         calibration=_calibrated(bench),
@@ -149,10 +151,11 @@ def _logs(folders: list[Path]) -> dict[str, tuple[str, ...]]:
     return added
 
 
-def _skipped(bench: Bench, floats: tuple[Path, ...], folders: list[Path]) -> dict[str, tuple[str, ...]]:
+def _skipped(bench: Bench, steps: tuple[Path, ...], folders: list[Path]) -> dict[str, tuple[str, ...]]:
     """By role, the images left out in the folders of the float stages' steps, and of those after them."""
+    floats = [folder for folder in steps if not folder.name.endswith(FACTORIZED)]
     learned = [*floats, *(folder for folder in folders if folder.name.endswith("-qat"))]
-    others = [folder for folder in folders if folder not in learned]
+    others = [folder for folder in (*steps, *folders) if folder not in learned]
     if bench.train is None:
         return {"train": (), "calibration": read_skipped([*learned, *others])}
     return {"train": read_skipped(learned), "calibration": read_skipped(others)}

@@ -157,7 +157,7 @@ def faded(chooser: Chooser[Prune], artifact: Artifact, track: Track) -> Made:  #
 def _rule(stage: Prune, ratio: float) -> Selection:
     from avcompress.prune.selection import Selection
 
-    return Selection(ratio, stage.scope, stage.alignment or 1, floor=stage.floor)
+    return Selection(ratio, stage.scope, stage.align or 1, floor=stage.floor)
 
 
 def _without(artifact: Artifact, coupling: Coupling, removed: Removed) -> Artifact:

@@ -19,7 +19,7 @@ from engines.built import LAYERS, MODEL, Built
 from engines.layer_map import compare, read_counts
 from engines.layer_times import LayerTimes
 from engines.planned import plan_in
-from validation.report import EngineFacts, LayerCounts, Provenance, SmallerFacts, SourceFacts
+from validation.report import EngineFacts, LayerCounts, Provenance, SourceFacts
 from validation.report.facts import layer_times
 
 
@@ -63,19 +63,12 @@ def run_background(
         logs=compressed.logs,
         inputs={label: str(path) for label, path in bench.inputs.items()},
         notes=(*bench.notes, *notes),
-        smaller=_smaller(compressed, dense_times),
+        smaller=smaller_facts(compressed, {name: layer_times(found) for name, found in dense_times.items()}),
         provenance=Provenance(
             seeds={"bootstrap and corruptions": bench.recipe.validation.seed},
             networks={"float": sha256_file(compressed.reference), "compressed": sha256_file(compressed.network)},
         ),
     )
-
-
-def _smaller(compressed: Compressed, dense_times: Mapping[str, LayerTimes]) -> SmallerFacts | None:
-    if compressed.smaller is None:
-        return None
-    times = {name: layer_times(found) for name, found in dense_times.items()}
-    return smaller_facts(compressed.reference, compressed.smaller, compressed.prunings, times)
 
 
 def _engines(bench: Bench, results: tuple[EngineResult, ...]) -> Iterator[EngineFacts]:

@@ -7,32 +7,36 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from typing_extensions import assert_never
 
 from avcompress.checkpoint import load_decisions, save_decisions
 from avcompress.files import sha256_file, write_atomically
 from avcompress.recipe import FloatTraining, Shrinking
+from avcompress.recipe_lowrank import Factorize
 from avcompress.recipe_prune import Prune, Sparsify
 from avcompress.running.bench import Bench
 from avcompress.running.budgeting import TABLE, take_budget
 from avcompress.running.choosing import Chooser, Made, made_by
+from avcompress.running.factorizing import factorize
 from avcompress.running.float_model import FloatModel, as_graph, smaller
 from avcompress.running.pruning import Part, faded, fading, prune
 from avcompress.running.sparsifying import growing, sparsify
-from avcompress.running.targeting import alignment_of
+from avcompress.running.targeting import alignment_of, engine_of
 from avcompress.running.teaching import images_of
 from avcompress.running.training import SKIPPED, Place, seen_by, train_step
 from avcompress.spec import Artifact, Track
 from avcompress.state import step_key
-from validation.report import Pruning
+from validation.machine import runtime_versions
+from validation.report import Factorization, Pruning
 
 Taken = tuple[FloatModel, tuple[Path, ...]]
 """The network after a stage, and the folders of its steps."""
 Make = Callable[[Artifact, Track], Made]
 """What a step does to the artifact of a whole ONNX network."""
-FACTS = "pruning.json"
+PRUNING, FACTORIZATION = "pruning.json", "factorization.json"
+FACTORIZED = "-factorize"
+"""How the names of steps end that see the calibration images, not those to learn from."""
 
 
 def shrink(bench: Bench, index: int, stage: Shrinking, model: FloatModel) -> Taken:
@@ -40,6 +44,8 @@ def shrink(bench: Bench, index: int, stage: Shrinking, model: FloatModel) -> Tak
     match stage:
         case Prune():
             return _prune(bench, index, stage, model)
+        case Factorize():
+            return _factorize(bench, index, stage, model)
         case Sparsify():
             return _sparsify(bench, index, stage, model)
         case _:
@@ -53,7 +59,7 @@ def count_steps(stage: Shrinking) -> int:
             if stage.schedule == "during_training":
                 return 2
             return stage.parts * (1 + (stage.ratio is None) + (stage.recover is not None))
-        case Sparsify():
+        case Sparsify() | Factorize():
             return 1
         case _:
             assert_never(stage)
@@ -61,13 +67,19 @@ def count_steps(stage: Shrinking) -> int:
 
 def read_prunings(folders: Iterable[Path]) -> tuple[Pruning, ...]:
     """What the steps among these tell of the channels that they removed."""
-    found = (folder / FACTS for folder in folders)
+    found = (folder / PRUNING for folder in folders)
     return tuple(Pruning.model_validate_json(path.read_bytes()) for path in found if path.exists())
 
 
+def read_factorizations(folders: Iterable[Path]) -> tuple[Factorization, ...]:
+    """What the steps among these tell of the layers that they took apart."""
+    found = (folder / FACTORIZATION for folder in folders)
+    return tuple(Factorization.model_validate_json(path.read_bytes()) for path in found if path.exists())
+
+
 def _prune(bench: Bench, index: int, stage: Prune, model: FloatModel) -> Taken:
-    alignment = stage.alignment or alignment_of(bench.recipe)
-    chooser = Chooser(bench, f"stages[{index}]", stage.model_copy(update={"alignment": alignment}), model)
+    align = stage.align or alignment_of(bench.recipe)
+    chooser = Chooser(bench, f"stages[{index}]", stage.model_copy(update={"align": align}), model)
     if stage.schedule == "during_training" and stage.recover is not None:
         return _prune_in_training(chooser, index, stage.recover)
     folders: list[Path] = []
@@ -93,7 +105,8 @@ def _prune_once(chooser: Chooser[Prune], name: str, part: Part) -> tuple[FloatMo
     known = [stage.model_dump(exclude={"recover"}), part.number, seen_by(chooser.bench), made_by(chooser)]
     known += [] if budget is None else [budget.goal_ms, sha256_file(budget.folder / TABLE)]
     key = step_key("prune", chooser.model.key, *known)
-    return _step(chooser, (name, f"prune ({_goal(stage)})"), key, partial(prune, chooser, part), budget is not None)
+    names = (name, f"prune ({_goal(stage)})")
+    return _step(chooser.bench, chooser.model, names, key, partial(prune, chooser, part), still=budget is not None)
 
 
 def _prune_in_training(chooser: Chooser[Prune], index: int, recover: FloatTraining) -> Taken:
@@ -103,8 +116,18 @@ def _prune_in_training(chooser: Chooser[Prune], index: int, recover: FloatTraini
     place = Place(f"{chooser.where}.recover", f"{index}-recover")
     model, trained = train_step(chooser.bench, place, recover, graph, growth)
     names = (f"{index}-prune", "cut out what has faded")
-    model, cut = _step(replace(chooser, model=model), names, step_key("faded", model.key), partial(faded, chooser))
-    return model, (trained, cut)
+    cut, folder = _step(chooser.bench, model, names, step_key("faded", model.key), partial(faded, chooser))
+    return cut, (trained, folder)
+
+
+def _factorize(bench: Bench, index: int, stage: Factorize, model: FloatModel) -> Taken:
+    engine = engine_of(bench.engines, stage.backend, f"stages[{index}]")
+    images = (bench.recipe.preprocess.model_dump(), bench.calibration.fingerprint)
+    known = (stage.model_dump(), engine.model_dump(exclude={"required"}), images, runtime_versions())
+    names = (f"{index}{FACTORIZED}", f"factorize ({stage.method})")
+    make = partial(factorize, bench, f"stages[{index}]", stage)
+    factorized, folder = _step(bench, model, names, step_key("factorize", model.key, *known), make, still=True)
+    return factorized, (folder,)
 
 
 def _sparsify(bench: Bench, index: int, stage: Sparsify, model: FloatModel) -> Taken:
@@ -113,7 +136,7 @@ def _sparsify(bench: Bench, index: int, stage: Sparsify, model: FloatModel) -> T
     if stage.recover is None:
         key = step_key("sparsify", model.key, stage.model_dump(), seen_by(bench), made_by(chooser))
         title = f"sparsify ({stage.pattern}, {100 * stage.share:g} %)"
-        sparse, folder = _step(chooser, (name, title), key, partial(sparsify, chooser))
+        sparse, folder = _step(bench, model, (name, title), key, partial(sparsify, chooser))
         return sparse, (folder,)
     graph = as_graph(model)
     growth = growing(replace(chooser, model=graph))
@@ -128,12 +151,11 @@ def _goal(stage: Prune) -> str:
 
 
 def _step(
-    chooser: Chooser[Any], names: tuple[str, str], key: str, make: Make, still: bool = False
+    bench: Bench, model: FloatModel, names: tuple[str, str], key: str, make: Make, still: bool = False
 ) -> tuple[FloatModel, Path]:
     """Take a step that makes another network of one; `names`: its own, and what it is called while it runs."""
     from avcompress.prune import load_structure, save_structure
 
-    bench, model = chooser.bench, chooser.model
     name, title = names
 
     def compute(folder: Path, track: Track) -> None:
@@ -141,9 +163,10 @@ def _step(
         save_structure(done.artifact.model, folder)
         save_decisions(done.artifact, folder)
         if done.facts is not None:
-            facts = done.facts.model_copy(update={"step": title})
-            write_atomically(folder / FACTS, facts.model_dump_json(indent=1))
-        write_atomically(folder / SKIPPED, json.dumps(images_of(bench).skipped))
+            file = PRUNING if isinstance(done.facts, Pruning) else FACTORIZATION
+            write_atomically(folder / file, done.facts.model_copy(update={"step": title}).model_dump_json(indent=1))
+        images = bench.calibration if name.endswith(FACTORIZED) else images_of(bench)
+        write_atomically(folder / SKIPPED, json.dumps(images.skipped))
 
     folder = bench.step(name, title, key, compute, still=still)
     return smaller(model, load_decisions(folder, load_structure(folder)), key), folder

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from avcompress.running.compress import Compressed
 from engines.onnx_graph import fold_batch_norms, initializers, is_weighted, macs, parameters, shapes
-from validation.report import LayerTime, LayerWidth, Pruning, SmallerFacts
+from validation.report import LayerTime, LayerWidth, SmallerFacts
 
 
-def smaller_facts(
-    reference: Path, smaller: Path, prunings: Sequence[Pruning], times: Mapping[str, tuple[LayerTime, ...]]
-) -> SmallerFacts:
-    """Hold the smaller network against the float network that drops are measured against; both are float ONNX files.
+def smaller_facts(compressed: Compressed, times: Mapping[str, tuple[LayerTime, ...]]) -> SmallerFacts | None:
+    """Hold the smaller network against the float network that drops are measured against; None where there is none.
 
-    `prunings` are what the steps that removed channels said, `times` by engine those of the reference's layers.
+    `times` are by engine those of the reference's layers.
     """
-    before, after = (fold_batch_norms(onnx.load(path)) for path in (reference, smaller))
+    if compressed.smaller is None:
+        return None
+    before, after = (fold_batch_norms(onnx.load(path)) for path in (compressed.reference, compressed.smaller))
+    prunings = compressed.prunings
     fixed = {layer: reason for pruning in reversed(prunings) for layer, reason in pruning.fixed.items()}
     layers = tuple(_layers(before, after, fixed))
     return SmallerFacts(
@@ -29,7 +30,8 @@ def smaller_facts(
         parameters_before=parameters(before),
         parameters_after=parameters(after),
         layers=layers,
-        prunings=tuple(prunings),
+        prunings=prunings,
+        factorizations=compressed.factorizations,
         layer_times=dict(times),
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from avcompress.recipe import Engine, Ptq, Recipe, RtxEngine, TrtEngine
-from avcompress.recipe_prune import Prune
 from avcompress.spec import RecipeError
 from engines.profile_load import load_profile
 
@@ -33,14 +32,14 @@ def _of_engine(engine: Engine, precision: str) -> int:
     return int(known[precision])
 
 
-def engine_of(engines: Sequence[Engine], stage: Prune, where: str) -> Engine:
-    """The engine whose latency counts; raises RecipeError where none of those that can be built here runs here, too."""
+def engine_of(engines: Sequence[Engine], backend: str | None, where: str) -> Engine:
+    """The engine whose latency counts, the first one that runs here where none is named; raises RecipeError."""
     running = [engine for engine in engines if not isinstance(engine, RtxEngine)]
-    named = [engine for engine in running if stage.backend in {None, engine.backend}]
+    named = [engine for engine in running if backend in {None, engine.backend}]
     if not named:
-        got = ", ".join(engine.backend for engine in engines) or "none"
+        got = ", ".join(engine.backend for engine in engines)
         raise RecipeError(
-            f"{where}.backend: expected {stage.backend or 'an engine'} among target.engines, one that runs here, got "
+            f"{where}.backend: expected {backend or 'an engine'} among target.engines, one that runs here, got "
             f"{got}; add it there, or name another"
         )
     return named[0]

@@ -38,7 +38,7 @@ def all_stages(recipe: Recipe) -> Iterator[tuple[str, Stage]]:
     """The stages with their places, those within others too: stages[1].recover."""
     for index, stage in enumerate(recipe.stages):
         yield f"stages[{index}]", stage
-        if isinstance(stage, Shrinking) and stage.recover is not None:
+        if isinstance(stage, Prune | Sparsify) and stage.recover is not None:
             yield f"stages[{index}].recover", stage.recover
 
 

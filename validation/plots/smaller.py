@@ -124,8 +124,8 @@ def _strip(axes: Axes, row: int, group: Ranked) -> None:
     axes.fill_between(x, base, top, where=x >= group.kept - 1e-9, color=LINE, linewidth=0)
     if group.kept < 1:
         axes.plot([group.kept, group.kept], [row - 0.45, row + 0.45], color=MUTED, linewidth=1.0)
+        paper = {"boxstyle": "square,pad=0.1", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.7}
         axes.annotate(
             f"{100 * group.kept:.0f} %", (group.kept, row), (3, 0), textcoords="offset points", va="center",
-            color=MUTED, fontsize=8,
-            bbox={"boxstyle": "square,pad=0.1", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.7},
+            color=MUTED, fontsize=8, bbox=paper,
         )  # fmt: skip

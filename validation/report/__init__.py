@@ -32,7 +32,15 @@ from validation.report.model import (
     StageFacts,
     report_json,
 )
-from validation.report.smaller import GroupImportance, LatencyGoal, LayerWidth, Pruning, SmallerFacts
+from validation.report.smaller import (
+    Factor,
+    Factorization,
+    GroupImportance,
+    LatencyGoal,
+    LayerWidth,
+    Pruning,
+    SmallerFacts,
+)
 from validation.report.update import DomainFacts, UpdateFacts
 from validation.report.values import Interval, Measured, Range
 
@@ -48,6 +56,8 @@ __all__ = [
     "DriftFacts",
     "DriftLayer",
     "EngineFacts",
+    "Factor",
+    "Factorization",
     "GroupImportance",
     "Histogram",
     "Interval",

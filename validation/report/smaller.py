@@ -51,6 +51,30 @@ class Pruning(Model):
     goal: LatencyGoal | None = Field(None, description="null where a share of channels was to go")
 
 
+class Factor(Model):
+    """A layer that was taken apart into a product of smaller ones."""
+
+    layer: str = Field(description="the node's name; its parts are NAME/first ... NAME/last")
+    method: str = Field(description="svd, spatial_svd, tucker2 or cp")
+    ranks: tuple[int, ...] = Field(description="of the product; two of tucker2, of inputs and outputs")
+    macs_before: int = Field(description="multiply-accumulates of the layer")
+    macs_after: int = Field(description="of its parts")
+    error: float = Field(description="share of the variance of its output that was lost, before any training")
+    ms_before: float = Field(description="time of the layer alone")
+    ms_after: float = Field(description="time of its parts alone")
+
+
+class Factorization(Model):
+    """One step that took layers apart."""
+
+    step: str = Field(description="what the step does, as in `stages`")
+    engine: str = Field(description="what latency was measured on")
+    before_ms: float = Field(description="what the network took, without pre- and post-processing")
+    after_ms: float = Field(description="what it takes, measured in turns with the one before")
+    layers: tuple[Factor, ...] = Field(description="those that were taken apart, in graph order")
+    left: dict[str, str] = Field(default_factory=dict, description="layer -> why it stays as it is")
+
+
 class SmallerFacts(Model):
     """The network that quantization was given beside the float network that drops are measured against."""
 
@@ -60,6 +84,7 @@ class SmallerFacts(Model):
     parameters_after: int = Field(description="in the smaller one's")
     layers: tuple[LayerWidth, ...] = Field(description="every weighted layer, in graph order")
     prunings: tuple[Pruning, ...] = Field((), description="the steps that removed channels")
+    factorizations: tuple[Factorization, ...] = Field((), description="the steps that took layers apart")
     layer_times: dict[str, tuple[LayerTime, ...]] = Field(
         default_factory=dict,
         description="by engine: the time of every layer of the float network, to go beside those of the compressed one",
