@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
@@ -36,6 +37,15 @@ class Replay(Model):
         description="of old images, between the network and the version before the update. Default: `response` of a "
         "detector, `soft` with temperature 1 of a segmenter; neither needs labels",
     )
+
+    @property
+    def fraction(self) -> Fraction:
+        """The share as of whole images: 0.333 is a third."""
+        return Fraction(self.share).limit_denominator(_LARGEST)
+
+
+_LARGEST = 64
+"""Of the batches that a share is looked for in."""
 
 
 class Learning(Qat):
@@ -102,17 +112,11 @@ class Update(Model):
 
     @model_validator(mode="after")
     def _replays_whole_images(self) -> Update:
-        part = self.qat.batch_size // self.qat.accumulate
-        if abs(self.replay.share * part - round(self.replay.share * part)) > 1e-9 or not self.count_new(part):
-            of = f"batch_size {self.qat.batch_size}" + (
-                f" in {self.qat.accumulate} parts" if part != self.qat.batch_size else ""
-            )
+        batch, parts, share = self.qat.batch_size, self.qat.accumulate, self.replay.fraction
+        if share == 1 or batch // parts % share.denominator:
+            of = f"batch_size {batch}" + (f" in {parts} parts" if parts > 1 else "")
             raise ValueError(
                 f"expected a replay.share that gives whole images of {of}, and leaves a new one, got "
                 f"{self.replay.share:g}; mend one of them"
             )
         return self
-
-    def count_new(self, images: int) -> int:
-        """How many of so many images of a batch are new."""
-        return images - round(self.replay.share * images)

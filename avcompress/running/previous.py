@@ -69,7 +69,8 @@ def find_previous(path: Path) -> Previous:
             f"{path / RECIPE}: expected a run with `ptq`, got none; an update needs quantized activations"
         )
     sha256 = _unchanged(path, given.manifest)
-    files = tuple(sorted((path / UPDATES).glob("*.yaml"), key=lambda file: int(file.stem)))
+    numbered = (file for file in (path / UPDATES).glob("*.yaml") if file.stem.isdecimal())
+    files = tuple(sorted(numbered, key=lambda file: int(file.stem)))
     return Previous(
         given=given,
         recipe=recipe,

@@ -123,7 +123,7 @@ def _feed(update: UpdateBench, track: Track) -> Feed:
         load(source, preprocess, track, settings.hold_mb, labels=needs_labels(losses))
         for source, losses in ((update.replayed, update.replay_losses), (update.new.train, update.losses))
     )
-    return replaying(old, new, settings, update.settings.replay.share)
+    return replaying(old, new, settings, update.settings.replay.fraction)
 
 
 def _lesson(update: UpdateBench) -> Lesson:
@@ -144,6 +144,6 @@ def _lesson(update: UpdateBench) -> Lesson:
         before = import_onnx(load_artifact(update.previous.step).model).requires_grad_(False).eval()
         better = teacher_of(bench, Teaching(teacher=settings.qat.teacher, losses=update.losses), float_self)
         old = learning("replay", before, update.replay_losses)
-        return Replayed(old, learning("qat", better, update.losses), settings.replay.share)
+        return Replayed(old, learning("qat", better, update.losses), settings.replay.fraction)
 
     return Lesson(make, labels=needs_labels((*update.losses, *update.replay_losses)))

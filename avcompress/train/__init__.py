@@ -5,7 +5,7 @@ from avcompress.train.data import Dataset, Feed, batch_order, feed, load
 from avcompress.train.descent import average_, rate
 from avcompress.train.loop import Around, Trained, Turn, run_steps
 from avcompress.train.recovery import TaskLoss, Trainable, settled, train
-from avcompress.train.replay import count_old, replaying
+from avcompress.train.replay import old_places, replaying
 from avcompress.train.state import Store
 from avcompress.train.zeros import Zeros, joined, zeros_of
 
@@ -21,11 +21,11 @@ __all__ = [
     "Zeros",
     "average_",
     "batch_order",
-    "count_old",
     "feed",
     "joined",
     "load",
     "mirror",
+    "old_places",
     "rate",
     "replaying",
     "run_steps",

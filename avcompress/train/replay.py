@@ -6,8 +6,10 @@ Source: experience replay, Rolnick et al., arXiv:1811.11682.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
+from numpy.typing import NDArray
 
 from avcompress import ranks
 from avcompress.recipe_training import Training
@@ -31,12 +33,16 @@ class Both:
         return self.old[index] if index < len(self.old) else self.new[index - len(self.old)]
 
 
-def count_old(images: int, share: float) -> int:
-    """How many of so many images of a batch, or of a part of it, are old: they come first."""
-    return round(share * images)
+def old_places(images: int, share: Fraction) -> NDArray[np.bool_]:
+    """Which of so many images of a batch are old: of a share of 2/3 the first two of every three.
+
+    Every part of a batch that is as long as a multiple of the denominator has the same share.
+    """
+    places: NDArray[np.bool_] = np.arange(images) % share.denominator < share.numerator
+    return places
 
 
-def replaying(old: Dataset, new: Dataset, settings: Training, share: float) -> Feed:
+def replaying(old: Dataset, new: Dataset, settings: Training, share: Fraction) -> Feed:
     """Batches that are old by a share, in an order that the settings' seed gives; `epochs` counts the new samples.
 
     Both datasets are of one preprocessing. Raises RecipeError where the processes and parts of a step cannot all have
@@ -48,32 +54,27 @@ def replaying(old: Dataset, new: Dataset, settings: Training, share: float) -> F
     return Feed(both, plan, order, (0, len(old.pictures)))
 
 
-def replay_order(old: int, new: int, settings: Training, share: float) -> Array:
+def replay_order(old: int, new: int, settings: Training, share: Fraction) -> Array:
     """Sample indices (steps, batch_size): the first `old` samples are the old ones, the `new` ones follow them.
 
-    Each part of a batch that is computed at once holds the same number of old samples, in front of the new ones. Of
-    either sort every sample is shown once before any comes again.
+    It depends on neither the processes nor the parts of a step. Of either sort every sample is shown once before any
+    comes again.
     """
     parts = settings.accumulate * ranks.count()
-    each = settings.batch_size // parts
-    front = count_old(each, share)
-    if abs(front - share * each) > _ROUNDING:
+    if settings.batch_size // parts % share.denominator:
         raise RecipeError(
             f"replay.share: expected whole images of each of {parts} parts of a batch of {settings.batch_size}, got "
-            f"{share:g}; mend it, or batch_size"
+            f"{float(share):g}; mend it, or batch_size"
         )
+    places = old_places(settings.batch_size, share)
+    order = np.empty((settings.count_steps(0), settings.batch_size), np.int64)
     # Of another seed: else the i-th old sample would come with the i-th new one, where both are as many.
-    ours = _shares(new, settings.model_copy(update={"seed": settings.seed + 1}), parts, each - front) + old
-    if not front:
-        return ours.reshape(len(ours), -1)
-    theirs = _shares(old, settings, parts, front)
-    return np.concatenate([theirs, ours], axis=2).reshape(len(ours), -1)
+    order[:, ~places] = old + _order(new, settings, int((~places).sum()), settings.seed + 1)
+    if places.any():
+        order[:, places] = _order(old, settings, int(places.sum()), settings.seed)
+    return order
 
 
-def _shares(count: int, settings: Training, parts: int, each: int) -> Array:
-    """Indices (steps, parts, each) of so many samples."""
-    order: Array = batch_order(count, settings.model_copy(update={"batch_size": parts * each}))
-    return order.reshape(len(order), parts, each)
-
-
-_ROUNDING = 1e-9
+def _order(count: int, settings: Training, each: int, seed: int) -> Array:
+    """Indices (steps, each) of so many samples."""
+    return batch_order(count, settings.model_copy(update={"batch_size": each, "seed": seed}))

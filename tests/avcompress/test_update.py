@@ -304,7 +304,7 @@ def test_an_update_under_torchrun_trains_in_two_processes_and_reports_once(place
     assert done.stdout.count("contract met") == 1
     logs = [load_artifact(out / "state" / "1-update").log[-2] for out in (place / "second", tmp_path / "two")]
     one, two = (float(log.split("loss ")[1].split(",")[0]) for log in logs)
-    assert two == pytest.approx(one, rel=1e-2)
+    assert two == pytest.approx(one, rel=1e-3)
 
 
 # --- what is refused
