@@ -30,6 +30,7 @@ from avcompress.running.teaching import label_loss, teacher_code, teacher_of
 from avcompress.running.training import SKIPPED, around, length, under_way
 from avcompress.running.tuning import export_of
 from avcompress.running.update_bench import UpdateBench
+from avcompress.running.zeros import check_kept
 from avcompress.spec import Track
 from avcompress.state import step_key
 from calibration.batches import Batches
@@ -106,6 +107,7 @@ def _learn(update: UpdateBench, before: Path) -> Path:
         artifact = load_artifact(before)
         with around(bench, LEARN, settings, made, export_of(artifact), track) as surroundings:
             done = learn(artifact, settings, _feed(update, track), _lesson(update), surroundings)
+        check_kept(artifact, done)
         save_artifact(done, folder)
         write_atomically(folder / SKIPPED, json.dumps([*update.replayed.skipped, *new.skipped]))
 

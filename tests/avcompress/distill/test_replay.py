@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from avcompress.distill import Replayed, distillation
+from avcompress.distill import Replayed, Subject, distillation
 from avcompress.recipe_distill import Teaching
 from avcompress.train import average_
 
@@ -46,7 +46,7 @@ def test_the_targets_of_each_sort_go_with_its_images(net, images):
         seen.append(list(targets))
         return outputs.mean()
 
-    each = (distillation(student, net(seed=seed), labels, images(1), None, label_loss) for seed in (2, 3))
+    each = (distillation(student, net(seed=seed), labels, images(1), Subject(None, label_loss)) for seed in (2, 3))
     Replayed(*each, Fraction(1, 2)).loss(images(4), "abcd")
 
     assert seen == [["b", "d"], ["a", "c"]]
