@@ -12,7 +12,8 @@ from onnx import numpy_helper, parser
 
 from avcompress.pipeline import execute
 from avcompress.recipe import Recipe
-from avcompress.running.bench import Job
+from avcompress.running.bench import Job, prepare
+from avcompress.running.compress import Compressed, compress
 from avcompress.spec import RecipeError
 from avcompress.watch import SilentWatch
 from engines.onnx_graph import fold_batch_norms, name_nodes
@@ -55,10 +56,17 @@ def facts(tmp_path, job) -> dict[str, Any]:
     return job
 
 
-def run(folder: Path, facts: dict[str, Any], resume: bool = False) -> Any:
+def job_of(folder: Path, facts: dict[str, Any], resume: bool = False) -> Job:
     path = folder / "recipe.yaml"
     path.write_text(json.dumps(facts))
-    return execute(Job(Recipe.model_validate(facts), path, folder, folder / "out", resume), SilentWatch())
+    return Job(Recipe.model_validate(facts), path, folder, folder / "out", resume)
+
+
+def run(folder: Path, facts: dict[str, Any], resume: bool = False) -> Compressed:
+    """The steps up to the compressed network."""
+    bench = prepare(job_of(folder, facts, resume), SilentWatch())
+    bench.job.out.mkdir(exist_ok=True)
+    return compress(bench)
 
 
 def pictures(folder: Path, part: str = "calibration") -> dict[str, bytes]:
@@ -69,7 +77,7 @@ def pictures(folder: Path, part: str = "calibration") -> dict[str, bytes]:
 def test_a_network_is_quantized_and_trained_without_an_image(tmp_path, facts):
     facts["stages"].append({"kind": "qat", "steps": 2, "batch_size": 2, "batch_norm": "frozen"})
 
-    outcome = run(tmp_path, facts)
+    outcome = execute(job_of(tmp_path, facts), SilentWatch())
 
     assert list(pictures(tmp_path)) == [f"generated-{i:05d}.png" for i in range(3)]
     assert any(node.op_type == "QuantizeLinear" for node in onnx.load(tmp_path / "out" / "model.onnx").graph.node)

@@ -151,7 +151,7 @@ def kill_run(folder: Path, facts: dict[str, Any], before: int) -> None:
         "t.torch.set_num_threads(1); "
         f"t.run(t.Path({str(folder)!r}), t.json.load(sys.stdin), watch=t.Following({before}))"
     )
-    done = subprocess.run([sys.executable, "-c", script], input=json.dumps(facts), text=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], input=json.dumps(facts), text=True, check=False, timeout=600)
     assert done.returncode == -signal.SIGKILL
 
 
