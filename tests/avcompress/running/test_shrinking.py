@@ -246,9 +246,9 @@ def test_normalization_is_trained_once_a_module_was_pruned_and_stays_in_a_file(r
 
 
 def load_pruned(out: Path) -> onnx.ModelProto:
-    from avcompress.checkpoint import load_artifact
+    from avcompress.prune import load_structure
 
-    return load_artifact(out / "state" / "0-prune").model
+    return load_structure(out / "state" / "0-prune")
 
 
 def load_weights(folder: Path) -> dict[str, np.ndarray]:
@@ -394,8 +394,9 @@ def test_zeros_stay_through_training_quantization_and_its_repairs(request, tmp_p
 
 def load_folder(folder: Path) -> onnx.ModelProto:
     from avcompress.checkpoint import load_artifact
+    from avcompress.prune import load_structure
 
-    return load_artifact(folder).model
+    return load_structure(folder) if (folder / "structure.json").exists() else load_artifact(folder).model
 
 
 @pytest.mark.parametrize("importance", ["magnitude", "gradient"])
