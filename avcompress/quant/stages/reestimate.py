@@ -88,9 +88,13 @@ def moved(params: QuantParams, before: TensorStatistics, after: TensorStatistics
     return asymmetric(values) if two_ended else symmetric(values, params.dtype)
 
 
+_NOTHING = 1e-6
+"""Share of the new estimate below which the old one tells no factor to grow by."""
+
+
 def _end(held: float, seen: float, before: float, after: float) -> float:
     """One end of a range, by its distance from zero: as it is, what is there of the old images, both estimates."""
-    grown = held * after / before if before > 0 else after or held
+    grown = held * after / before if before > _NOTHING * after else after or held
     return max(grown, min(held, seen))
 
 
