@@ -37,7 +37,7 @@ def analyze_job(job: Job, budget_s: float, watch: Watch) -> ErrorAnalysis:
     bench = prepare(job, watch)
     with enter(job.out):
         write_atomically(job.out / "recipe.yaml", job.recipe_path.read_bytes())
-        watch.begin(3 + count_stage_steps(job.recipe))
+        watch.begin(2 + count_stage_steps(job.recipe))
         # Without a cast: its rounding is in every tensor, and of no one layer.
         artifact = load_artifact(compress(bench).before_cast)
         # A layer that is set back to float keeps what training has made of its weights.

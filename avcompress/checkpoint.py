@@ -40,6 +40,7 @@ def save_decisions(artifact: Artifact, folder: Path) -> None:
         "qparams": {name: asdict(params) for name, params in artifact.qparams.items()},
         "layers": [asdict(layer) for layer in artifact.layers],
         "log": artifact.log,
+        "sparse": dict(artifact.sparse),
     }
     write_atomically(folder / DECISIONS, json.dumps(facts, indent=1))
 
@@ -52,4 +53,4 @@ def load_decisions(folder: Path, model: Any) -> Artifact:
         for name, p in facts["qparams"].items()
     }
     layers = tuple(LayerPlan(**layer) for layer in facts["layers"])
-    return Artifact(model, qparams, layers, tuple(facts["log"]))
+    return Artifact(model, qparams, layers, tuple(facts["log"]), sparse=facts["sparse"])

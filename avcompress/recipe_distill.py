@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, Positi
 
 from avcompress.frozen import Fraction, Model
 from avcompress.recipe_network import OnnxModel, TorchModel, network_kind
-from avcompress.recipe_training import Training
+from avcompress.recipe_training import LabelLoss, Training
 
 
 class Tap(Model):
@@ -159,13 +159,21 @@ class Teaching(Model):
         description="an ONNX file or a torch module, as `model` names one; "
         "self: the network itself, as it was before pruning or quantization",
     )
+    teacher_size: tuple[PositiveInt, PositiveInt] | None = Field(
+        None,
+        description="height and width that the teacher sees the pictures at, enlarged or shrunk from the network's "
+        "input: a teacher sees best at the size that it was trained at. Default: as the network",
+    )
     losses: Annotated[tuple[Loss, ...], Field(min_length=1)] = Field(
         description="what is made small: the weighted sum of these"
     )
 
 
-class Distill(Training, Teaching):
-    """Train the float network by a teacher; labels are needed only by the losses that say so."""
+class Distill(Training, Teaching, LabelLoss):
+    """Train the float network by a teacher; labels are needed only by the losses that say so.
+
+    `loss` is that of `labels` and `alpha`.
+    """
 
     kind: Literal["distill"]
 

@@ -61,4 +61,4 @@ def read_reference(folder: Path, trial: Trial, truth: Truth, source: DataSource)
 
 def _called(source: DataSource) -> str:
     """What people call a data set: its folder of images."""
-    return source.format if isinstance(source, SceneSource | GeneratedSource) else source.images
+    return source.format if isinstance(source, GeneratedSource | SceneSource) else source.images

@@ -15,6 +15,7 @@ from torch.fx.node import map_aggregate
 
 from avcompress.onnx_import import images, layers, pointwise, pooling, quantized, resizing, shaping
 from avcompress.onnx_import.constants import as_tensor, folded, is_float, trained, values_of
+from avcompress.onnx_import.norms import Four, four_of, norm_layer, separate_norms
 from avcompress.onnx_import.operand import DTYPES, Call, OnnxNode, Operand
 from avcompress.onnx_import.selection import chooses, cuts_before
 from avcompress.spec import Array, ModelError
@@ -35,24 +36,26 @@ _DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
 _MICROSOFT = frozenset({"DequantizeLinear", "Gelu", "QuantizeLinear"})  # the same as those of ONNX
 
 
-def import_onnx(model: onnx.ModelProto) -> fx.GraphModule:
+def import_onnx(model: onnx.ModelProto, norms: bool = False) -> fx.GraphModule:
     """Turn an ONNX network, float or with Q/DQ, into a GraphModule that computes the same and can be trained.
 
     Takes the graph's inputs in order and returns its output, or a tuple of them. Shapes are static; where the first
     dimension is 1 it may be any number of images, unless `meta["one_image"]` names what has no place for more. Weights
-    and biases become Parameters, other constants buffers; normalization keeps its stored statistics. What is stored as
-    integers becomes float Parameters that are rounded onto their grid at each use, with fixed scales and a
-    straight-through gradient.
+    and biases become Parameters, other constants buffers; normalization keeps its stored statistics, unless `norms`:
+    then each batch normalization whose float32 constants nothing else reads is a layer of torch, which training may
+    give other statistics. What is stored as integers becomes float Parameters that are rounded onto their grid at each
+    use, with fixed scales and a straight-through gradient.
 
     Every fx node but the output has `meta["onnx"]`: the name of its ONNX node ("" for inputs and constants) and of the
     tensors it gives; a call has `meta["onnx_op"]`, its type, and every one `meta["shape"]`. The module's `meta` has
-    `parameters` and `buffers`, attribute names by initializer, and `inputs` and `outputs`, tensor names.
+    `parameters` and `buffers`, attribute names by initializer, `inputs` and `outputs`, tensor names, and `norms`.
 
     Raises ModelError for an operator that is not known, a shape that is not static, or a value that is not constant
     where it has to be.
     """
     ready = name_nodes(fold_constants(model))
-    builder = _Builder(ready)
+    builder = _Builder(ready, separate_norms(ready.graph) if norms else frozenset())
+    builder.meta["norms"] = norms
     for proto in ready.graph.node:
         builder.add(proto)
     return builder.finish()
@@ -61,8 +64,8 @@ def import_onnx(model: onnx.ModelProto) -> fx.GraphModule:
 class _Builder:
     """The state of one import."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.proto = model.graph
+    def __init__(self, model: onnx.ModelProto, norms: frozenset[Four]) -> None:
+        self.proto, self.norms = model.graph, norms
         self.opset = next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), 1)
         self.root = nn.Module()
         self.graph = fx.Graph()
@@ -143,9 +146,7 @@ class _Builder:
         many = images.follow(node, call, result)
         if many is None:
             self.mixer = self.mixer or f"node {node.proto.name!r} ({node.kind})"
-        args, kwargs = self._filled(call.args), self._filled(dict(call.kwargs))
-        name = fresh(_identifier(node.proto.output[0]), self.taken)
-        made = self.graph.create_node("call_function", call.target, args, kwargs, name=name)
+        made = self._created(node, call, fresh(_identifier(node.proto.output[0]), self.taken))
         made.meta["onnx"] = (node.proto.name, tuple(node.proto.output))
         made.meta["onnx_op"] = node.kind
         if isinstance(result, Tensor):
@@ -159,6 +160,25 @@ class _Builder:
                 item = self.graph.call_function(operator.getitem, (made, index))
                 operand = Operand(output, part, many=None if many is None else many[index])
                 self._register(item, operand, node.proto.name)
+
+    def _created(self, node: OnnxNode, call: Call, name: str) -> fx.Node:
+        if four_of(node.proto) in self.norms:
+            return self.graph.create_node("call_module", self._layer(node), (self._node_of(node.x),), name=name)
+        args, kwargs = self._filled(call.args), self._filled(dict(call.kwargs))
+        return self.graph.create_node("call_function", call.target, args, kwargs, name=name)
+
+    def _layer(self, node: OnnxNode) -> str:
+        """The path of a normalization's layer; nodes with the same constants share it."""
+        four = four_of(node.proto)
+        known: str = self.meta["parameters"].get(four[0], "").partition(".")[0]
+        if known:
+            return known
+        path = fresh(_identifier(node.proto.name), self.taken)
+        self.root.add_module(path, norm_layer(node))
+        places = [f"{path}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
+        self.meta["parameters"].update(zip(four[:2], places[:2], strict=True))
+        self.meta["buffers"].update(zip(four[2:], places[2:], strict=True))
+        return path
 
     def _shapes(self, node: OnnxNode, call: Call) -> Any:
         """What the call returns, on tensors without values."""

@@ -204,6 +204,58 @@ def test_the_network_itself_teaches_beside_labels(tmp_path, plain):
     assert "best metric 0." in (out / "state" / "0-distill" / "artifact.json").read_text()
 
 
+OWN = """
+import torch
+from torch import nn
+from avcompress.models import segmenter
+
+
+def brightness(outputs, samples, wanted):
+    assert all(sample.mask is None for sample in samples)
+    return (outputs.mean() - wanted).square()
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = segmenter(10, 8)
+
+    def forward(self, x):
+        y = self.inner(x)
+        return {"aux": y.mean(dim=1), "out": y}
+"""
+
+
+def test_a_loss_of_ones_own_stands_beside_the_teacher_and_needs_no_labels(tmp_path, plain):
+    (tmp_path / "mine.py").write_text(OWN)
+    own = {"loss": "mine:brightness", "loss_args": {"wanted": 50.0}, "import_from": ".", "losses": [{"kind": "labels"}]}
+    own["losses"].append({"kind": "soft"})
+    facts = {**plain, "stages": [{**DISTILL, **own}, {"kind": "ptq"}, {**QAT, **own}]}
+
+    out = run(tmp_path, facts)
+
+    assert 1500 < loss(out) < 3500  # the mean of a network that begins near 0 shall be 50
+    told = json.loads((out / "state" / "2-qat" / "artifact.json").read_text())["log"]
+    assert float(next(line for line in told if "steps" in line and "qat" in line).split("loss ")[1].split(",")[0]) > 500
+    (tmp_path / "mine.py").write_text(OWN.replace("square()", "abs()"))
+    sys.modules.pop("mine")
+    again = Following()
+    run(tmp_path, facts, resume=True, watch=again)
+    assert again.seen == [0, 1, 2, 0, 1]
+
+
+def test_a_student_with_several_outputs_learns_at_the_one_that_the_recipe_names(tmp_path, plain):
+    (tmp_path / "two.py").write_text(OWN)
+    plain["model"] = {"factory": "two:Two", "import_from": ".", "output": "out"}
+    plain["data"]["train"] = {**plain["data"]["calibration"], "count": 4}
+    stage = {**DISTILL, "losses": [{"kind": "soft", "alpha": 0.5}, {"kind": "cwd"}], "validate_every": 3}
+
+    out = run(tmp_path, {**plain, "stages": [stage, {"kind": "ptq"}, QAT]})
+
+    assert [value.name for value in onnx.load(out / "model.onnx").graph.output] == ["out"]
+    assert loss(out) > 0
+
+
 LABELS = {"losses": [{"kind": "soft", "alpha": 0.3}]}
 UNLABELLED = r"data\.train: expected a format with masks for segmentation, got 'images' with no labels; give labelled "
 UNLABELLED += r"images, or stages\[{}\] \({}\) losses that need no labels"
@@ -218,6 +270,19 @@ UNLABELLED += r"images, or stages\[{}\] \({}\) losses that need no labels"
         (
             [{**DISTILL, "teacher": "self", **LABELS, "losses": [*LABELS["losses"], {"kind": "mutual"}]}],
             r"stages\[0\]\.teacher: expected another network, got self",
+        ),
+        (
+            [{**DISTILL, "loss": "cross_entropy"}],
+            r"stages\[0\]\.loss: expected a loss of kind labels, or alpha above 0, that cross_entropy is for, got none",
+        ),
+        (
+            [{"kind": "ptq"}, {**QAT, "loss": "cross_entropy"}],
+            r"stages\[1\]\.loss: expected a loss of kind labels, or alpha above 0",
+        ),
+        ([{**DISTILL, **LABELS, "loss": "yolox"}], r"stages\[0\]\.loss: expected one that fits the task, segmentation"),
+        (
+            [{**DISTILL, **LABELS, "loss": "mine:gone", "import_from": "nowhere"}],
+            r"stages\[0\]\.import_from: expected a folder, got nothing",
         ),
         ([{**DISTILL, "teacher": {"onnx": "gone.onnx"}}], r"stages\[0\]\.teacher\.onnx: expected a file, got nothing"),
         (

@@ -21,7 +21,6 @@ from avcompress.models import segmenter
 from avcompress.recipe import Recipe
 from avcompress.running.bench import Job, prepare
 from avcompress.running.compress import compress
-from avcompress.running.task_loss import chosen
 from avcompress.spec import DataError, MissingError, ModelError, RecipeError, Track
 from avcompress.watch import SilentWatch
 
@@ -270,17 +269,6 @@ def test_a_log_that_is_not_installed_is_missed_with_the_command_that_installs_it
         MissingError, match=r'stages\[0\]\.log: expected mlflow, got none .* pip install "avcompress\[mlflow\]"'
     ):
         run(tmp_path, job(train={"log": "mlflow"}), "out")
-
-
-def test_the_loss_is_given_the_output_that_the_recipe_names():
-    main, other = torch.zeros(2, 2), torch.ones(2, 2)
-
-    assert chosen({"out": main, "aux": other}, "out") is main
-    assert chosen((other, main), "output_1") is main
-    assert chosen(main, "output") is main
-    assert chosen([main], None) == [main]
-    with pytest.raises(ModelError, match="expected 'out' among what the module returns in training, got output_0"):
-        chosen((main,), "out")
 
 
 # --- several processes

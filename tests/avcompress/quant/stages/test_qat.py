@@ -67,7 +67,7 @@ def coarse(small_net, small_batches):
 
 def plan(**changes) -> Qat:
     settings = {"kind": "qat", "steps": 40, "batch_size": 4, "learning_rate": 0.05, "scale_rate": 0.02}
-    return Qat.model_validate(settings | changes)
+    return Qat.model_validate(settings | {"weight_scales": "learned"} | changes)
 
 
 def error(artifact: Artifact) -> float:
