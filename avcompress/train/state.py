@@ -186,12 +186,23 @@ def _refuse_other(theirs: Mapping[str, Any], ours: Mapping[str, Any], store: Sto
 def _difference(part: str, old: Any, new: Any) -> str:
     """What another training's checkpoint is of, in words."""
     if isinstance(old, dict) and isinstance(new, dict):
-        key = next(key for key in dict.fromkeys((*new, *old)) if old.get(key) != new.get(key))
-        name = key if part == _SETTINGS else f"{part}.{key}"
-        return f"one with {name} {old.get(key)} instead of {new.get(key)}"
+        return f"one with {_first_change('' if part == _SETTINGS else part, old, new)}"
     if part == _START:
         return "one that started from other weights or scales: the network or a stage before has changed"
     return f"one of another {part}"
+
+
+def _first_change(name: str, old: Any, new: Any) -> str:
+    """What a value is instead of what, as deep inside as only one thing differs."""
+    match old, new:
+        case dict(), dict():
+            key = next(key for key in dict.fromkeys((*new, *old)) if old.get(key) != new.get(key))
+            return _first_change(f"{name}.{key}".removeprefix("."), old.get(key), new.get(key))
+        case list(), list() if len(old) == len(new) and all(isinstance(each, dict) for each in (*old, *new)):
+            index = next(index for index in range(len(old)) if old[index] != new[index])
+            return _first_change(f"{name}[{index}]", old[index], new[index])
+        case _:
+            return f"{name} {old} instead of {new}"
 
 
 def all_finite(progress: Progress) -> bool:
