@@ -15,8 +15,9 @@ from avcompress.recipe import Detection
 from avcompress.recipe_distill import Loss, Teaching
 from avcompress.recipe_qat import Qat
 from avcompress.running.bench import Bench
+from avcompress.running.float_model import Export
 from avcompress.running.teaching import default_losses, images_of, label_loss, teacher_of
-from avcompress.running.training import SKIPPED, Export, around, length, under_way
+from avcompress.running.training import SKIPPED, around, length, under_way
 from avcompress.running.zeros import check_kept
 from avcompress.spec import Artifact, Track
 
