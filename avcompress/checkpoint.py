@@ -30,8 +30,8 @@ def save_artifact(artifact: Artifact, folder: Path) -> None:
 def load_artifact(folder: Path) -> Artifact:
     """Read what save_artifact wrote."""
     artifact = load_decisions(folder, onnx.load(folder / NETWORK))
-    floats = (onnx.load(path) if path.exists() else None for path in (folder / REFERENCE, folder / TRAINED))
-    return replace(artifact, **dict(zip(("reference", "trained"), floats, strict=True)))
+    reference, trained = (onnx.load(path) if path.exists() else None for path in (folder / REFERENCE, folder / TRAINED))
+    return replace(artifact, reference=reference, trained=trained)
 
 
 def save_decisions(artifact: Artifact, folder: Path) -> None:

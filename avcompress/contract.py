@@ -69,6 +69,14 @@ class LatencyTerm(Model):
     )
 
 
+class SpeedupTerm(Model):
+    """A floor on how many times as fast as the float network the result is, both timed in turns on one engine."""
+
+    min: PositiveFloat = Field(description="1.5: the float network takes one and a half times as long")
+    engine: Literal["ort", "openvino", "trt"] = Field("openvino", description="the engine it is measured on")
+    decide: Decide = Field("point", description="what of the confidence interval must keep the limit")
+
+
 class DriftTerm(Model):
     """A limit on how far each layer's output is from the float network's."""
 
@@ -87,12 +95,13 @@ class Contract(Model):
 
     accuracy: tuple[AccuracyTerm, ...] = Field((), description="limits on metrics")
     latency: tuple[LatencyTerm, ...] = Field((), description="deadlines")
+    speedup: tuple[SpeedupTerm, ...] = Field((), description="how much faster than the float network it must be")
     drift: DriftTerm | None = Field(None, description="how far layers may be from the float network")
     int8: Int8Term | None = Field(None, description="how much of the network must be INT8")
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Contract:
-        if not (self.accuracy or self.latency or self.drift or self.int8):
+        if not (self.accuracy or self.latency or self.speedup or self.drift or self.int8):
             raise ValueError("expected at least one term, got none: a contract that asks for nothing cannot be kept")
         return self
 

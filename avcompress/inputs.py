@@ -70,15 +70,12 @@ def require_root(data_root: Path) -> None:
         raise RecipeError(f"--data-root: expected a folder, got {got} at {data_root}; give the folder of the data")
 
 
-def check_labelled(label: str, sources: Sources, task: Task) -> None:
-    """Raise RecipeError unless each source has the kind of labels that the task needs."""
+def check_labelled(label: str, sources: Sources, task: Task, remedy: str = "give labelled images") -> None:
+    """Raise RecipeError, which ends with the remedy, unless each source has the kind of labels that the task needs."""
     for where, source in _by_label(label, sources).items():
         if not is_labelled(source, task):
             got = f"{source.format!r} with {_labels(source) or 'no labels'}"
-            wanted = _wanted(task)
-            raise RecipeError(
-                f"{where}: expected a format with {wanted} for {task.kind}, got {got}; give labelled images"
-            )
+            raise RecipeError(f"{where}: expected a format with {_wanted(task)} for {task.kind}, got {got}; {remedy}")
 
 
 def _by_label(label: str, sources: Sources | None) -> Mapping[str, DataSource]:

@@ -144,7 +144,8 @@ class Sparsify(Choosing):
     )
     sparsity: Share | None = Field(None, description="share of the weights that become zero; of 2:4 it is a half")
     importance: Literal["magnitude", "gradient"] = Field(
-        "magnitude", description="which weights go first: small ones, or those whose loss by gradient is small"
+        "magnitude",
+        description="which weights go first: the smallest, or those with the smallest weight times gradient",
     )
     scope: Literal["global", "local"] = Field(
         "local", description="local: the same share of every layer; global: the least important weights of all"

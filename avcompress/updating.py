@@ -119,7 +119,7 @@ def _background(
     update: UpdateBench, compressed: Compressed, findings: Findings, results: tuple[EngineResult, ...]
 ) -> Background:
     """What the report of a run says, and what is new."""
-    background = run_background(update.bench, compressed, findings, results)
+    background = run_background(update.bench, compressed, findings, results, dense_times={})
     known = background.provenance or Provenance()
     networks = {**known.networks, "version before": update.previous.sha256}
     seeds = {**known.seeds, "training": update.settings.qat.seed}

@@ -93,6 +93,11 @@ def macs(model: onnx.ModelProto) -> dict[str, int]:
     return {node.name: _node_macs(node, known) for node in model.graph.node if is_weighted(node)}
 
 
+def total_macs(model: onnx.ModelProto) -> int:
+    """Multiply-accumulates of one inference, as far as shapes are known."""
+    return sum(macs(model).values())
+
+
 def parameters(model: onnx.ModelProto) -> int:
     """How many numbers the graph's floating-point constants hold."""
     kinds = onnx.TensorProto

@@ -62,6 +62,7 @@ class Findings:
         return Evidence(
             comparisons=self.comparisons,
             latency={name: measured.latency for name, measured in self.engines.items() if measured.latency},
+            speedups={name: each.speedup for name, each in self.engines.items() if each.speedup is not None},
             drift=self.drift,
             layers=self.layers,
             mismatches=self.mismatches,

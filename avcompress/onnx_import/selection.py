@@ -38,8 +38,9 @@ def cuts_before(graph: onnx.GraphProto, known: Mapping[str, Operand]) -> list[Op
     depths = dict.fromkeys(parents, 0)
     for node in graph.node:
         parent = _common([name for name in node_inputs(node) if name in parents], parents, depths)
-        for output in node.output if parent is not None else ():
-            parents[output], depths[output] = parent, depths[parent] + 1
+        if parent is not None:
+            parents.update(dict.fromkeys(node.output, parent))
+            depths.update(dict.fromkeys(node.output, depths[parent] + 1))
     name = _common([value.name for value in graph.output if value.name in parents], parents, depths)
     found: list[Operand] = []
     while name is not None and len(found) < _SHOWN:

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from avcompress.quant.patterns import matched
+from avcompress.patterns import matched
 from avcompress.spec import Array, Artifact
 from engines import onnx_graph
 

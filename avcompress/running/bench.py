@@ -13,7 +13,6 @@ from avcompress.recipe import (
     AdaRound,
     Cast,
     CorrectBias,
-    DataSource,
     Dynamic,
     Engine,
     Equalize,
@@ -24,6 +23,7 @@ from avcompress.recipe import (
     Repairing,
     Shrinking,
     Smooth,
+    Sources,
     Stage,
     TrtEngine,
     WeightOnly,
@@ -127,7 +127,7 @@ def generated_step(part: str) -> str:
     return f"generate-{part}"
 
 
-def _open(job: Job, part: str, settings: DataSource, classes: tuple[str, ...]) -> Source:
+def _open(job: Job, part: str, settings: Sources, classes: tuple[str, ...]) -> Source:
     if isinstance(settings, GeneratedSource):
         return open_generated(job.out / "state" / generated_step(part), settings.count, classes)
     source = open_source(settings, job.data_root, classes)
@@ -175,11 +175,13 @@ def _check_recipe(recipe: Recipe) -> None:
     parse_corruptions(recipe.validation.corruptions)
     check_labelled("data.validation", recipe.data.validation, recipe.task)
     backends = [engine.backend for engine in recipe.target.engines]
-    for index, term in enumerate(recipe.contract.latency):
-        if term.engine not in backends:
+    terms = [(f"contract.latency[{i}]", term.engine) for i, term in enumerate(recipe.contract.latency)]
+    terms += [(f"contract.speedup[{i}]", term.engine) for i, term in enumerate(recipe.contract.speedup)]
+    for key, named in terms:
+        if named not in backends:
             raise RecipeError(
-                f"contract.latency[{index}].engine: expected one of target.engines ({', '.join(backends)}), got "
-                f"{term.engine!r}; add it there, or name another"
+                f"{key}.engine: expected one of target.engines ({', '.join(backends)}), got "
+                f"{named!r}; add it there, or name another"
             )
 
 

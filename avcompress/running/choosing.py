@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import onnx
@@ -17,9 +17,10 @@ from avcompress.running.bench import Bench
 from avcompress.running.float_model import FloatModel
 from avcompress.running.task_loss import code_of, loss_code, task_loss
 from avcompress.running.teaching import images_of
-from avcompress.spec import ModelError, RecipeError, Track, untracked
+from avcompress.spec import Artifact, ModelError, RecipeError, Track, untracked
 from calibration.part import take_part
 from calibration.source import Source
+from validation.report import Pruning
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
     from avcompress.train import Dataset, TaskLoss
 
 BATCH = 8
+
+
+class Made(NamedTuple):
+    """What a step that makes a network smaller gives: the artifact, and what the report tells of the channels."""
+
+    artifact: Artifact
+    facts: Pruning | None = None
 
 
 S = TypeVar("S", bound=Choosing)

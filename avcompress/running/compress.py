@@ -24,6 +24,7 @@ from avcompress.recipe import Cast, FloatTraining, GeneratedSource, Ptq, Recipe,
 from avcompress.recipe_qat import Qat
 from avcompress.running.bench import Bench
 from avcompress.running.float_stages import count_float_steps, take_float_stages
+from avcompress.running.shrinking import read_prunings
 from avcompress.running.task_loss import loss_code
 from avcompress.running.teaching import teacher_code
 from avcompress.running.training import SKIPPED, seen_by
@@ -33,6 +34,7 @@ from avcompress.spec import Artifact, Track
 from avcompress.state import step_key
 from calibration.batches import Batches
 from calibration.statistics_file import load_statistics, save_statistics
+from validation.report import Pruning
 
 STATISTICS = "calibration.stats"
 
@@ -55,6 +57,8 @@ class Compressed(NamedTuple):
         before_cast: the step's folder that holds the network as it was before a `cast`, or else the last one's.
         logs: what each step said, by the step's name.
         skipped: by role, train and calibration, the images left out because they cannot be read.
+        smaller: the float ONNX that was made of it; None where nothing makes it smaller.
+        prunings: what the steps that removed channels tell.
         calibration: the file of statistics that the ranges of activations follow from, and how; None without any.
         updated_from: the sha256 of the network that this one is an update of; empty of a run.
     """
@@ -66,6 +70,8 @@ class Compressed(NamedTuple):
     before_cast: Path
     logs: Mapping[str, tuple[str, ...]]
     skipped: Mapping[str, tuple[str, ...]]
+    smaller: Path | None = None
+    prunings: tuple[Pruning, ...] = ()
     calibration: Calibrated | None = None
     updated_from: str = ""
 
@@ -83,6 +89,8 @@ def compress(bench: Bench) -> Compressed:
             folders += _run_stage(bench, index, stage, folders[-1])
     made = gather(bench, folders, floats.reference)
     return made._replace(
+        smaller=floats.network / NETWORK if floats.network != floats.reference else None,
+        prunings=read_prunings(floats.steps),
         logs=_logs([*floats.steps, *folders[1:]]),
         skipped=_skipped(bench, floats.steps, folders[1:]),
         calibration=_calibrated(bench),
@@ -162,7 +170,7 @@ def _run_stage(bench: Bench, index: int, stage: NetworkStage | Qat, before: Path
         where = f"stages[{index}]"
         made = [*teacher_code(bench, where, stage.teacher), *loss_code(bench, where, stage)]
         key = step_key("qat", artifact_files(before), stage.model_dump(), *seen_by(bench), made)
-        return (qat_step(bench, index, stage, before, key),)
+        return (qat_step(bench, index, stage, before, key, made),)
     if isinstance(stage, Ptq):
         return _ptq(bench, index, stage, before)
     return (network_step(bench, f"{index}-{stage.kind}", stage, before, None),)

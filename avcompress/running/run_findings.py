@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 from avcompress.files import sha256_file
@@ -12,12 +12,15 @@ from avcompress.judging.reporting import Background, skipped_note, source_facts
 from avcompress.recipe import Engine, Sources
 from avcompress.running.bench import Bench
 from avcompress.running.compress import Compressed
+from avcompress.running.smaller_facts import smaller_facts
 from avcompress.spec import LayerPlan
 from calibration.source import Source
 from engines.built import LAYERS, MODEL, Built
 from engines.layer_map import compare, read_counts
+from engines.layer_times import LayerTimes
 from engines.planned import plan_in
-from validation.report import EngineFacts, LayerCounts, Provenance, SourceFacts
+from validation.report import EngineFacts, LayerCounts, Provenance, SmallerFacts, SourceFacts
+from validation.report.facts import layer_times
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,13 @@ def mismatches(layers: tuple[LayerPlan, ...], results: tuple[EngineResult, ...])
 
 
 def run_background(
-    bench: Bench, compressed: Compressed, findings: Findings, results: tuple[EngineResult, ...]
+    bench: Bench,
+    compressed: Compressed,
+    findings: Findings,
+    results: tuple[EngineResult, ...],
+    dense_times: Mapping[str, LayerTimes],
 ) -> Background:
-    """What the report of a run says beside the measurements."""
+    """What the report of a run says beside the measurements; `dense_times` are of the float network's layers."""
     validation = skipped(findings.trial, findings.truth)
     left_out = {**compressed.skipped, "validation": validation}
     notes = (line for role, names in left_out.items() for line in skipped_note(role, names))
@@ -56,11 +63,19 @@ def run_background(
         logs=compressed.logs,
         inputs={label: str(path) for label, path in bench.inputs.items()},
         notes=(*bench.notes, *notes),
+        smaller=_smaller(compressed, dense_times),
         provenance=Provenance(
             seeds={"bootstrap and corruptions": bench.recipe.validation.seed},
             networks={"float": sha256_file(compressed.reference), "compressed": sha256_file(compressed.network)},
         ),
     )
+
+
+def _smaller(compressed: Compressed, dense_times: Mapping[str, LayerTimes]) -> SmallerFacts | None:
+    if compressed.smaller is None:
+        return None
+    times = {name: layer_times(found) for name, found in dense_times.items()}
+    return smaller_facts(compressed.reference, compressed.smaller, compressed.prunings, times)
 
 
 def _engines(bench: Bench, results: tuple[EngineResult, ...]) -> Iterator[EngineFacts]:

@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from typing_extensions import assert_never
 
-from avcompress.checkpoint import load_artifact, save_artifact
-from avcompress.files import write_atomically
+from avcompress.checkpoint import load_decisions, save_decisions
+from avcompress.files import sha256_file, write_atomically
 from avcompress.recipe import FloatTraining, Shrinking
 from avcompress.recipe_prune import Prune, Sparsify
-from avcompress.running.alignment import alignment_of
 from avcompress.running.bench import Bench
-from avcompress.running.choosing import Chooser, made_by
+from avcompress.running.budgeting import TABLE, take_budget
+from avcompress.running.choosing import Chooser, Made, made_by
 from avcompress.running.float_model import FloatModel, as_graph, smaller
-from avcompress.running.pruning import faded, fading, prune
+from avcompress.running.pruning import Part, faded, fading, prune
 from avcompress.running.sparsifying import growing, sparsify
+from avcompress.running.targeting import alignment_of
 from avcompress.running.teaching import images_of
 from avcompress.running.training import SKIPPED, Place, seen_by, train_step
 from avcompress.spec import Artifact, Track
 from avcompress.state import step_key
-
-if TYPE_CHECKING:
-    import onnx
+from validation.report import Pruning
 
 Taken = tuple[FloatModel, tuple[Path, ...]]
 """The network after a stage, and the folders of its steps."""
-Make = Callable[[Artifact, Track], Artifact]
+Make = Callable[[Artifact, Track], Made]
 """What a step does to the artifact of a whole ONNX network."""
+FACTS = "pruning.json"
 
 
 def shrink(bench: Bench, index: int, stage: Shrinking, model: FloatModel) -> Taken:
@@ -50,11 +50,19 @@ def count_steps(stage: Shrinking) -> int:
     """How many steps a stage takes."""
     match stage:
         case Prune():
-            return 2 if stage.schedule == "during_training" else stage.parts * (1 if stage.recover is None else 2)
+            if stage.schedule == "during_training":
+                return 2
+            return stage.parts * (1 + (stage.ratio is None) + (stage.recover is not None))
         case Sparsify():
             return 1
         case _:
             assert_never(stage)
+
+
+def read_prunings(folders: Iterable[Path]) -> tuple[Pruning, ...]:
+    """What the steps among these tell of the channels that they removed."""
+    found = (folder / FACTS for folder in folders)
+    return tuple(Pruning.model_validate_json(path.read_bytes()) for path in found if path.exists())
 
 
 def _prune(bench: Bench, index: int, stage: Prune, model: FloatModel) -> Taken:
@@ -63,10 +71,15 @@ def _prune(bench: Bench, index: int, stage: Prune, model: FloatModel) -> Taken:
     if stage.schedule == "during_training" and stage.recover is not None:
         return _prune_in_training(chooser, index, stage.recover)
     folders: list[Path] = []
-    start = model.whole(model.artifact.model)
-    for part in range(1, stage.parts + 1):
-        end = f"-{part}" if stage.parts > 1 else ""
-        model, folder = _prune_once(replace(chooser, model=model), f"{index}-prune{end}", start, part)
+    start, dense_ms = model.whole(model.artifact.model), None
+    for number in range(1, stage.parts + 1):
+        chooser, budget = replace(chooser, model=model), None
+        end = f"-{number}" if stage.parts > 1 else ""
+        if stage.ratio is None:
+            budget, now_ms = take_budget(chooser, f"{index}-latency{end}", dense_ms, number)
+            dense_ms = dense_ms or now_ms
+            folders.append(budget.folder)
+        model, folder = _prune_once(chooser, f"{index}-prune{end}", Part(number, start, budget))
         folders.append(folder)
         if stage.recover is not None:
             place = Place(f"{chooser.where}.recover", f"{index}-recover{end}")
@@ -75,10 +88,12 @@ def _prune(bench: Bench, index: int, stage: Prune, model: FloatModel) -> Taken:
     return model, tuple(folders)
 
 
-def _prune_once(chooser: Chooser[Prune], name: str, start: onnx.ModelProto, part: int) -> tuple[FloatModel, Path]:
-    stage, key = chooser.stage, chooser.model.key
-    key = step_key("prune", key, stage.model_dump(exclude={"recover"}), part, seen_by(chooser.bench), made_by(chooser))
-    return _step(chooser, (name, f"prune ({_goal(stage)})"), key, partial(prune, chooser, start, part))
+def _prune_once(chooser: Chooser[Prune], name: str, part: Part) -> tuple[FloatModel, Path]:
+    stage, budget = chooser.stage, part.budget
+    known = [stage.model_dump(exclude={"recover"}), part.number, seen_by(chooser.bench), made_by(chooser)]
+    known += [] if budget is None else [budget.goal_ms, sha256_file(budget.folder / TABLE)]
+    key = step_key("prune", chooser.model.key, *known)
+    return _step(chooser, (name, f"prune ({_goal(stage)})"), key, partial(prune, chooser, part), budget is not None)
 
 
 def _prune_in_training(chooser: Chooser[Prune], index: int, recover: FloatTraining) -> Taken:
@@ -112,15 +127,23 @@ def _goal(stage: Prune) -> str:
     return f"{stage.speedup:g} times as fast" if stage.speedup is not None else f"{stage.deadline_ms:g} ms"
 
 
-def _step(chooser: Chooser[Any], names: tuple[str, str], key: str, make: Make) -> tuple[FloatModel, Path]:
+def _step(
+    chooser: Chooser[Any], names: tuple[str, str], key: str, make: Make, still: bool = False
+) -> tuple[FloatModel, Path]:
     """Take a step that makes another network of one; `names`: its own, and what it is called while it runs."""
+    from avcompress.prune import load_structure, save_structure
+
     bench, model = chooser.bench, chooser.model
+    name, title = names
 
     def compute(folder: Path, track: Track) -> None:
         done = make(replace(model.artifact, model=model.whole(model.artifact.model)), track)
-        save_artifact(done, folder)
+        save_structure(done.artifact.model, folder)
+        save_decisions(done.artifact, folder)
+        if done.facts is not None:
+            facts = done.facts.model_copy(update={"step": title})
+            write_atomically(folder / FACTS, facts.model_dump_json(indent=1))
         write_atomically(folder / SKIPPED, json.dumps(images_of(bench).skipped))
 
-    name, title = names
-    folder = bench.step(name, title, key, compute)
-    return smaller(model, load_artifact(folder), key), folder
+    folder = bench.step(name, title, key, compute, still=still)
+    return smaller(model, load_decisions(folder, load_structure(folder)), key), folder

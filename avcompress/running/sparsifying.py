@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from glob import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import onnx
 
 from avcompress.recipe_prune import Sparsify
-from avcompress.running.choosing import Chooser, made_by, may_change, refuse_unmatched
+from avcompress.running.choosing import Chooser, Made, made_by, may_change, refuse_unmatched
 from avcompress.running.training import Growth
 from avcompress.running.zeros import sparse_line
 from avcompress.spec import Artifact, Track
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from avcompress.train import Zeros
 
 
-def sparsify(chooser: Chooser[Sparsify], artifact: Artifact, track: Track) -> Artifact:
-    """The artifact of the network whose least important weights are zero; it knows which they are.
+def sparsify(chooser: Chooser[Sparsify], artifact: Artifact, track: Track) -> Made:
+    """The network whose least important weights are zero; the artifact knows which they are.
 
     Raises RecipeError for patterns that no layer has, ModelError where no weight can be sparse.
     """
@@ -39,7 +39,7 @@ def sparsify(chooser: Chooser[Sparsify], artifact: Artifact, track: Track) -> Ar
         masks = unstructured(scores, stage.share, stage.scope)
     sparse = {**artifact.sparse, **dict.fromkeys(names, stage.pattern)}
     done = replace(artifact, model=apply_masks(network, masks), sparse=sparse)
-    return replace(done, log=(*artifact.log, sparse_line(done)))
+    return Made(replace(done, log=(*artifact.log, sparse_line(done))))
 
 
 def growing(chooser: Chooser[Sparsify]) -> Growth:
@@ -69,7 +69,7 @@ def _scores_of(
     lesson = chooser.lesson()
 
     def scores(trained: nn.Module) -> Mapping[str, Array]:
-        found = saliency(trained.get_submodule(prefix.rstrip(".")), lesson)
+        found = saliency(cast("fx.GraphModule", trained.get_submodule(prefix.rstrip("."))), lesson)
         return {name: found[name] for name in names}
 
     return scores

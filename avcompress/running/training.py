@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from avcompress import ranks
+from avcompress import __version__, ranks
 from avcompress.checkpoint import load_decisions, save_decisions
 from avcompress.files import write_atomically
 from avcompress.recipe import FloatTraining
@@ -74,11 +74,12 @@ def train_step(
 
     settings = _settled(stage, model)
     work, made = _work(bench, place.where, settings, model)
-    grown = growth.known if growth else ()
-    key = step_key(stage.kind, model.key, settings.model_dump(), seen_by(bench), made, grown)
+    if growth:
+        made = [*made, step_key("growth", *growth.known)]
+    key = step_key(stage.kind, model.key, settings.model_dump(), seen_by(bench), made)
 
     def compute(folder: Path, track: Track) -> None:
-        with around(bench, place.step, settings, key, model.export, track) as surroundings:
+        with around(bench, place.step, settings, made, model.export, track) as surroundings:
             trained = work(model.artifact, replace(surroundings, zeros=_zeros(bench, stage, model, growth)))
         trained = _checked(trained, model, growth)
         write_atomically(folder / WEIGHTS, state_to_safetensors(trained.model))
@@ -155,21 +156,26 @@ def under_way(bench: Bench, name: str) -> Path:
 
 
 @contextlib.contextmanager
-def around(bench: Bench, name: str, stage: Training, key: str, export: Export, track: Track) -> Iterator[Around]:
+def around(bench: Bench, name: str, stage: Training, made: list[str], export: Export, track: Track) -> Iterator[Around]:
     """What surrounds the loop of a step that trains: checkpoints, the contract's metric, a log.
 
     Args:
         bench: of the run.
         name: of the step.
         stage: its settings.
-        key: of the step; a checkpoint of another one is refused.
+        made: hashes of the files that its loss and its teacher come from, and of what else decides its result.
         export: makes the network whose metric counts.
         track: watches the steps.
     """
     from avcompress.train import Around, Store
     from avcompress.train.logs import opened_log
 
-    belongs = {"data": images_of(bench).fingerprint, "recipe, code or version of avcompress": key}
+    belongs = {
+        "data": images_of(bench).fingerprint,
+        "preprocess": bench.recipe.preprocess.model_dump(mode="json"),
+        "loss or teacher: its files have changed": made,
+        "version of avcompress": __version__,
+    }
     measure = judge(bench, export) if stage.validate_every is not None else None
     with contextlib.ExitStack() as stack:
         write = None

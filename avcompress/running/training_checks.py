@@ -52,9 +52,11 @@ def require_log(where: str, stage: Training) -> None:
 
 def _check_labels(recipe: Recipe) -> None:
     """A user's own loss may do without labels, and so do most of distillation's."""
-    if any(_learns_labels(stage) for _, stage in all_stages(recipe)):
-        part = "calibration" if recipe.data.train is None else "train"
-        check_labelled(f"data.{part}", recipe.data.train or recipe.data.calibration, recipe.task)
+    part = "calibration" if recipe.data.train is None else "train"
+    for where, stage in all_stages(recipe):
+        if _learns_labels(stage):
+            remedy = f"give labelled images, or {where} ({stage.kind}) losses that need no labels"
+            check_labelled(f"data.{part}", recipe.data.train or recipe.data.calibration, recipe.task, remedy)
 
 
 def _learns_labels(stage: Stage) -> bool:
@@ -103,7 +105,7 @@ def _check_used(where: str, stage: Distill | Qat) -> None:
 
 
 def check_qat(recipe: Recipe, where: str, stage: Qat) -> None:
-    """Raise RecipeError for a loss that nothing uses, or a method that does not fit how the recipe's `ptq` quantizes."""
+    """Raise RecipeError for a loss that nothing uses, or a method that does not fit the recipe's `ptq`."""
     _check_loss(recipe, where, stage)
     _check_used(where, stage)
     ptq = next(each for each in recipe.stages if isinstance(each, Ptq))

@@ -28,8 +28,17 @@ if TYPE_CHECKING:
     from avcompress.quant.stages.qat import Learner, Lesson
 
 
-def qat_step(bench: Bench, index: int, stage: Qat, before: Path, key: str) -> Path:
-    """Take the step of one stage on the artifact that lies in `before`; returns the folder of the new one."""
+def qat_step(bench: Bench, index: int, stage: Qat, before: Path, key: str, made: list[str]) -> Path:
+    """Take the step of one stage on the artifact that lies in `before`; returns the folder of the new one.
+
+    Args:
+        bench: of the run.
+        index: of the stage.
+        stage: its settings.
+        before: the folder of the step before.
+        key: of the step.
+        made: hashes of the files that its teacher comes from.
+    """
     require_torch("qat")
     from avcompress.quant.stages.qat import qat
 
@@ -38,7 +47,7 @@ def qat_step(bench: Bench, index: int, stage: Qat, before: Path, key: str) -> Pa
     def compute(folder: Path, track: Track) -> None:
         artifact, samples = load_artifact(before), images_of(bench)
         lesson = lesson_of(bench, f"stages[{index}]", stage)
-        with around(bench, name, stage, key, export_of(artifact), track) as surroundings:
+        with around(bench, name, stage, made, export_of(artifact), track) as surroundings:
             done = qat(artifact, stage, samples, bench.recipe.preprocess, surroundings, lesson)
         check_kept(artifact, done)
         save_artifact(done, folder)

@@ -94,17 +94,18 @@ def _learn(update: UpdateBench, before: Path) -> Path:
     """Take the step that trains; killed, it goes on from its last checkpoint."""
     settings, new = update.settings.qat, update.new.train
     bench = replace(update.bench, train=join([Part("old", update.replayed), Part("new", new)]))
-    made = [*teacher_code(bench, "qat", settings.teacher), *loss_code(bench, "qat", settings)]
     losses = [[loss.model_dump() for loss in each] for each in (update.losses, update.replay_losses)]
+    made = [*teacher_code(bench, "qat", settings.teacher), *loss_code(bench, "qat", settings)]
+    made.append(step_key("replay", losses, update.settings.replay.share))
     images = (update.replayed.fingerprint, new.fingerprint, bench.recipe.preprocess.model_dump())
     versions = (artifact_files(update.previous.step), artifact_files(before))
-    key = step_key("update", versions, settings.model_dump(), losses, update.settings.replay.share, *images, made)
+    key = step_key("update", versions, settings.model_dump(), *images, made)
 
     def compute(folder: Path, track: Track) -> None:
         from avcompress.quant.stages.qat import learn
 
         artifact = load_artifact(before)
-        with around(bench, LEARN, settings, key, export_of(artifact), track) as surroundings:
+        with around(bench, LEARN, settings, made, export_of(artifact), track) as surroundings:
             done = learn(artifact, settings, _feed(update, track), _lesson(update), surroundings)
         check_kept(artifact, done)
         save_artifact(done, folder)

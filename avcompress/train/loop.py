@@ -223,7 +223,7 @@ def _refuse_bad(good: bool, what: str, step: int, around: Around, got: float = m
     still = f"the checkpoint {around.store.path} stays; " if around.store and kept_one else ""
     raise ModelError(
         f"train: expected a finite {what}, got {got} at step {step}{batch}; {still}"
-        "lower the learning rate, or look for damaged labels"
+        "lower the learning rate, or look for damaged labels, and start without --resume"
     )
 
 

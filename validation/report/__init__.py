@@ -18,6 +18,7 @@ from validation.report.latency import (
     Misses,
     Percentiles,
     ScenarioFacts,
+    SpeedupFacts,
 )
 from validation.report.layers import DriftFacts, DriftLayer, LayerCounts, LayerFacts, LayerTime
 from validation.report.model import (
@@ -31,6 +32,7 @@ from validation.report.model import (
     StageFacts,
     report_json,
 )
+from validation.report.smaller import GroupImportance, LatencyGoal, LayerWidth, Pruning, SmallerFacts
 from validation.report.update import DomainFacts, UpdateFacts
 from validation.report.values import Interval, Measured, Range
 
@@ -46,12 +48,15 @@ __all__ = [
     "DriftFacts",
     "DriftLayer",
     "EngineFacts",
+    "GroupImportance",
     "Histogram",
     "Interval",
     "LatencyFacts",
+    "LatencyGoal",
     "LayerCounts",
     "LayerFacts",
     "LayerTime",
+    "LayerWidth",
     "Machine",
     "MachineState",
     "Measured",
@@ -60,11 +65,14 @@ __all__ = [
     "Percentiles",
     "PixelChanges",
     "Provenance",
+    "Pruning",
     "Range",
     "Report",
     "ScenarioFacts",
     "SliceFacts",
+    "SmallerFacts",
     "SourceFacts",
+    "SpeedupFacts",
     "StageFacts",
     "UpdateFacts",
     "WorstImage",

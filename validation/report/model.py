@@ -9,8 +9,9 @@ from pydantic import AwareDatetime, Field, model_validator
 from avcompress.frozen import Model
 from avcompress.spec import Decide, Sense
 from validation.report.accuracy import Accuracy, ChangeFacts, ComparisonFacts, OperatingPoint
-from validation.report.latency import LatencyFacts, ScenarioFacts
+from validation.report.latency import LatencyFacts, ScenarioFacts, SpeedupFacts
 from validation.report.layers import DriftFacts, LayerCounts, LayerFacts, LayerTime
+from validation.report.smaller import SmallerFacts
 from validation.report.update import UpdateFacts
 from validation.report.values import Measured
 
@@ -120,6 +121,12 @@ class Report(Model):
     changes: dict[str, ChangeFacts] = Field(default_factory=dict, description="by engine: what was lost and gained")
     latency: dict[str, LatencyFacts] = Field(description="by engine that ran here")
     scenarios: tuple[ScenarioFacts, ...] = Field((), description="latency by engine and scenario, with every sample")
+    smaller: SmallerFacts | None = Field(
+        None, description="what made the float network smaller; null where nothing did"
+    )
+    speedups: dict[str, SpeedupFacts] = Field(
+        default_factory=dict, description="by engine that was timed in turns with the float network"
+    )
     update: UpdateFacts | None = Field(None, description="of an update: what it was made from, and what it changed")
     layers: tuple[LayerFacts, ...] = Field(description="every weighted layer")
     drift: DriftFacts | None = Field(None, description="error by layer")

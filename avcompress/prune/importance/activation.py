@@ -7,7 +7,7 @@ section 2.2, "activation"; here the mean magnitude rather than the mean, as not 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ class _Means(fx.Interpreter):
     """Adds up, for every layer, the mean magnitude of each input."""
 
     def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)  # type: ignore[no-untyped-call]
+        super().__init__(module)
         self.layers = {node: weight for weight, node in layers_of(module)}
         self.found: dict[tuple[str, int], Array] = {}
 
@@ -54,8 +54,8 @@ class _Means(fx.Interpreter):
         """As the interpreter does, and look at what a layer reads."""
         weight = self.layers.get(n)
         if weight is not None:
-            constant, data = n.args[weight.operand], n.args[1 - weight.operand]
-            shape = constant.meta["shape"]  # type: ignore[union-attr]
+            constant, data = (cast(fx.Node, n.args[index]) for index in (weight.operand, 1 - weight.operand))
+            shape = constant.meta["shape"]
             if not weight.is_depthwise(shape):
                 values = _by_input(self.env[data].float(), weight)
                 key = (weight.tensor, weight.inputs)

@@ -10,7 +10,7 @@ import onnx
 from onnxruntime import InferenceSession
 
 from avcompress.quant.learning.blocks import Block, extract_between, starts
-from avcompress.quant.observe import shots
+from avcompress.shots import shots
 from avcompress.spec import Array, Artifact, Batch, DataError
 from engines.in_memory import open_model
 

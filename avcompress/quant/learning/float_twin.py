@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from avcompress.quant.learning.qat_module import Site
 from avcompress.quant.learning.quantizers import QuantizedWeight, Scaled
@@ -61,5 +61,5 @@ def _beside_(twin: onnx.ModelProto, model: onnx.ModelProto, module: fx.GraphModu
 def _value(module: fx.GraphModule, path: str, *beside: str) -> Tensor:
     """Of a constant that is not quantized; a bias is that which goes with the weight before it is rounded."""
     weights = [cast(Scaled, module.get_submodule(other)) for other in beside]
-    value: Tensor = cast(nn.Module, module.get_submodule(path))(*(weight.steps * weight.unit for weight in weights))
+    value: Tensor = module.get_submodule(path)(*(weight.steps * weight.unit for weight in weights))
     return value

@@ -22,9 +22,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from avcompress.patches import Geometry, geometry
 from avcompress.quant.int8_layers import Int8Layer, constant_bias
-from avcompress.quant.learning.patches import Geometry, geometry
-from avcompress.quant.observe import shots
+from avcompress.shots import shots
 from avcompress.spec import Array, Artifact, Batch, DataError
 from engines.onnx_graph import attribute, initializers, shapes
 

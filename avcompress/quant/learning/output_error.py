@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 import onnx
 
-from avcompress.quant.observe import shots
+from avcompress.shots import shots
 from avcompress.spec import Array, Artifact, Batch
 from engines.in_memory import open_model
 

@@ -309,7 +309,7 @@ def weight_paths(module: fx.GraphModule, weights: Iterable[str]) -> tuple[str, .
 def centre_(module: fx.GraphModule, inputs: Tensor) -> None:
     """Let every bias take in what a change of its weight gives on average of these inputs, (N, C, H, W)."""
     means = _Means(module)
-    for part in inputs.split(1) if module.meta.get("one_image") else [inputs]:
+    for part in torch.split(inputs, 1) if module.meta.get("one_image") else [inputs]:
         means.run(part)
     for bias, found in means.found.items():
         bias.set_mean_(torch.stack(found).mean(0))

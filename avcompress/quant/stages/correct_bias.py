@@ -20,8 +20,8 @@ from onnx import helper, numpy_helper
 from avcompress.quant.channels.means import dequantized_and_means
 from avcompress.quant.channels.scale import Editor, Floats, response
 from avcompress.quant.int8_layers import constant_bias
-from avcompress.quant.observe import shots
 from avcompress.recipe import CorrectBias
+from avcompress.shots import shots
 from avcompress.spec import Artifact, Batch, DataError
 from calibration.batches import spread
 from engines.onnx_graph import attribute, copy, fresh, initializers, is_weighted, set_nodes_, use_counts

@@ -18,12 +18,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from avcompress.patterns import matched
 from avcompress.quant.channels.clips import ChannelTally
 from avcompress.quant.channels.flow import Flow, Source
 from avcompress.quant.channels.scale import Editor, Floats, by_group, per_channel
-from avcompress.quant.observe import shots
-from avcompress.quant.patterns import matched
 from avcompress.recipe import Smooth
+from avcompress.shots import shots
 from avcompress.spec import Array, Artifact, Batch, DataError
 from engines.onnx_graph import attribute, check, fold_batch_norms, infer_shapes, is_weighted
 

@@ -1,7 +1,10 @@
 """The `distill` stage and the teacher of `qat` in a run: through the command line, resumed, and what is refused."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -86,10 +89,10 @@ def write(folder: Path, facts: dict[str, Any]) -> Path:
 
 
 class Following(SilentWatch):
-    """Counts the steps of training, and interrupts it in front of one."""
+    """Counts the steps of training, and kills its own process in front of one."""
 
-    def __init__(self, interrupt: int | None = None) -> None:
-        self.interrupt = interrupt
+    def __init__(self, kill: int | None = None) -> None:
+        self.kill = kill
         self.seen: list[int] = []
 
     @contextmanager
@@ -99,8 +102,8 @@ class Following(SilentWatch):
     def _track(self, items: Iterable[Any], *_: Any) -> Iterator[Any]:
         for item in items:
             if isinstance(items, range):
-                if len(self.seen) == self.interrupt:
-                    raise KeyboardInterrupt
+                if len(self.seen) == self.kill:
+                    os.kill(os.getpid(), signal.SIGKILL)
                 self.seen.append(item)
             yield item
 
@@ -141,14 +144,24 @@ def test_a_network_is_distilled_quantized_and_trained_on_by_the_command_line(cli
     assert {n.op_type for n in onnx.load(out / "model.onnx").graph.node} >= {"QuantizeLinear", "DequantizeLinear"}
 
 
-def test_a_distill_step_that_is_interrupted_goes_on_inside_and_ends_the_same(tmp_path, plain):
+def kill_run(folder: Path, facts: dict[str, Any], before: int) -> None:
+    """Run in a process of its own, until kill -9 in front of a step."""
+    script = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_teaching as t; "
+        "t.torch.set_num_threads(1); "
+        f"t.run(t.Path({str(folder)!r}), t.json.load(sys.stdin), watch=t.Following({before}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], input=json.dumps(facts), text=True, check=False, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_a_distill_step_that_is_killed_goes_on_inside_and_ends_the_same(tmp_path, plain):
     facts = {
         **plain,
         "stages": [{**DISTILL, "keep_every": 1, "losses": [{"kind": "mgd", "taps": ["mix.1"]}, {"kind": "soft"}]}],
     }
     whole = run(tmp_path, facts, "whole")
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, facts, watch=Following(2))
+    kill_run(tmp_path, facts, 2)
     assert not (tmp_path / "out" / "state" / "0-distill").exists()
     torch.rand(7)  # another process has drawn other numbers: the adapter and the generator are the same
 
@@ -244,14 +257,15 @@ def test_a_student_with_several_outputs_learns_at_the_one_that_the_recipe_names(
 
 
 LABELS = {"losses": [{"kind": "soft", "alpha": 0.3}]}
-UNLABELLED = r"data\.train: expected a format with masks for segmentation, got 'images' with no labels; give labelled"
+UNLABELLED = r"data\.train: expected a format with masks for segmentation, got 'images' with no labels; give labelled "
+UNLABELLED += r"images, or stages\[{}\] \({}\) losses that need no labels"
 
 
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
-        ([{**DISTILL, **LABELS}], UNLABELLED),
-        ([{"kind": "ptq"}, {**QAT, "losses": [{"kind": "labels"}]}], UNLABELLED),
+        ([{**DISTILL, **LABELS}], UNLABELLED.format(0, "distill")),
+        ([{"kind": "ptq"}, {**QAT, "losses": [{"kind": "labels"}]}], UNLABELLED.format(1, "qat")),
         ([{**DISTILL, "teacher": "self"}], r"stages\[0\]\.teacher: expected another network, got self"),
         (
             [{**DISTILL, "teacher": "self", **LABELS, "losses": [*LABELS["losses"], {"kind": "mutual"}]}],

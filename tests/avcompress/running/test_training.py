@@ -107,16 +107,36 @@ def test_a_checkpoint_of_another_recipe_is_refused_and_kept(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, job(), "out", watch=Following(5))
 
+    folder = tmp_path / "out" / "state" / "0-train-under-way"
     with pytest.raises(
-        ModelError, match=r"got one with learning_rate 0\.002 instead of 0\.01; undo the change, or start"
-    ):
+        ModelError,
+        match=r"got one with learning_rate 0\.002 instead of 0\.01; undo the change, or delete the folder (.*) to",
+    ) as told:
         run(tmp_path, job(train={"learning_rate": 0.01}), "out", resume=True)
+    assert f"delete the folder {folder} to train anew" in str(told.value)
     other = job()
     other["data"]["train"]["seed"] = 9
     with pytest.raises(ModelError, match="expected a checkpoint of this training, got one of another data"):
         run(tmp_path, other, "out", resume=True)
+    other = job(preprocess={"size": SIZE, "mean": [110.0] * 3, "std": [58.0] * 3})
+    with pytest.raises(
+        ModelError, match=r"got one with preprocess\.mean \[114\.0, .* instead of \[110\.0, 110\.0, 110\.0\]"
+    ):
+        run(tmp_path, other, "out", resume=True)
 
-    assert (tmp_path / "out" / "state" / "0-train-under-way" / "checkpoint.safetensors").exists()
+    assert (folder / "checkpoint.safetensors").exists()
+
+
+def test_what_changes_no_result_may_change_before_it_goes_on(tmp_path):
+    whole = run(tmp_path, job(), "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, job(), "out", watch=Following(5))
+
+    again = Following()
+    out = run(tmp_path, job(train={"keep_every": 3, "hold_mb": 0}), "out", resume=True, watch=again)
+
+    assert again.seen[:2] == [4, 5]
+    assert weights(out) == weights(whole)
 
 
 def test_the_contract_s_metric_is_measured_and_the_best_network_kept(tmp_path):

@@ -18,17 +18,19 @@ from avcompress.train import Dataset, load
 from avcompress.watch import SilentWatch
 
 PATH = Path(__file__).resolve().parents[3] / "recipes" / "yolox_nano_all_int8_qat.yaml"
-FEW = {"train": 80, "calibration": 32, "validation": 24}
+FEW = {"train": 60, "calibration": 32, "validation": 24}
 
 
-def shortened(recipe: Recipe) -> Recipe:
-    """The recipe with less of everything: 40 steps of 4 images."""
+def shortened(recipe: Recipe, repaired: bool) -> Recipe:
+    """The recipe with less of everything, and a rate to fit: 30 steps of 4 images."""
     facts = recipe.model_dump(mode="json")
     for part, limit in FEW.items():
         sources = facts["data"][part]
         for source in sources if isinstance(sources, list) else [sources]:
             source.update(limit=limit)
-    facts["stages"][-1] |= {"steps": 40, "batch_size": 4}
+    if not repaired:
+        facts["stages"] = [stage for stage in facts["stages"] if stage["kind"] not in ("equalize", "smooth")]
+    facts["stages"][-1] |= {"steps": 30, "batch_size": 4, "learning_rate": 0.003 if repaired else 0.04}
     facts["target"] = {"engines": [{"backend": "ort"}]}
     facts["contract"] = {"accuracy": [{"metric": "AP", "min": 0.0}]}
     return Recipe.model_validate(facts)
@@ -45,12 +47,14 @@ def distance(folder: Path, recipe: Recipe, images: Dataset) -> float:
 
 
 @pytest.mark.slow
-def test_a_short_training_brings_all_int8_nearer_to_its_float_self(data_root, tmp_path):
-    recipe = shortened(load_recipe(PATH))
+@pytest.mark.parametrize(("repaired", "left"), [(True, 1.05), (False, 0.85)])
+def test_a_short_training_mends_what_is_broken_and_breaks_nothing(data_root, tmp_path, repaired, left):
+    recipe = shortened(load_recipe(PATH), repaired)
     bench = prepare(Job(recipe, PATH, data_root, tmp_path), SilentWatch())
+    steps = [f"{index}-{stage.kind}" for index, stage in enumerate(recipe.stages)]
 
     compress(bench)
 
     images = load(bench.validation, recipe.preprocess)
-    before, after = (distance(tmp_path / "state" / step, recipe, images) for step in ("3-correct_bias", "4-qat"))
-    assert after < 0.97 * before
+    before, after = (distance(tmp_path / "state" / step, recipe, images) for step in steps[-2:])
+    assert after < left * before

@@ -1,4 +1,4 @@
-"""avcompress.quant.learning.patches: rows times matrix against ONNX Runtime, attributes of Conv, Gemm and MatMul."""
+"""avcompress.patches: rows times matrix against ONNX Runtime, attributes of Conv, Gemm and MatMul."""
 
 import numpy as np
 import onnxruntime as ort
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from avcompress.quant.learning.patches import geometry
+from avcompress.patches import geometry
 
 
 def computed(node, data, weight):

@@ -1,0 +1,89 @@
+"""What networks take on an engine, measured in turns: the machine's moods meet all of them alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+
+from avcompress.recipe import Engine
+from avcompress.spec import Array
+from engines.build import build_engine, open_engine
+from engines.network import network_inputs
+from engines.session import Session
+
+Clock = Callable[[Sequence[onnx.ModelProto]], tuple[float, ...]]
+"""Milliseconds that one run of each network takes, of all of them measured together."""
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How often networks are run, one after the other.
+
+    Attributes:
+        warmup: runs of each that do not count.
+        least: runs of each, at least.
+        seconds: of all runs of one network, at least.
+        most: runs of each, at most.
+    """
+
+    warmup: int = 3
+    least: int = 15
+    seconds: float = 0.3
+    most: int = 1000
+
+
+USUAL = Turns()
+_QUANTILE = 0.1
+"""Of the runs: what disturbs a run only ever makes it longer, so that the fast ones tell more of the network."""
+
+
+def engine_clock(engine: Engine, turns: Turns = USUAL) -> Clock:
+    """A clock that builds networks for an engine and runs them on random inputs.
+
+    It raises MissingError where this machine lacks the engine, EngineError where that refuses a network.
+    """
+
+    def clock(networks: Sequence[onnx.ModelProto]) -> tuple[float, ...]:
+        with TemporaryDirectory() as folder, ExitStack() as stack:
+            sessions = []
+            for number, network in enumerate(networks):
+                path = Path(folder) / f"{number}.onnx"
+                path.write_bytes(network.SerializeToString())
+                build_engine(path, Path(folder) / str(number), engine)
+                sessions.append(stack.enter_context(open_engine(Path(folder) / str(number), engine)))
+            inputs = [_random_inputs(network) for network in networks]
+            return _in_turns(sessions, inputs, turns)
+
+    return clock
+
+
+def _random_inputs(network: onnx.ModelProto) -> Mapping[str, Array]:
+    random = np.random.default_rng(0)
+    return {name: random.standard_normal(shape).astype(np.float32) for name, shape in network_inputs(network).items()}
+
+
+def _in_turns(sessions: Sequence[Session], inputs: Sequence[Mapping[str, Array]], turns: Turns) -> tuple[float, ...]:
+    pairs = list(zip(sessions, inputs, strict=True))
+    for session, values in pairs:
+        for _ in range(turns.warmup):
+            session.run(values)
+    samples: list[list[float]] = [[] for _ in pairs]
+    spent, turn = 0.0, 0
+    while turn < turns.most and (turn < turns.least or spent < turns.seconds * len(pairs)):
+        # Each turn begins with another network: none always follows the same one.
+        for number in (turn + step for step in range(len(pairs))):
+            session, values = pairs[number % len(pairs)]
+            start = time.perf_counter()
+            session.run(values)
+            taken = time.perf_counter() - start
+            samples[number % len(pairs)].append(taken)
+            spent += taken
+        turn += 1
+    return tuple(float(np.quantile(taken, _QUANTILE)) * 1000 for taken in samples)
