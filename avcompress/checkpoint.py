@@ -53,4 +53,4 @@ def load_decisions(folder: Path, model: Any) -> Artifact:
         for name, p in facts["qparams"].items()
     }
     layers = tuple(LayerPlan(**layer) for layer in facts["layers"])
-    return Artifact(model, qparams, layers, tuple(facts["log"]), sparse=facts["sparse"])
+    return Artifact(model, qparams, layers, tuple(facts["log"]), sparse=facts.get("sparse", {}))

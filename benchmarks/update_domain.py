@@ -53,6 +53,8 @@ def main() -> None:
     start = time.monotonic()
     code = call("update", str(first), str(out / "update.yaml"), "--data-root", str(data), "--out", str(second))
     seconds = time.monotonic() - start
+    if code > 1:  # it has said why
+        sys.exit(code)
     show(json.loads((second / "report.json").read_text()), seconds)
     sys.exit(code)
 

@@ -117,8 +117,8 @@ def prepare(job: Job, watch: Watch) -> Bench:
     validation = open_source(recipe.data.validation, job.data_root, recipe.classes)
     classes = recipe.classes or validation.classes
     next(iter(validation))  # a mask or an image of the wrong kind is found before the work
-    calibration = _open(job, "calibration", recipe.data.calibration, classes)
-    train = _open(job, "train", recipe.data.train, classes) if recipe.data.train else None
+    calibration = open_part(job, "calibration", recipe.data.calibration, classes)
+    train = open_part(job, "train", recipe.data.train, classes) if recipe.data.train else None
     _check_contract(recipe, classes)
     _check_clocks(recipe, engines)
     state = State(job.out / "state")
@@ -130,7 +130,8 @@ def generated_step(part: str) -> str:
     return f"generate-{part}"
 
 
-def _open(job: Job, part: str, settings: Sources, classes: tuple[str, ...]) -> Source:
+def open_part(job: Job, part: str, settings: Sources, classes: tuple[str, ...]) -> Source:
+    """Open what a network learns from or is calibrated on; what the job has to make itself need not be there yet."""
     if isinstance(settings, GeneratedSource):
         return open_generated(job.out / "state" / generated_step(part), settings.count, classes)
     source = open_source(settings, job.data_root, classes)

@@ -13,7 +13,7 @@ from avcompress.judging.contenders import Contender, find_contenders
 from avcompress.recipe import Sources
 from avcompress.recipe_distill import Labels, Loss, needs_labels
 from avcompress.recipe_update import Update
-from avcompress.running.bench import Bench, Job, usable_engines
+from avcompress.running.bench import Bench, Job, open_part, usable_engines
 from avcompress.running.early_stop import judged_metric
 from avcompress.running.previous import Previous, find_previous
 from avcompress.running.teaching import default_losses, images_of, label_loss, learns_labels
@@ -148,16 +148,16 @@ def _bench(job: UpdateJob, previous: Previous, watch: Watch) -> tuple[Bench, tup
         )
     validation = open_source(recipe.data.validation, job.data_root, recipe.classes)
     classes = recipe.classes or validation.classes
-    train = open_source(recipe.data.train, job.data_root, classes) if recipe.data.train else None
+    run = Job(recipe, job.path, job.data_root, previous.given.path)  # images that a run has made lie in its folder
     bench = Bench(
         job=Job(recipe, job.path, job.data_root, job.out, job.resume),
         watch=watch,
         state=State(job.out / "state"),
         engines=engines,
         classes=classes,
-        calibration=_readable(open_source(recipe.data.calibration, job.data_root, classes)),
+        calibration=open_part(run, "calibration", recipe.data.calibration, classes),
         validation=_readable(validation),
-        train=train,
+        train=open_part(run, "train", recipe.data.train, classes) if recipe.data.train else None,
         inputs=inputs,
         notes=[*notes, *(f"the version before: {note}" for note in left_out)],
     )

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from avcompress import ranks
 from avcompress.checkpoint import load_artifact, save_artifact
-from avcompress.files import write_atomically
+from avcompress.files import sha256_file, write_atomically
 from avcompress.quant.stages.adaround import require_torch
-from avcompress.recipe import Detection
+from avcompress.recipe import Detection, GeneratedSource
 from avcompress.recipe_distill import Loss, Teaching, needs_labels
+from avcompress.running.bench import generated_step
 from avcompress.running.compress import (
     STATISTICS,
     Calibrated,
@@ -50,6 +51,8 @@ def update_network(update: UpdateBench) -> Compressed:
     """Take the steps; each one resumes. The float network stays that of the run."""
     require_torch("update")
     bench, cast = update.bench, update.previous.cast
+    for part in _generated(update):
+        _keep_generated(update, part)
     known = keep_float(bench, load_artifact(update.previous.float_step))
     folders = [known, _move_ranges(update, known)]
     folders.append(_learn(update, folders[-1]))
@@ -64,7 +67,26 @@ def update_network(update: UpdateBench) -> Compressed:
 
 def count_update_steps(update: UpdateBench) -> int:
     """The steps that `update_network` takes."""
-    return 3 + (update.previous.cast is not None)
+    return 3 + (update.previous.cast is not None) + len(_generated(update))
+
+
+def _generated(update: UpdateBench) -> list[str]:
+    """The parts of the run's data that it has made itself."""
+    data = update.previous.recipe.data
+    return [part for part in ("train", "calibration") if isinstance(getattr(data, part), GeneratedSource)]
+
+
+def _keep_generated(update: UpdateBench, part: str) -> None:
+    """Take the step that keeps images which the run has made: they are old images of the next update, too."""
+    name = generated_step(part)
+    made = sorted((update.previous.given.path / "state" / name).glob("*.png"))
+
+    def compute(folder: Path, track: Track) -> None:
+        for path in track(made, len(made)):
+            shutil.copy(path, folder / path.name)
+
+    key = step_key("generated", [sha256_file(path) for path in made])
+    update.bench.step(name, f"keep the images that were generated ({part})", key, compute)
 
 
 def _move_ranges(update: UpdateBench, known: Path) -> Path:

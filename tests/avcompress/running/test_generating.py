@@ -10,11 +10,14 @@ import pytest
 import torch
 from onnx import numpy_helper, parser
 
+from avcompress.checkpoint import load_artifact
 from avcompress.pipeline import execute
 from avcompress.recipe import Recipe
+from avcompress.recipe_load import load_update
 from avcompress.running.bench import Job, prepare
 from avcompress.running.compress import Compressed, compress
 from avcompress.spec import RecipeError
+from avcompress.updating import UpdateJob, execute_update
 from avcompress.watch import SilentWatch
 from engines.onnx_graph import fold_batch_norms, name_nodes
 
@@ -146,3 +149,24 @@ def test_a_command_that_makes_none_says_where_they_are(tmp_path, facts, cli):
 
     assert code == 2
     assert "got generated ones, which a run makes of its network" in err
+
+
+def test_generated_images_are_the_old_ones_of_an_update_and_stay_those_of_the_next(tmp_path, facts):
+    run(tmp_path, facts)
+    settings = {
+        "name": "more",
+        "data": {"train": {"format": "images", "images": "val/images"}},
+        "qat": {"steps": 1, "batch_size": 2},
+        "forgetting": [{"metric": "mIoU", "max_drop": 1.0}],
+    }
+    for number, previous in enumerate(("out", "more0")):
+        path = tmp_path / f"more{number}.yaml"
+        path.write_text(json.dumps(settings | {"name": f"more{number}"}))
+        out = tmp_path / f"more{number}"
+
+        execute_update(UpdateJob(tmp_path / previous, load_update(path), path, tmp_path, out), SilentWatch())
+
+        kept = sorted((out / "state" / "generate-calibration").glob("*.png"))
+        assert {each.name: each.read_bytes() for each in kept} == pictures(tmp_path)
+        learned = load_artifact(out / "state" / "1-update").log[-2]
+        assert f"from {3 + 6 * (number + 1)} images" in learned
