@@ -20,6 +20,7 @@ from avcompress.yaml_file import Kind, Location, complaint, compose, line_of, pl
 TAG_KEYS = ("format", "kind", "backend")
 KEY_TAGS = {
     "onnx": "file",
+    "structure": "saved",
     "factory": "module",
     "file": "scores",
     "function": "code",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from avcompress.inputs import check_labelled
 from avcompress.recipe import Detection, Ptq, Recipe, Shrinking, Stage
 from avcompress.recipe_distill import Distill, Itself, Mutual, needs_labels
-from avcompress.recipe_network import OnnxModel
+from avcompress.recipe_network import TorchModel
 from avcompress.recipe_prune import Prune, Sparsify
 from avcompress.recipe_qat import Qat
 from avcompress.recipe_training import LabelLoss, Train, Training
@@ -99,7 +99,7 @@ _LOSSES = {"yolox": frozenset[str](), "ltrb": frozenset[str](), "cross_entropy":
 
 
 def _check_loss(recipe: Recipe, where: str, stage: LabelLoss) -> None:
-    if stage.loss in {None, "own"} and isinstance(recipe.model, OnnxModel):
+    if stage.loss in {None, "own"} and not isinstance(recipe.model, TorchModel):
         raise RecipeError(
             f"{where}.loss: expected yolox, ltrb, cross_entropy or module:function for an ONNX file, which brings "
             f"none, got {stage.loss or 'nothing'}; name one"
