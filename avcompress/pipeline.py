@@ -131,7 +131,8 @@ def _float_engine(network: Path, engine: Engine, scratch: Path) -> Iterator[Sess
 def _is_timed(bench: Bench, engine: Engine) -> bool:
     reference = isinstance(engine, OrtEngine) and engine.is_reference
     contract = bench.recipe.contract
-    return not reference or engine.backend in [term.engine for term in (*contract.latency, *contract.speedup)]
+    named = {term.engine for term in contract.latency} | {term.engine for term in contract.speedup}
+    return not reference or engine.backend in named
 
 
 def _is_raced(bench: Bench, engine: Engine) -> bool:

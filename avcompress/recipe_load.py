@@ -97,7 +97,7 @@ def _is_tag(item: str | int, data: Mapping[str, Any]) -> bool:
 
 def _names_itself(item: str | int, following: str | int | None, data: Mapping[str, Any]) -> bool:
     """Whether a model is called after the key that tells it: {energy: 0.9} is `energy`, and so is its key."""
-    return item == following and not isinstance(data.get(item), Mapping | list)
+    return item == following and not isinstance(_enter(data, item), Mapping | list)
 
 
 def _enter(data: Any, item: str | int) -> Any:

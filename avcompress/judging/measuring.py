@@ -103,8 +103,8 @@ def measure_speedup(steps: Steps, trial: Trial, subject: Subject, beside: Subjec
 
     def compute(folder: Path, track: Track) -> None:  # noqa: ARG001
         with beside.open() as before, subject.open() as after:
-            runs = [_running(trial, session) for session in (before, after)]
-            np.save(folder / TURNS, time_in_turns(*runs, trial.measure.runs))
+            times = time_in_turns(_running(trial, before), _running(trial, after), trial.measure.runs)
+        np.save(folder / TURNS, times)
 
     keys = (subject.key, beside.key, trial.source.fingerprint, trial.running, trial.measure.model_dump())
     key = step_key("speedup", keys, runtime_versions())

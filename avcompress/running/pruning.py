@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from avcompress.recipe_prune import Prune
+from avcompress.recipe_prune import Importance, Prune, ScoreFile, ScoreFunction
 from avcompress.running.budgeting import Budget, chosen_for
 from avcompress.running.choosing import Chooser, Made, channel_scores, concerned, made_by
 from avcompress.running.training import Growth
@@ -58,11 +58,22 @@ def prune(chooser: Chooser[Prune], part: Part, artifact: Artifact, track: Track)
         removed = _by_share(chooser, part, free, scores)
     else:
         removed, goal = chosen_for(chooser, part.budget, artifact.model, scores)
-    importance = chooser.stage.importance
-    told = importance if isinstance(importance, str) else getattr(importance, "file", None) or importance.function
-    fixed = {layer.layer: layer.reason for layer in coupling.fixed}
-    facts = Pruning(step="", importance=told, groups=_groups(free, scores, removed), goal=goal, fixed=fixed)
+    facts = Pruning(
+        step="",  # whoever takes it knows what it is called
+        importance=_named(chooser.stage.importance),
+        groups=_groups(free, scores, removed),
+        fixed={layer.layer: layer.reason for layer in coupling.fixed},
+        goal=goal,
+    )
     return Made(_without(artifact, coupling, removed), facts)
+
+
+def _named(importance: Importance) -> str:
+    match importance:
+        case ScoreFile(file=name) | ScoreFunction(function=name):
+            return name
+        case _:
+            return importance
 
 
 def _by_share(chooser: Chooser[Prune], part: Part, free: Coupling, scores: Scores) -> Removed:

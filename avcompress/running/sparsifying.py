@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from glob import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import onnx
 
@@ -69,7 +69,7 @@ def _scores_of(
     lesson = chooser.lesson()
 
     def scores(trained: nn.Module) -> Mapping[str, Array]:
-        found = saliency(trained.get_submodule(prefix.rstrip(".")), lesson)
+        found = saliency(cast("fx.GraphModule", trained.get_submodule(prefix.rstrip("."))), lesson)
         return {name: found[name] for name in names}
 
     return scores

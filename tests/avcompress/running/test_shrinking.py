@@ -20,6 +20,7 @@ from avcompress.running.bench import Bench, Job, prepare
 from avcompress.running.compress import Compressed, compress
 from avcompress.running.float_model import as_graph, from_factory, from_file, smaller
 from avcompress.spec import Artifact, ModelError, RecipeError, Track
+from avcompress.structure import load_structure
 from avcompress.watch import SilentWatch
 from engines.onnx_graph import initializers
 
@@ -247,9 +248,7 @@ def test_normalization_is_trained_once_a_module_was_pruned_and_stays_in_a_file(r
 
 
 def load_pruned(out: Path) -> onnx.ModelProto:
-    from avcompress.checkpoint import load_artifact
-
-    return load_artifact(out / "state" / "0-prune").model
+    return load_structure(out / "state" / "0-prune")
 
 
 def load_weights(folder: Path) -> dict[str, np.ndarray]:
@@ -383,7 +382,7 @@ def test_zeros_stay_through_training_quantization_and_its_repairs(request, tmp_p
     assert set(sparse) == {"second.0.weight", "head.weight"} | (
         {"first.0.weight"} if pattern == "unstructured" else set()
     )
-    first, last = (load_folder(tmp_path / "out" / "state" / name) for name in ("0-sparsify", "9-qat"))
+    first, last = load_structure(tmp_path / "out" / "state" / "0-sparsify"), onnx.load(made.network)
     before, after = (zero_masks(model, sparse) for model in (first, last))
     for name, mask in before.items():
         assert not (after[name] & ~mask).any()
@@ -391,12 +390,6 @@ def test_zeros_stay_through_training_quantization_and_its_repairs(request, tmp_p
     assert not np.array_equal(
         initializers(first)["head.weight"].raw_data, initializers(onnx.load(made.counterpart))["head.weight"].raw_data
     )
-
-
-def load_folder(folder: Path) -> onnx.ModelProto:
-    from avcompress.checkpoint import load_artifact
-
-    return load_artifact(folder).model
 
 
 @pytest.mark.parametrize("importance", ["magnitude", "gradient"])
