@@ -200,12 +200,14 @@ def _said(kind: Json) -> str:
 
 def _network(described: Json, weights: Mapping[str, Array]) -> onnx.ModelProto:
     sizes = {n: np.array(item["values"], np.dtype(item["dtype"])) for n, item in described["sizes"].items()}
+    # In the structure's order: safetensors gives weights in another one each time.
+    constants = {**{name: weights[name] for name in described["weights"]}, **sizes}
     graph = helper.make_graph(
         [_made(item) for item in described["nodes"]],
         described["name"],
         [_value(item) for item in described["inputs"]],
         [_value(item) for item in described["outputs"]],
-        [numpy_helper.from_array(value, name) for name, value in {**weights, **sizes}.items()],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     opsets = [helper.make_opsetid(domain, version) for domain, version in described["opsets"].items()]
     return helper.make_model(graph, ir_version=described["ir_version"], opset_imports=opsets)
