@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from avcompress.prune.groups import Coupling
-from avcompress.prune.importance.derivatives import evaluating
+from avcompress.prune.importance.derivatives import answers, evaluating
 from avcompress.prune.importance.scores import relative, summed
 from avcompress.prune.weights import Weight, layers_of
 from avcompress.spec import Array, ModelError
@@ -35,7 +35,7 @@ def activation(module: fx.GraphModule, coupling: Coupling, batches: Iterable[tup
     count = 0
     for inputs, _ in batches:
         with evaluating(module), torch.no_grad():
-            means.run(inputs)
+            answers(means.run, inputs)
         count += 1
     if not count:
         raise ModelError("importance activation: expected images to look at, got none; give at least one batch")

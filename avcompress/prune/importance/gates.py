@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from avcompress.prune.groups import Coupling, Group
-from avcompress.prune.importance.derivatives import checked, differentiable, evaluating, no_batches
+from avcompress.prune.importance.derivatives import answers, checked, differentiable, evaluating, no_batches
 from avcompress.prune.importance.lesson import Lesson
 from avcompress.prune.importance.scores import Line, lines
 from avcompress.prune.weights import Weight, layers_of
@@ -47,7 +47,7 @@ def gate_gradients(module: fx.GraphModule, coupling: Coupling, lesson: Lesson) -
         with evaluating(module), differentiable(module, ()):
             gates = _Gates(module, edges, len(inputs))
             pictures = inputs.detach().requires_grad_()
-            loss = checked(loss_of(gates.run(pictures), targets), count)
+            loss = checked(loss_of(answers(gates.run, pictures), targets), count)
             torch.autograd.grad(loss, [pictures, *gates.constants], allow_unused=True)
         yield {name: _by_channel(own, gates.found, len(inputs)) for name, own in places.items()}
         count += 1
