@@ -15,6 +15,7 @@ import onnx
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
 
 from avcompress.spec import Array, ModelError
 from engines.in_memory import open_model
@@ -85,9 +86,7 @@ def _decisions() -> Iterator[list[str]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield found
-    tracer = [
-        w for w in caught if issubclass(w.category, torch.jit.TracerWarning) and "Python boolean" in str(w.message)
-    ]
+    tracer = [w for w in caught if issubclass(w.category, TracerWarning) and "Python boolean" in str(w.message)]
     ours = Path(torch.__file__).parent
     for warning in sorted(tracer, key=lambda w: ours in Path(w.filename).parents):
         line = linecache.getline(warning.filename, warning.lineno).strip()

@@ -10,6 +10,7 @@ from onnx import numpy_helper
 
 from avcompress.onnx_import.constants import folded
 from avcompress.onnx_import.operand import OnnxNode, Operand
+from avcompress.spec import Array
 from engines.onnx_graph import drop_unused_initializers, fold_constants, name_nodes, set_nodes_
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -40,7 +41,7 @@ def nodes_of(network: onnx.ModelProto, shapes: Shapes) -> Iterator[OnnxNode]:
     return (node for node, _ in _with_values(network, shapes))
 
 
-def _with_values(network: onnx.ModelProto, shapes: Shapes) -> Iterator[tuple[OnnxNode, tuple[object, ...] | None]]:
+def _with_values(network: onnx.ModelProto, shapes: Shapes) -> Iterator[tuple[OnnxNode, tuple[Array, ...] | None]]:
     opset = next((o.version for o in network.opset_import if o.domain in {"", "ai.onnx"}), 1)
     known = {item.name: _constant(item.name, numpy_helper.to_array(item)) for item in network.graph.initializer}
     for proto in network.graph.node:
@@ -52,7 +53,7 @@ def _with_values(network: onnx.ModelProto, shapes: Shapes) -> Iterator[tuple[Onn
         yield node, values
 
 
-def _constant(name, value) -> Operand:
+def _constant(name: str, value: Array) -> Operand:
     return Operand(name, torch.empty(value.shape, device="meta"), value)
 
 

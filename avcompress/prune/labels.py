@@ -7,11 +7,13 @@ tensor: an axis along which the labels do not vary has size 1, (1, C, 1, 1) afte
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Labels = NDArray[np.int64]
+Value = TypeVar("Value", bound=np.generic)
 
 NONE = 0
 """The label of what can never be removed: the values of an image, say."""
@@ -71,17 +73,19 @@ class Atoms:
 
     def reasons(self) -> dict[int, str]:
         """Why atoms have to stay, by their root; NONE is not among them."""
-        for atom, labels in reversed(self._followers):  # those of later operators stay for what came before, too
-            why = self._by_root().get(int(self.roots(np.array(atom))))
-            if why is not None:
-                self.protect(labels, why)
-        return self._by_root()
-
-    def _by_root(self) -> dict[int, str]:
         found: dict[int, str] = {}
-        for atom, why in self._reasons.items():
-            found.setdefault(int(self.roots(np.array(atom))), why)
+        for root, why in zip(self._roots_of(self._reasons), self._reasons.values(), strict=True):
+            found.setdefault(root, why)
+        for atom, labels in reversed(self._followers):  # the last first: a sum may be made of sums
+            (root,) = self._roots_of([atom])
+            if root in found:
+                for part in set(self.roots(labels.ravel()).tolist()) - {NONE}:
+                    found.setdefault(part, found[root])
         return found
+
+    def _roots_of(self, atoms: Iterable[int]) -> list[int]:
+        roots: list[int] = self.roots(np.array([*atoms], np.int64)).tolist()
+        return roots
 
     def compact(self, labels: Labels) -> Labels:
         """The roots, with size 1 along every axis where they do not vary."""
@@ -125,10 +129,10 @@ def best_axis(labels: Labels) -> int | None:
     return max(varying(labels), key=lambda axis: (units(labels, axis), axis), default=None)
 
 
-def expanded(labels: Labels, axis: int, size: int) -> Labels:
-    """The labels at every position of an axis."""
-    if labels.shape[axis] == size:
-        return labels
-    shape = list(labels.shape)
+def expanded(values: NDArray[Value], axis: int, size: int) -> NDArray[Value]:
+    """Labels, or what else broadcasts, at every position of an axis."""
+    if values.shape[axis] == size:
+        return values
+    shape = list(values.shape)
     shape[axis] = size
-    return np.broadcast_to(labels, shape)
+    return np.broadcast_to(values, shape)

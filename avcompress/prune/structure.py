@@ -212,7 +212,8 @@ def _network(described: Json, weights: Mapping[str, Array]) -> onnx.ModelProto:
 
 
 def _array(described: Json) -> Array:
-    return np.array(described["values"], np.dtype(described["dtype"])).reshape(described["shape"])
+    values: Array = np.array(described["values"], np.dtype(described["dtype"])).reshape(described["shape"])
+    return values
 
 
 def _value(described: Json) -> onnx.ValueInfoProto:

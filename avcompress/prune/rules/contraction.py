@@ -34,7 +34,7 @@ class Factor:
         """Whether channels lie along a letter."""
         if self.labels is None or letter not in self.letters:
             return False
-        return self.labels.shape[self.letters.index(letter)] > 1
+        return bool(self.labels.shape[self.letters.index(letter)] > 1)
 
 
 def contract(step: Step, operands: Sequence[Operand], letters: Sequence[str], result: str) -> Labels:
@@ -49,7 +49,7 @@ def contract(step: Step, operands: Sequence[Operand], letters: Sequence[str], re
     ranks = _ranks(letters, result)
     factors = [_factor(step, operand, own, ranks) for operand, own in zip(operands, letters, strict=True)]
     new = [letter for letter in result if _is_new(factors, letter)]
-    passed = [letter for letter in result if any(factor.varies(letter) for factor in factors)]
+    passed = [letter for letter in result if _passes(factors, letter)]
     shared = [letter for letter in ranks if any(letter in f.letters and f.labels is not None for f in factors)]
     found = {letter: _tied(step, factors, letter) for letter in [*shared, *new]}
     for letter in [*passed, *new][1:]:
@@ -75,6 +75,12 @@ def _factor(step: Step, operand: Operand, letters: str, ranks: dict[str, int]) -
     axes = varying(labels)
     best = max(axes, key=lambda axis: (ranks[letters[axis]], units(labels, axis), axis), default=None)
     return Factor(operand, letters, step.atoms.along_one_axis(labels, step.mixes, best))
+
+
+def _passes(factors: Sequence[Factor], letter: str) -> bool:
+    """Whether all activations that have a letter have channels along it, but for those that are broadcast."""
+    own = [factor for factor in factors if letter in factor.letters and factor.labels is not None]
+    return any(f.varies(letter) for f in own) and all(f.varies(letter) or f.size(letter) == 1 for f in own)
 
 
 def _is_new(factors: Sequence[Factor], letter: str) -> bool:

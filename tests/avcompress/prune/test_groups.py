@@ -215,18 +215,30 @@ ATTENTION = """a = Conv (x, wa) f = Reshape (a, flat) t = Transpose <perm = [0,2
     ot = Transpose <perm = [0,2,1,3]> (o) j = Reshape (ot, joined) y = MatMul (j, wo)"""
 
 
+HEADS = {
+    "wa": (5, 3, 1, 1), "flat": [0, 0, -1], "wq": (5, 6), "wk": (5, 6), "wv": (5, 6), "heads": [0, 0, 2, 3],
+    "joined": [0, 0, -1], "wo": (6, 4),
+}  # fmt: skip
+
+
 def test_heads_keep_their_number_and_lose_the_same_positions(net):
-    constants = {
-        "wa": (5, 3, 1, 1), "flat": [0, 0, -1], "wq": (5, 6), "wk": (5, 6), "wv": (5, 6), "heads": [0, 0, 2, 3],
-        "joined": [0, 0, -1], "wo": (6, 4),
-    }  # fmt: skip
-    coupling = channel_groups(net(ATTENTION, constants, "float[1,64,4] y"))
+    coupling = channel_groups(net(ATTENTION, HEADS, "float[1,64,4] y"))
 
     assert [len(group.channels) for group in coupling.groups] == [5, 3, 3]
     stream, queries, values = coupling.groups
     assert places(stream, 4) == {("wa", 0): (4,), ("wq", 0): (4,), ("wk", 0): (4,), ("wv", 0): (4,)}
     assert places(queries, 1) == {("wq", 1): (1, 4), ("wk", 1): (1, 4)}
     assert places(values, 2) == {("wv", 1): (2, 5), ("wo", 0): (2, 5)}
+
+
+def test_heads_that_a_layer_mixes_keep_their_number_too(net):
+    mixed = """m = Transpose <perm = [0,2,3,1]> (w) n = MatMul (m, wm) p = Transpose <perm = [0,3,1,2]> (n)
+        o = MatMul (p, vh)"""
+    text = ATTENTION.replace("o = MatMul (w, vh)", mixed)
+    coupling = channel_groups(net(text, {**HEADS, "wm": (2, 2)}, "float[1,64,4] y"))
+
+    assert [len(group.channels) for group in coupling.groups] == [5, 3, 3]
+    assert reasons(coupling)["MatMul_15"] == "MatMul 'MatMul_17' joins them with values that have to stay"
 
 
 def test_a_weight_that_two_layers_share_ties_what_both_read_and_give(net):
