@@ -143,7 +143,7 @@ def _chain(first, second, norm=None, bias=None) -> onnx.ModelProto:
     )
 
 
-def _coupling(width: int, extra: tuple[str, ...] = (), name: str = "first") -> Coupling:
+def _between(width: int, extra: tuple[str, ...] = (), name: str = "first") -> Coupling:
     """The group of channels between the two layers; `extra` are vectors that belong to them."""
     channels = tuple(
         Channel(
@@ -166,4 +166,4 @@ def chain() -> Callable[..., onnx.ModelProto]:
 
 @pytest.fixture(scope="session")
 def coupling() -> Callable[..., Coupling]:
-    return _coupling
+    return _between
