@@ -91,7 +91,7 @@ class _Gates(fx.Interpreter):
     """Runs the network, and adds up x dL/dx of what layers read and give while the gradient passes."""
 
     def __init__(self, module: fx.GraphModule, edges: set[Edge], images: int) -> None:
-        super().__init__(module)  # type: ignore[no-untyped-call]
+        super().__init__(module)
         self.layers = {node: weight for weight, node in layers_of(module)}
         self.edges = edges
         self.images = images
@@ -107,7 +107,7 @@ class _Gates(fx.Interpreter):
         operands = list(args)
         data = 1 - weight.operand
         operands[data] = self._gated(operands[data], _read(weight))
-        result = self.call_function(n.target, tuple(operands), kwargs)  # type: ignore[arg-type]
+        result = self.call_function(n.target, tuple(operands), kwargs)
         return self._gated(result, _given(weight, result))
 
     def _gated(self, value: Tensor, where: _Where) -> Tensor:
@@ -118,7 +118,7 @@ class _Gates(fx.Interpreter):
         else:  # it depends on no image, as a table of positions
             gate = value.detach().requires_grad_()
             self.constants.append(gate)
-        gate.register_hook(lambda gradient: self._add(where, value.detach(), gradient))
+        gate.register_hook(lambda gradient: self._add(where, value.detach(), gradient))  # type: ignore[no-untyped-call]
         return gate
 
     def _add(self, where: _Where, value: Tensor, gradient: Tensor) -> None:
