@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from avcompress.prune.groups import Coupling
-from avcompress.prune.importance.derivatives import evaluating
+from avcompress.prune.importance.derivatives import answers, evaluating
 from avcompress.prune.importance.scores import relative, summed
 from avcompress.prune.weights import Weight, layers_of
 from avcompress.spec import Array, ModelError
@@ -35,7 +35,7 @@ def activation(module: fx.GraphModule, coupling: Coupling, batches: Iterable[tup
     count = 0
     for inputs, _ in batches:
         with evaluating(module), torch.no_grad():
-            means.run(inputs)
+            answers(means.run, inputs)
         count += 1
     if not count:
         raise ModelError("importance activation: expected images to look at, got none; give at least one batch")
@@ -46,7 +46,7 @@ class _Means(fx.Interpreter):
     """Adds up, for every layer, the mean magnitude of each input."""
 
     def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)  # type: ignore[no-untyped-call]
+        super().__init__(module)
         self.layers = {node: weight for weight, node in layers_of(module)}
         self.found: dict[tuple[str, int], Array] = {}
 
@@ -54,12 +54,10 @@ class _Means(fx.Interpreter):
         """As the interpreter does, and look at what a layer reads."""
         weight = self.layers.get(n)
         if weight is not None:
-            constant, data = n.args[weight.operand], n.args[1 - weight.operand]
-            shape = constant.meta["shape"]  # type: ignore[union-attr]
-            if not weight.is_depthwise(shape):
-                values = _by_input(self.env[data].float(), weight)
-                key = (weight.tensor, weight.inputs)
-                self.found[key] = self.found.get(key, 0) + values
+            operands, _ = self.fetch_args_kwargs_from_env(n)
+            values = _by_input(operands[1 - weight.operand].float(), weight)
+            key = (weight.tensor, weight.inputs)
+            self.found[key] = self.found.get(key, 0) + values
         return super().run_node(n)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -28,22 +28,48 @@ def gradients(
     """
     if not weights:
         return
-    loss_of = lesson.loss_of()
-    count = 0
+    loss_of, count = lesson.loss_of(), 0
     for inputs, targets in lesson.batches:
-        with evaluating(module), _differentiable(module, weights.values()):
-            loss = loss_of(module(inputs), targets)
-            if not bool(torch.isfinite(loss)):
-                got = float(loss.detach())
-                raise ModelError(
-                    f"importance: expected a finite loss, got {got} in batch {count}; look for damaged images or labels"
-                )
+        with evaluating(module), differentiable(module, weights.values()):
+            loss = checked(loss_of(answers(module, inputs), targets), count)
             found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         pairs = zip(weights.items(), found, strict=True)
         yield {name: torch.zeros_like(weight) if grad is None else grad for (name, weight), grad in pairs}
         count += 1
     if not count:
-        raise ModelError("importance: expected images to compute gradients from, got none; give at least one batch")
+        raise no_batches()
+
+
+def answers(run: Callable[[Tensor], Any], inputs: Tensor) -> Any:
+    """What a network returns; raises ModelError where it does not take these inputs."""
+    try:
+        return run(inputs)
+    except Exception as error:  # whatever its functions raise
+        got = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        raise ModelError(
+            f"importance: expected the network to take images {tuple(inputs.shape)}, got {got}; one that was exported "
+            "for a single image may want batches of one"
+        ) from error
+
+
+def checked(loss: Tensor, batch: int) -> Tensor:
+    """The loss; raises ModelError where it is not finite, or depends on nothing."""
+    if not bool(torch.isfinite(loss.detach())):
+        got = float(loss.detach())
+        raise ModelError(
+            f"importance: expected a finite loss, got {got} in batch {batch}; look for damaged images or labels"
+        )
+    if not loss.requires_grad:
+        raise ModelError(
+            "importance: expected a loss that can be differentiated, got one without a gradient; compute it from the "
+            "network's outputs in torch"
+        )
+    return loss
+
+
+def no_batches() -> ModelError:
+    """For a lesson without any."""
+    return ModelError("importance: expected images to compute gradients from, got none; give at least one batch")
 
 
 @contextlib.contextmanager
@@ -59,8 +85,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _differentiable(module: nn.Module, weights: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Gradients for these weights alone."""
+def differentiable(module: nn.Module, weights: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Gradients for these weights alone; afterwards for those that had them before."""
     before = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
     wanted = {id(weight) for weight in weights}
     for parameter, _ in before:
@@ -71,26 +97,3 @@ def _differentiable(module: nn.Module, weights: Iterable[nn.Parameter]) -> Itera
     finally:
         for parameter, needed in before:
             parameter.requires_grad_(needed)
-
-
-def one_by_one(batches: Iterable[tuple[Tensor, Any]]) -> Iterator[tuple[Tensor, Any]]:
-    """Batches of one image; raises ModelError for targets that cannot be taken apart."""
-    for inputs, targets in batches:
-        for index in range(len(inputs)):
-            yield inputs[index : index + 1], _of_one(targets, index, len(inputs))
-
-
-def _of_one(targets: Any, index: int, count: int) -> Any:
-    """The targets of one image: of tensors and sequences with one entry an image, in mappings, too."""
-    match targets:
-        case None:
-            return None
-        case dict():
-            return {key: _of_one(value, index, count) for key, value in targets.items()}
-        case Tensor() | list() | tuple() if len(targets) == count:
-            return targets[index : index + 1]
-        case _:
-            raise ModelError(
-                f"importance fisher: expected targets of {count} images that can be taken apart, got a "
-                f"{type(targets).__name__}; give batches of one image, or choose taylor"
-            )

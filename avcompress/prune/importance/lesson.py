@@ -30,7 +30,7 @@ class Lesson:
 
     Attributes:
         batches: inputs (N, C, H, W) with what the loss wants of them; gone through once for each criterion.
-        loss: None is `response`, which looks at no targets.
+        loss: a mean over the images of a batch; None is `response`, which looks at no targets.
         seed: of the directions of `response`.
     """
 
@@ -44,9 +44,9 @@ class Lesson:
 
 
 class _Response:
-    """The outputs times signs drawn by chance, in parts of their own deviation: ().
+    """The outputs of each image times signs drawn by chance, in parts of their own deviation, the mean over images: ().
 
-    Each output counts by the mean over its values, several of them by their mean.
+    The square of an image's counts each output by the mean over its values, and several outputs by their mean.
     """
 
     def __init__(self, seed: int) -> None:
@@ -61,8 +61,9 @@ class _Response:
         values = output.float()
         signs = torch.randint(0, 2, output.shape, generator=self.generator).to(values) * 2 - 1
         spread = (values.detach() - values.detach().mean()).square().mean().sqrt()
-        unit = values.numel() ** 0.5 * spread.clamp(min=torch.finfo(torch.float32).tiny)
-        part: Tensor = (values * (signs / unit)).sum()
+        spread = spread.clamp(min=torch.finfo(torch.float32).tiny)
+        images = len(values) if values.dim() else 1
+        part: Tensor = (values * (signs / spread)).sum() / math.sqrt(values.numel() * images)
         return part
 
 

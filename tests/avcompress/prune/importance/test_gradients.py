@@ -18,7 +18,8 @@ def images(seed: int = 0, count: int = 4, channels: int = 2) -> torch.Tensor:
 
 
 def square(outputs, _targets):
-    return outputs.square().sum()
+    """A mean over images."""
+    return outputs.square().flatten(1).sum(1).mean()
 
 
 def by_hand(network, inputs, loss=square):
@@ -34,57 +35,71 @@ FIRST = [[1.0, -2], [0.5, 3], [-1, 0.2]]
 SECOND = [[1.0, 1, -1], [0.3, 2, 1]]
 
 
-def test_taylor_is_the_sum_of_weight_times_gradient_of_each_layer(chain, coupling):
+def gates(network) -> np.ndarray:
+    """For each image the sum of weight times gradient of what reads a channel, (images, channels)."""
+    found = []
+    for image in images():
+        _, (w2, g2) = by_hand(network, image[None])
+        found.append((w2 * g2).sum(0))
+    return np.array(found)
+
+
+def test_taylor_is_the_magnitude_of_weight_times_gradient_of_what_reads_a_channel(chain, coupling):
     network = chain(FIRST, SECOND)
-    (w1, g1), (w2, g2) = by_hand(network, images())
 
     scores = taylor(import_onnx(network), coupling(3), Lesson([(images(), None)], square))["first"]
 
-    assert scores == pytest.approx(np.abs((w1 * g1).sum(1)) + np.abs((w2 * g2).sum(0)), rel=1e-4)
+    assert scores == pytest.approx(np.abs(gates(network)).mean(0), rel=1e-4)
 
 
 def test_taylor_predicts_what_a_small_change_of_a_channel_does_to_the_loss(chain, coupling):
-    # Of the layer that reads the channel: its weights times 1 + e change the loss by e times the sum of w g.
-    network = chain(FIRST, SECOND)
-    _, (w2, g2) = by_hand(network, images())
+    # The weights that read a channel times 1 + e change the loss of an image by e times the gradient of its gate.
+    network, image = chain(FIRST, SECOND), images(count=1)
+    scores = taylor(import_onnx(network), coupling(3), Lesson([(image, None)], square))["first"]
 
     def loss(share: float) -> float:
         changed = np.array(SECOND)
         changed[:, 1] *= share
-        return float(square(import_onnx(chain(FIRST, changed))(images()).detach().double(), None))
+        return float(square(import_onnx(chain(FIRST, changed))(image).detach().double(), None))
 
-    assert (loss(1.02) - loss(0.98)) / 0.04 == pytest.approx(float((w2 * g2).sum(0)[1]), rel=1e-4)
+    assert abs(loss(1.02) - loss(0.98)) / 0.04 == pytest.approx(scores[1], rel=1e-4)
 
 
 def test_gradient_sums_magnitudes_of_what_computes_a_channel(chain, coupling):
     network = chain(FIRST, SECOND)
-    (_, g1), _ = by_hand(network, images())
-    expected = np.abs(g1).sum(1)
+    expected = np.abs(by_hand(network, images())[0][1]).sum(1)
 
     scores = gradient(import_onnx(network), coupling(3), Lesson([(images(), None)], square))["first"]
 
     assert scores == pytest.approx(expected / expected.mean(), rel=1e-4)
 
 
-def test_fisher_squares_the_gradients_of_single_images(chain, coupling):
+def test_fisher_is_the_square_of_what_taylor_takes_the_magnitude_of(chain, coupling):
     network = chain(FIRST, SECOND)
-    expected = np.zeros(3)
-    for index in range(4):
-        (w1, g1), (w2, g2) = by_hand(network, images()[index : index + 1])
-        expected += ((w1 * g1) ** 2).sum(1) + ((w2 * g2) ** 2).sum(0)
 
     scores = fisher(import_onnx(network), coupling(3), Lesson([(images(), None)], square))["first"]
 
-    assert scores == pytest.approx(expected / 4, rel=1e-4)
+    assert scores == pytest.approx((gates(network) ** 2).mean(0), rel=1e-4)
 
 
-def test_several_batches_count_by_their_mean(chain, coupling):
+@pytest.mark.parametrize("sizes", [(4,), (2, 2), (3, 1), (1, 1, 1, 1)])
+def test_batches_of_any_size_give_the_same(chain, coupling, sizes):
     module = import_onnx(chain(FIRST, SECOND))
-    parts = [taylor(module, coupling(3), Lesson([(images(seed), None)], square))["first"] for seed in (0, 1)]
+    batches = [(part, None) for part in images().split(list(sizes))]
 
-    both = taylor(module, coupling(3), Lesson([(images(seed), None) for seed in (0, 1)], square))["first"]
+    scores = fisher(module, coupling(3), Lesson(batches, square))["first"]
 
-    assert both == pytest.approx(np.mean(parts, axis=0), rel=1e-6)
+    whole = fisher(module, coupling(3), Lesson([(images(), None)], square))["first"]
+    assert scores == pytest.approx(whole, rel=1e-5)
+
+
+def test_gradients_of_several_batches_count_by_their_mean(chain, coupling):
+    network = chain(FIRST, SECOND)
+    parts = [np.abs(by_hand(network, images(seed))[0][1]).sum(1) for seed in (0, 1)]
+
+    both = gradient(import_onnx(network), coupling(3), Lesson([(images(s), None) for s in (0, 1)], square))["first"]
+
+    assert both == pytest.approx(np.sum(parts, axis=0) / np.sum(parts, axis=0).mean(), rel=1e-5)
 
 
 def test_activation_is_the_mean_magnitude_where_layers_read_it(chain, coupling):
@@ -115,19 +130,35 @@ def test_what_no_one_reads_and_what_is_never_active_is_least_important(chain, co
 
 def test_without_labels_fisher_is_the_gauss_newton_diagonal_of_the_outputs_distance(chain, coupling):
     """Many random directions against the Jacobian itself."""
-    network, inputs = chain(FIRST, SECOND), images(count=1)
+    network, inputs = chain(FIRST, SECOND), images(count=2)
     module = import_onnx(network)
-    names = [module.meta["parameters"][name] for name in ("first.weight", "second.weight")]
-    output = module(inputs).detach()
-    unit = float(output.numel() * (output - output.mean()).square().mean())
-    expected = np.zeros(3)
-    for value in module(inputs).flatten():
-        grads = torch.autograd.grad(value, [module.get_parameter(n) for n in names], retain_graph=True)
-        for axis, (attribute, grad) in enumerate(zip(names, grads, strict=True)):
-            part = (module.get_parameter(attribute) * grad).square().sum([i for i in range(4) if i != axis])
-            expected += part.detach().double().numpy() / unit
+    second = module.get_parameter(module.meta["parameters"]["second.weight"])
+    output = module(inputs)
+    spread = (output - output.mean()).square().mean().detach()
+    gates = [
+        (second * torch.autograd.grad(value, second, retain_graph=True)[0]).detach().sum((0, 2, 3))
+        for value in output.flatten()
+    ]
+    expected = torch.stack(gates).square().sum(0) / (output.numel() * spread)
 
-    scores = fisher(module, coupling(3), Lesson([(inputs, None)] * 400))["first"]
+    scores = fisher(module, coupling(3), Lesson([(inputs, None)] * 300))["first"]
+
+    assert scores == pytest.approx(expected.double().numpy(), rel=0.15)
+
+
+def test_without_labels_fisher_is_the_distance_of_the_outputs_where_they_are_linear(chain, coupling):
+    """What is lost without a channel that is always active, in parts of the outputs' variance."""
+    network = chain(np.abs(FIRST), SECOND)
+    inputs = images(count=8).abs()
+    before = import_onnx(network)(inputs).detach()
+    expected = []
+    for channel in range(3):
+        without = np.array(SECOND)
+        without[:, channel] = 0
+        after = import_onnx(chain(np.abs(FIRST), without))(inputs).detach()
+        expected.append(float((after - before).square().mean() / before.var(correction=0)))
+
+    scores = fisher(import_onnx(network), coupling(3), Lesson([(inputs, None)] * 300))["first"]
 
     assert scores == pytest.approx(expected, rel=0.15)
 
@@ -182,16 +213,27 @@ def test_a_loss_that_is_no_number_and_no_images_at_all_are_told(chain, coupling)
             empty()
 
 
-def test_fisher_takes_targets_apart_or_says_why_not(chain, coupling):
-    module = import_onnx(chain(FIRST, SECOND))
+def test_targets_go_to_the_loss_as_they_are(chain, coupling):
     seen: list[object] = []
 
     def loss(outputs, targets):
         seen.append(targets)
-        return outputs.sum()
+        return outputs.mean()
 
-    fisher(module, coupling(3), Lesson([(images(count=2), {"a": torch.arange(2), "b": ["x", "y"]})], loss))
+    fisher(import_onnx(chain(FIRST, SECOND)), coupling(3), Lesson([(images(), ["a", "b"])], loss))
 
-    assert [target["b"] for target in seen] == [["x"], ["y"]]
-    with pytest.raises(ModelError, match=r"expected targets of 2 images that can be taken apart, got a float"):
-        fisher(module, coupling(3), Lesson([(images(count=2), 3.0)], loss))
+    assert seen == [["a", "b"]]
+
+
+def test_a_loss_that_depends_on_nothing_is_told(chain, coupling):
+    lesson = Lesson([(images(), None)], lambda outputs, _: outputs.detach().sum())
+    for criterion in (taylor, gradient):
+        with pytest.raises(ModelError, match=r"expected a loss that can be differentiated"):
+            criterion(import_onnx(chain(FIRST, SECOND)), coupling(3), lesson)
+
+
+def test_images_that_the_network_does_not_take_are_told(chain, coupling):
+    module, wrong = import_onnx(chain(FIRST, SECOND)), [(images(channels=3), None)]
+    for criterion in (taylor, gradient, lambda *args: activation(*args[:2], args[2].batches)):
+        with pytest.raises(ModelError, match=r"expected the network to take images \(4, 3, 4, 4\), got RuntimeError: "):
+            criterion(module, coupling(3), Lesson(wrong))
