@@ -65,8 +65,8 @@ class Prune(Choosing):
     kind: Literal["prune"]
     importance: Importance = Field(
         "l2",
-        description="l1, l2: of weights; bn_scale; taylor, fisher: what changes without the channel, to first and second "
-        "order; gradient: of weights; activation: how active it is; fpgm: how different from the others; random; "
+        description="l1, l2: of weights; bn_scale; taylor, fisher: what changes without the channel, to first or "
+        "second order; gradient: of weights; activation: how active it is; fpgm: how different from the others; random; "
         "{file: FILE} or {function: module:function}",
     )
     scope: Literal["global", "local"] = Field(

@@ -92,7 +92,7 @@ class _Search:
 
     def lost(self, many: Counts) -> Floats:
         """(n,): the importance that each choice loses."""
-        return np.sum([losses[many[:, group]] for group, losses in enumerate(self.losses)], axis=0)
+        return np.asarray(np.sum([losses[many[:, group]] for group, losses in enumerate(self.losses)], axis=0))
 
     def greedy(self) -> Counts:
         """Remove, step by step, where the least importance goes for a millisecond."""

@@ -38,7 +38,7 @@ class Widths:
 
     def kept(self, counts: Counts) -> Floats:
         """(n, nodes, 2): the positions that are left of inputs and outputs, for each of (n, groups) counts."""
-        return self.dense - np.moveaxis(self.per_channel @ counts.T, -1, 0)
+        return np.asarray(self.dense - np.moveaxis(self.per_channel @ counts.T, -1, 0))
 
 
 def widths_of(network: onnx.ModelProto, coupling: Coupling) -> Widths:
