@@ -22,7 +22,7 @@ from avcompress.recipe import (
     Task,
 )
 from avcompress.recipe_distill import Distill
-from avcompress.recipe_network import Network, OnnxModel, TorchModel
+from avcompress.recipe_network import Network, OnnxModel, SavedModel, TorchModel
 from avcompress.recipe_prune import Importance, Prune, ScoreFile, ScoreFunction, Sparsify
 from avcompress.recipe_qat import Qat
 from avcompress.recipe_training import LabelLoss
@@ -148,6 +148,8 @@ def _network_inputs(where: str, network: Network, recipe_folder: Path, data_root
     match network:
         case OnnxModel(onnx=file):
             yield _file(f"{where}.onnx", data_root, file)
+        case SavedModel(structure=saved):
+            yield _folder(f"{where}.structure", data_root, saved)
         case TorchModel(import_from=folder, weights=weights):
             if folder is not None:
                 yield _folder(f"{where}.import_from", recipe_folder, folder)

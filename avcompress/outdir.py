@@ -13,7 +13,7 @@ from avcompress.files import make_folder
 from avcompress.spec import RecipeError
 
 REPORT = ("report.html", "report.json")
-RESULTS = ("analysis.html", "analysis.json", "model.onnx", *REPORT)
+RESULTS = ("analysis.html", "analysis.json", "model.onnx", "smaller", *REPORT)
 """What says how a run ended: none of it may outlive the next run's beginning."""
 UPDATES = "updates"
 OURS = ("engines", "logs", "recipe.yaml", "state", UPDATES, *RESULTS)

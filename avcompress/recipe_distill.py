@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, PositiveInt, Tag
 
 from avcompress.frozen import Fraction, Model
-from avcompress.recipe_network import OnnxModel, TorchModel, network_kind
+from avcompress.recipe_network import OnnxModel, SavedModel, TorchModel, network_kind
 from avcompress.recipe_training import LabelLoss, Training
 
 
@@ -146,7 +146,10 @@ def _teacher_kind(value: Any) -> str:
 
 
 Teacher = Annotated[
-    Annotated[Literal["self"], Tag("self")] | Annotated[OnnxModel, Tag("file")] | Annotated[TorchModel, Tag("module")],
+    Annotated[Literal["self"], Tag("self")]
+    | Annotated[OnnxModel, Tag("file")]
+    | Annotated[SavedModel, Tag("saved")]
+    | Annotated[TorchModel, Tag("module")],
     Discriminator(_teacher_kind),
 ]
 

@@ -23,6 +23,7 @@ FORMS = ("alone", "listed")
 """The tags of one source and of several, which no key of the file holds."""
 KEY_TAGS = {
     "onnx": "file",
+    "structure": "saved",
     "factory": "module",
     "file": "scores",
     "function": "code",
@@ -112,7 +113,7 @@ def _is_tag(item: str | int, data: Mapping[str, Any]) -> bool:
 
 def _names_itself(item: str | int, following: str | int | None, data: Mapping[str, Any]) -> bool:
     """Whether a model is called after the key that tells it: {energy: 0.9} is `energy`, and so is its key."""
-    return item == following and isinstance(item, str) and not isinstance(data.get(item), Mapping | list)
+    return item == following and not isinstance(_enter(data, item), Mapping | list)
 
 
 def _enter(data: Any, item: str | int) -> Any:

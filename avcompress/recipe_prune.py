@@ -65,9 +65,9 @@ class Prune(Choosing):
     kind: Literal["prune"]
     importance: Importance = Field(
         "l2",
-        description="l1, l2: of the weights; bn_scale; gradient; taylor: gradient times weight; fisher: its square; "
-        "fpgm: distance to the geometric median; activation: mean output; random; {file: FILE} or "
-        "{function: module:function}",
+        description="l1, l2: of weights; bn_scale; taylor, fisher: what changes without the channel, to first or "
+        "second order; gradient: of weights; activation: how active it is; fpgm: how different from the others; "
+        "random; {file: FILE} or {function: module:function}",
     )
     scope: Literal["global", "local"] = Field(
         "global", description="global: the least important channels, wherever they are; local: the same share of all"

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from typing_extensions import assert_never
 
 from avcompress.distill.taps import Record, Tapped
-from avcompress.float_network import with_output
+from avcompress.float_network import saved_network, with_output
 from avcompress.models.loading import load_torch
 from avcompress.onnx_import import import_onnx
 from avcompress.outputs import chosen
 from avcompress.recipe_distill import Teaching
-from avcompress.recipe_network import OnnxModel, TorchModel
+from avcompress.recipe_network import OnnxModel, SavedModel, TorchModel
 from avcompress.spec import Artifact, ModelError
 from avcompress.train.recovery import refuse_several
 from engines.onnx_load import load_onnx
@@ -42,6 +42,8 @@ def load_teacher(settings: Teaching, own: nn.Module, size: tuple[int, int], data
         case OnnxModel(onnx=file, output=name):
             model = load_onnx((data_root / file).resolve(), settings.teacher_size or size)
             return import_onnx(with_output(model, name)).eval()
+        case SavedModel(structure=saved, output=name):
+            return import_onnx(with_output(saved_network((data_root / saved).resolve()), name)).eval()
         case TorchModel(output=name):
             module = load_torch(settings.teacher, data_root, folder)
             if name is not None:

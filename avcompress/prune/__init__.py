@@ -3,7 +3,7 @@
 from avcompress.prune.groups import Channel, Coupling, Fixed, Group, Place, Removed, channel_groups
 from avcompress.prune.masking import masked
 from avcompress.prune.slicing import without
-from avcompress.prune.structure import load_structure, save_structure
+from avcompress.structure import load_structure, save_structure
 
 __all__ = [
     "Channel",

@@ -96,12 +96,13 @@ def channel_groups(network: onnx.ModelProto) -> Coupling:
     found = labelled(network)
     tensors = {name: found.known.atoms.compact(labels) for name, labels in found.known.tensors.items()}
     members = _members(found.known, tensors)
-    reasons = found.known.atoms.reasons()
+    reasons, ties = found.known.atoms.reasons(), found.known.atoms.ties()
     layers = [node for node in found.nodes if node.proto.op_type in _LAYERS]
     groups, atoms = _groups(members, reasons, layers, found.known)
+    tied = {atom: f"they all go together because of {by}" for atom, by in ties.items()}
     free = {atom for numbers in atoms.values() for atom in numbers}
     fixed = tuple(
-        Fixed(node.proto.name, _reason(node, tensors[output], reasons, found.shapes[output]))
+        Fixed(node.proto.name, _reason(node, tensors[output], {**tied, **reasons}, found.shapes[output]))
         for node in layers
         for output in node.proto.output
         if _has_weight(node) and free.isdisjoint(tensors[output].ravel().tolist())
@@ -185,8 +186,8 @@ def _unique(name: str, taken: Mapping[str, object]) -> str:
 
 
 def _reason(node: OnnxNode, labels: Labels, reasons: Mapping[int, str], shape: tuple[int, ...]) -> str:
-    why = next((reasons[atom] for atom in np.unique(labels).tolist() if atom in reasons), None)
-    if why is not None:
-        return why
     count = shape[1] if node.kind in {"Conv", "ConvTranspose"} else shape[-1]
-    return "there is only one" if count == 1 else "they all go together"
+    if count == 1:
+        return "there is only one"
+    why = next((reasons[atom] for atom in np.unique(labels).tolist() if atom in reasons), None)
+    return why or "they all go together"

@@ -70,8 +70,9 @@ def _make_rectangular_(known: Labelling) -> None:
     atoms, settled = known.atoms, False
     while not settled:
         settled = True
-        for labels in (*known.tensors.values(), *(v for (_, axis), v in known.constants.items() if axis is None)):
+        constants = {name: labels for (name, axis), labels in known.constants.items() if axis is None}
+        for name, labels in {**known.tensors, **constants}.items():
             found = atoms.compact(labels)
             if len(varying(found)) > 1:
-                atoms.along_one_axis(found, "they go together with values that have to stay")
+                atoms.rectangular(found, name)
                 settled = False

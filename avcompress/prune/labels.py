@@ -25,6 +25,7 @@ class Atoms:
     def __init__(self) -> None:
         self._parent = np.zeros(1, np.int64)
         self._reasons: dict[int, str] = {}
+        self._ties: list[tuple[int, str]] = []
         self._followers: list[tuple[int, Labels]] = []
 
     def fresh(self, shape: tuple[int, ...]) -> Labels:
@@ -44,18 +45,23 @@ class Atoms:
                 return found
             found = above
 
-    def unite(self, a: Labels, b: Labels, why: str) -> None:
-        """Let the atoms of two arrays go together, position by position; `why` those that meet NONE have to stay."""
+    def unite(self, a: Labels, b: Labels, by: str) -> bool:
+        """Let the atoms of two arrays go together, position by position; those that meet NONE have to stay.
+
+        `by`: what a message calls the operator that does. Returns whether any were apart before.
+        """
         left, right = (v.ravel() for v in np.broadcast_arrays(a, b))
-        self.protect(np.concatenate([left[right == NONE], right[left == NONE]]), why)
+        alone = np.concatenate([left[right == NONE], right[left == NONE]])
+        self.protect(alone, f"{by} joins them with values that have to stay")
         both = (left != NONE) & (right != NONE)
         left, right = left[both], right[both]
+        changed = False
         while True:
             left, right = self.roots(left), self.roots(right)
             apart = left != right
             if not apart.any():
-                return
-            left, right = left[apart], right[apart]
+                return changed
+            left, right, changed = left[apart], right[apart], True
             # Of several that want the same one under them, the smallest does; the others follow in the next round.
             np.minimum.at(self._parent, np.maximum(left, right), np.minimum(left, right))
 
@@ -97,20 +103,31 @@ class Atoms:
                     found = first
         return found
 
-    def uniform(self, labels: Labels, axes: Iterable[int], why: str) -> Labels:
+    def ties(self) -> dict[int, str]:
+        """What tied positions of one tensor to each other, by the root of their atoms: the last operator that did."""
+        return dict(zip(self._roots_of(atom for atom, _ in self._ties), (by for _, by in self._ties), strict=True))
+
+    def uniform(self, labels: Labels, axes: Iterable[int], by: str) -> Labels:
         """Let the positions along some axes go together; the labels then, of size 1 there."""
         for axis in axes:
             if labels.shape[axis] > 1:
                 first = labels.take([0], axis)
-                self.unite(labels, first, why)
+                if self.unite(labels, first, by):
+                    self._ties.append((int(first.flat[0]), by))
                 labels = first
         return self.compact(labels)
 
-    def along_one_axis(self, labels: Labels, why: str, axis: int | None = None) -> Labels:
+    def rectangular(self, labels: Labels, tensor: str) -> None:
+        """Let a tensor stay a block, whatever operators ask for; as a cause of ties this counts less than they do."""
+        before = len(self._ties)
+        self.along_one_axis(labels, f"the shape of {tensor!r}")
+        self._ties = self._ties[before:] + self._ties[:before]
+
+    def along_one_axis(self, labels: Labels, by: str, axis: int | None = None) -> Labels:
         """Let positions go together until the labels vary along one axis at most: the given one, or what keeps most."""
         found = self.compact(labels)
         kept = best_axis(found) if axis is None else axis
-        return self.uniform(found, [a for a in varying(found) if a != kept], why)
+        return self.uniform(found, [a for a in varying(found) if a != kept], by)
 
 
 def varying(labels: Labels) -> tuple[int, ...]:

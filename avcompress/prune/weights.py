@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import onnx
@@ -35,10 +35,6 @@ class Weight(NamedTuple):
     inputs: int
     groups: int
     data_axis: int
-
-    def is_depthwise(self, shape: Sequence[int]) -> bool:
-        """Whether every output reads one input; `shape` is the constant's."""
-        return self.groups > 1 and shape[self.inputs] == 1
 
 
 def ready(network: onnx.ModelProto) -> onnx.ModelProto:

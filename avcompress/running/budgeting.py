@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
+from avcompress.float_network import deployed
 from avcompress.recipe import Engine
 from avcompress.recipe_prune import Prune
 from avcompress.running.choosing import Chooser, concerned
 from avcompress.running.targeting import engine_of
 from avcompress.spec import Track
 from avcompress.state import step_key
-from engines.onnx_graph import check, fold_batch_norms, infer_shapes
 from validation.machine import runtime_versions
 from validation.report import LatencyGoal
 
@@ -73,11 +73,6 @@ def take_budget(chooser: Chooser[Prune], name: str, dense_ms: float | None, part
     return Budget(engine, folder, now * (goal / now) ** (1 / (stage.parts - part + 1))), now
 
 
-def deployed(network: onnx.ModelProto) -> onnx.ModelProto:
-    """As engines run it: with normalization folded in, which some of them leave to whoever exports."""
-    return check(infer_shapes(fold_batch_norms(network)))
-
-
 def chosen_for(
     chooser: Chooser[Prune], budget: Budget, network: onnx.ModelProto, scores: Scores
 ) -> tuple[dict[str, tuple[int, ...]], LatencyGoal]:
@@ -91,7 +86,7 @@ def chosen_for(
     from avcompress.prune.latency.solve import solve
     from avcompress.prune.latency.widths import counts_of
 
-    plain = deployed(network)
+    plain = deployed(network)  # as engines run it: not all of them fold normalization
     free = concerned(channel_groups(plain), chooser.stage, chooser.where)
     problem, dense_ms = _problem(chooser.stage, budget, plain, free, scores)
     aim, tried = budget.goal_ms, 0

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
-from avcompress.float_network import with_output
+from avcompress.float_network import deployed, with_output
 from avcompress.recipe_network import TorchModel
 from avcompress.running.bench import Bench
 from avcompress.running.generating import generate_images
@@ -16,7 +16,6 @@ from avcompress.running.rehearsing import rehearse
 from avcompress.running.task_loss import module_code
 from avcompress.spec import Artifact
 from avcompress.state import step_key
-from engines.onnx_graph import check, fold_batch_norms, infer_shapes
 
 if TYPE_CHECKING:
     import onnx
@@ -102,6 +101,15 @@ def from_factory(bench: Bench, settings: TorchModel) -> FloatModel:
     return FloatModel(Artifact(module, log=(f"built {settings.factory}",)), key, export, whole)
 
 
+def from_structure(network: onnx.ModelProto, artifact: Artifact) -> FloatModel:
+    """A network that was made smaller and saved: it is trained and exported as it was then."""
+    from avcompress.onnx_import import import_onnx
+
+    whole = _into(network)
+    imported = replace(artifact, model=import_onnx(network, norms=True))
+    return FloatModel(imported, step_key("saved", digest(network)), lambda module: deployed(whole(module)), whole)
+
+
 def smaller(model: FloatModel, artifact: Artifact, key: str) -> FloatModel:
     """The network that a stage has made of one: from now on a graph imported from the artifact's ONNX."""
     from avcompress.onnx_import import import_onnx
@@ -112,7 +120,7 @@ def smaller(model: FloatModel, artifact: Artifact, key: str) -> FloatModel:
     def export(module: nn.Module) -> onnx.ModelProto:
         # As torch exports a module: with normalization folded in. A user's file stays the graph that it is.
         written = whole(module)
-        return written if model.stored_norms else check(infer_shapes(fold_batch_norms(written)))
+        return written if model.stored_norms else deployed(written)
 
     return replace(
         model,

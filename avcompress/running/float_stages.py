@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from avcompress import ranks
 from avcompress.checkpoint import save_artifact
-from avcompress.float_network import with_output
+from avcompress.files import atomic_folder
+from avcompress.float_network import deployed, saved_network, with_output
 from avcompress.recipe import FloatTraining, Recipe, Shrinking
-from avcompress.recipe_network import OnnxModel, TorchModel
+from avcompress.recipe_network import OnnxModel, SavedModel, TorchModel
 from avcompress.running.bench import Bench
-from avcompress.running.float_model import FloatModel, digest, from_factory, from_file
+from avcompress.running.float_model import FloatModel, digest, from_factory, from_file, from_structure
 from avcompress.running.generating import generate_images
 from avcompress.running.rehearsing import rehearse
 from avcompress.running.shrinking import count_steps, shrink
@@ -52,6 +54,11 @@ def take_float_stages(bench: Bench) -> FloatPart:
                 kept = keep_float(bench, artifact)
                 return FloatPart(kept, kept, (kept,))
             return _take(bench, from_file(network, artifact))
+        case SavedModel(structure=folder):
+            network = with_output(saved_network(bench.inputs["model.structure"]), bench.recipe.model.output)
+            artifact = Artifact(network, log=(f"read {Path(folder).name}",))
+            rehearse(bench, deployed(network), folder)
+            return _take(bench, from_structure(network, artifact))
         case TorchModel() as settings:
             return _take(bench, from_factory(bench, settings))
 
@@ -73,6 +80,8 @@ def _take(bench: Bench, model: FloatModel) -> FloatPart:
         model, taken = _take_stage(bench, index, stage, model)
         steps += taken
     network = keep_float(bench, model.network, KEPT if reference is None else SMALLER)
+    if reference is not None and ranks.leads():
+        _leave(bench, model)
     return FloatPart(reference or network, network, (*steps, network))
 
 
@@ -93,6 +102,14 @@ def keep_float(bench: Bench, artifact: Artifact, name: str = KEPT) -> Path:
 
     title = "keep the float network" if name == KEPT else "keep the smaller network"
     return bench.step(name, title, step_key(name, digest(artifact.model), dict(artifact.sparse)), save)
+
+
+def _leave(bench: Bench, model: FloatModel) -> None:
+    """Write the smaller network as a plain checkpoint: another recipe may go on with it as its `model`."""
+    from avcompress.structure import save_structure
+
+    with atomic_folder(bench.job.out / SMALLER) as folder:
+        save_structure(model.whole(model.artifact.model), folder)
 
 
 def count_float_steps(recipe: Recipe) -> int:

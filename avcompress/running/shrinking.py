@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +27,7 @@ from avcompress.running.sparsifying import growing, sparsify
 from avcompress.running.targeting import alignment_of, engine_of
 from avcompress.running.teaching import images_of
 from avcompress.running.training import SKIPPED, Place, seen_by, train_step
-from avcompress.spec import Artifact, Track
+from avcompress.spec import Artifact, RecipeError, Track
 from avcompress.state import step_key
 from validation.machine import runtime_versions
 from validation.report import Factorization, Pruning
@@ -41,15 +43,28 @@ FACTORIZED = "-factorize"
 
 def shrink(bench: Bench, index: int, stage: Shrinking, model: FloatModel) -> Taken:
     """Take the steps of one stage; `index` is its place in the recipe."""
-    match stage:
-        case Prune():
-            return _prune(bench, index, stage, model)
-        case Factorize():
-            return _factorize(bench, index, stage, model)
-        case Sparsify():
-            return _sparsify(bench, index, stage, model)
-        case _:
-            assert_never(stage)
+    with _located(f"stages[{index}]"):
+        match stage:
+            case Prune():
+                return _prune(bench, index, stage, model)
+            case Factorize():
+                return _factorize(bench, index, stage, model)
+            case Sparsify():
+                return _sparsify(bench, index, stage, model)
+            case _:
+                assert_never(stage)
+
+
+@contextlib.contextmanager
+def _located(where: str) -> Iterator[None]:
+    """What a method says of its settings, said of the place where the recipe has them."""
+    try:
+        yield
+    except RecipeError as error:
+        text = re.sub(r"^(prune|sparsify|factorize)\b", where, str(error))
+        for theirs, ours in (("alignment", "align"), ("protected", "exclude")):
+            text = text.replace(f"{where}.{theirs}:", f"{where}.{ours}:")
+        raise RecipeError(text) from error
 
 
 def count_steps(stage: Shrinking) -> int:

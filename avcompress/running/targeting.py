@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from avcompress.recipe import Engine, Ptq, Recipe, RtxEngine, TrtEngine
 from avcompress.spec import RecipeError
@@ -23,13 +23,12 @@ def alignment_of(recipe: Recipe) -> int:
 def _of_engine(engine: Engine, precision: str) -> int:
     if engine.backend in {"ort", "openvino"}:
         return CPU
-    known: dict[str, int] = dict(GPU)
+    known: Mapping[str, int] = {}
     if isinstance(engine, TrtEngine) and engine.target is not None:
         profile = load_profile(engine.target).profile
-        on_dla = engine.dla is not None and profile.dla is not None
-        aligned = profile.dla.channel_alignment if on_dla and profile.dla else profile.channel_alignment
-        known.update((str(name), channels) for name, channels in aligned.items())
-    return int(known[precision])
+        own = profile.dla if engine.dla is not None and profile.dla is not None else profile
+        known = {str(kind): channels for kind, channels in own.channel_alignment.items()}
+    return known.get(precision, GPU[precision])
 
 
 def engine_of(engines: Sequence[Engine], backend: str | None, where: str) -> Engine:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from avcompress.files import sha256_file
 from avcompress.recipe import Detection, Task
 from avcompress.recipe_distill import Distill, Loss, Response, Soft, Teacher, Teaching, needs_labels
-from avcompress.recipe_network import TorchModel
+from avcompress.recipe_network import SavedModel, TorchModel
 from avcompress.recipe_training import LabelLoss
 from avcompress.running.bench import Bench
 from avcompress.running.float_model import FloatModel
@@ -40,7 +40,9 @@ def teacher_of(bench: Bench, teaching: Teaching, own: nn.Module) -> nn.Module:
 def teacher_code(bench: Bench, where: str, teacher: Teacher) -> list[str]:
     """Hashes of the files that a stage's teacher comes from, `where` the stage's key; none of the network itself."""
     key = f"{where}.teacher"
-    found = [sha256_file(path) for label, path in bench.inputs.items() if label.startswith(key) and path.is_file()]
+    paths = [path for label, path in bench.inputs.items() if label.startswith(key)]
+    saved = [file for path in paths if isinstance(teacher, SavedModel) for file in sorted(path.iterdir())]
+    found = [sha256_file(path) for path in (*paths, *saved) if path.is_file()]
     if not isinstance(teacher, TorchModel):
         return found
     from avcompress.models.loading import load_torch

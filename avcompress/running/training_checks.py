@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from avcompress.inputs import check_labelled
 from avcompress.recipe import Detection, Ptq, Recipe, Shrinking, Stage
 from avcompress.recipe_distill import Distill, Itself, Mutual, needs_labels
-from avcompress.recipe_network import OnnxModel
+from avcompress.recipe_network import TorchModel
 from avcompress.recipe_prune import Prune, Sparsify
 from avcompress.recipe_qat import Qat
 from avcompress.recipe_training import LabelLoss, Train, Training
@@ -74,7 +74,7 @@ def _learns_labels(stage: Stage) -> bool:
 def _check_train(recipe: Recipe, where: str, stage: Train) -> None:
     if recipe.data.train is None:
         raise RecipeError(f"{where}: expected data.train to train on, got nothing; add it")
-    if stage.loss is None and isinstance(recipe.model, OnnxModel):
+    if stage.loss is None and not isinstance(recipe.model, TorchModel):
         raise RecipeError(
             f"{where}.loss: expected yolox, ltrb, cross_entropy or module:function for an ONNX file, which brings "
             "none, got nothing; name one"
@@ -120,7 +120,7 @@ _LOSSES = {"yolox": frozenset[str](), "ltrb": frozenset[str](), "cross_entropy":
 
 
 def _check_loss(recipe: Recipe, where: str, stage: LabelLoss) -> None:
-    if stage.loss == "own" and isinstance(recipe.model, OnnxModel):
+    if stage.loss == "own" and not isinstance(recipe.model, TorchModel):
         raise RecipeError(
             f"{where}.loss: expected yolox, ltrb, cross_entropy or module:function for an ONNX file, which brings "
             "none, got own; name one"

@@ -23,6 +23,7 @@ SECTIONS = {
     "Segmentation": "task: segmentation",
     "OnnxModel": "model: an ONNX file",
     "TorchModel": "model: a torch module",
+    "SavedModel": "model: a network that was made smaller",
     "Preprocess": "preprocess",
     "Data": "data",
     "ImageSource": "data, format: images",

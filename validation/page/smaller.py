@@ -10,7 +10,7 @@ from markupsafe import Markup
 from validation.page.layers import node_times
 from validation.page.write import ms, share
 from validation.plots import Pair, Ranked, importance_plot, pairs_plot
-from validation.report import LayerTime, LayerWidth, Pruning, Report, SmallerFacts
+from validation.report import Factor, Factorization, LayerTime, LayerWidth, Pruning, Report, SmallerFacts
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Smaller:
         times: (engine, plot) of the layers' time before and after.
         importance: (step, what importance is, plot) of each step that tells.
         goals: latencies that were aimed at.
+        factors: the layers that were taken apart, by what step.
     """
 
     facts: SmallerFacts
@@ -54,6 +55,7 @@ class Smaller:
     times: tuple[tuple[str, Drawn], ...]
     importance: tuple[tuple[Pruning, Drawn], ...]
     goals: tuple[Reached, ...]
+    factors: tuple[tuple[Factorization, Factor], ...]
 
     @property
     def grown(self) -> bool:
@@ -83,6 +85,7 @@ def smaller(report: Report) -> Smaller | None:
         times=tuple(_times(report, facts)),
         importance=tuple(_importance(facts.prunings)),
         goals=tuple(_goals(facts.prunings)),
+        factors=tuple((step, factor) for step in facts.factorizations for factor in step.layers),
     )
 
 

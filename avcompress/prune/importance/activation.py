@@ -7,14 +7,14 @@ section 2.2, "activation"; here the mean magnitude rather than the mean, as not 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx
 
 from avcompress.prune.groups import Coupling
-from avcompress.prune.importance.derivatives import evaluating
+from avcompress.prune.importance.derivatives import answers, evaluating
 from avcompress.prune.importance.scores import relative, summed
 from avcompress.prune.weights import Weight, layers_of
 from avcompress.spec import Array, ModelError
@@ -35,7 +35,7 @@ def activation(module: fx.GraphModule, coupling: Coupling, batches: Iterable[tup
     count = 0
     for inputs, _ in batches:
         with evaluating(module), torch.no_grad():
-            means.run(inputs)
+            answers(means.run, inputs)
         count += 1
     if not count:
         raise ModelError("importance activation: expected images to look at, got none; give at least one batch")
@@ -54,12 +54,10 @@ class _Means(fx.Interpreter):
         """As the interpreter does, and look at what a layer reads."""
         weight = self.layers.get(n)
         if weight is not None:
-            constant, data = (cast(fx.Node, n.args[index]) for index in (weight.operand, 1 - weight.operand))
-            shape = constant.meta["shape"]
-            if not weight.is_depthwise(shape):
-                values = _by_input(self.env[data].float(), weight)
-                key = (weight.tensor, weight.inputs)
-                self.found[key] = self.found.get(key, 0) + values
+            operands, _ = self.fetch_args_kwargs_from_env(n)
+            values = _by_input(operands[1 - weight.operand].float(), weight)
+            key = (weight.tensor, weight.inputs)
+            self.found[key] = self.found.get(key, 0) + values
         return super().run_node(n)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -30,13 +31,25 @@ def gradients(
     loss_of, count = lesson.loss_of(), 0
     for inputs, targets in lesson.batches:
         with evaluating(module), differentiable(module, weights.values()):
-            loss = checked(loss_of(module(inputs), targets), count)
+            loss = checked(loss_of(answers(module, inputs), targets), count)
             found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         pairs = zip(weights.items(), found, strict=True)
         yield {name: torch.zeros_like(weight) if grad is None else grad for (name, weight), grad in pairs}
         count += 1
     if not count:
         raise no_batches()
+
+
+def answers(run: Callable[[Tensor], Any], inputs: Tensor) -> Any:
+    """What a network returns; raises ModelError where it does not take these inputs."""
+    try:
+        return run(inputs)
+    except Exception as error:  # whatever its functions raise
+        got = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        raise ModelError(
+            f"importance: expected the network to take images {tuple(inputs.shape)}, got {got}; one that was exported "
+            "for a single image may want batches of one"
+        ) from error
 
 
 def checked(loss: Tensor, batch: int) -> Tensor:

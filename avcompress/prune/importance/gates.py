@@ -9,7 +9,7 @@ with one gate for all layers that read a channel.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from avcompress.prune.groups import Coupling, Group
-from avcompress.prune.importance.derivatives import checked, differentiable, evaluating, no_batches
+from avcompress.prune.importance.derivatives import answers, checked, differentiable, evaluating, no_batches
 from avcompress.prune.importance.lesson import Lesson
 from avcompress.prune.importance.scores import Line, lines
 from avcompress.prune.weights import Weight, layers_of
@@ -31,23 +31,24 @@ def gate_gradients(module: fx.GraphModule, coupling: Coupling, lesson: Lesson) -
     """By group, the gradient of every channel's gate for each image of a batch: (images, channels); batch by batch.
 
     The loss is a mean over the images of a batch; the gradients are those of an image's own. Channels that no layer
-    with constant weights reads, as those of queries and keys, have their gates where layers give them.
+    with constant weights reads have their gates where layers give them, and the mean of several: queries and keys are
+    multiplied with each other, so that the gate of either removes both.
     Raises ModelError for a loss that is not finite, or when there are no batches.
     """
     layers = layers_of(module)
     reads = {(weight.tensor, weight.inputs) for weight, _ in layers}
     gives = {(weight.tensor, weight.outputs) for weight, _ in layers}
-    places = {group.name: _first(group, (reads, gives)) for group in coupling.groups}
-    places = {name: own for name, own in places.items() if own}
+    found = {group.name: _places(group, reads, gives) for group in coupling.groups}
+    places = {name: own for name, own in found.items() if own.lines}
     if not places:
         return
-    edges = {(line.tensor, line.axis) for own in places.values() for line in own}
+    edges = {(line.tensor, line.axis) for own in places.values() for line in own.lines}
     loss_of, count = lesson.loss_of(), 0
     for inputs, targets in lesson.batches:
         with evaluating(module), differentiable(module, ()):
             gates = _Gates(module, edges, len(inputs))
             pictures = inputs.detach().requires_grad_()
-            loss = checked(loss_of(gates.run(pictures), targets), count)
+            loss = checked(loss_of(answers(gates.run, pictures), targets), count)
             torch.autograd.grad(loss, [pictures, *gates.constants], allow_unused=True)
         yield {name: _by_channel(own, gates.found, len(inputs)) for name, own in places.items()}
         count += 1
@@ -55,19 +56,27 @@ def gate_gradients(module: fx.GraphModule, coupling: Coupling, lesson: Lesson) -
         raise no_batches()
 
 
-def _first(group: Group, kinds: Iterable[set[Edge]]) -> list[Line]:
-    """The group's places of the first kind that it has any of."""
-    found = ([line for line in lines(group) if (line.tensor, line.axis) in edges] for edges in kinds)
-    return next((own for own in found if own), [])
+class _Places(NamedTuple):
+    """Where a group's gates are, and what the sum over them counts."""
+
+    lines: tuple[Line, ...]
+    factor: float
 
 
-def _by_channel(own: list[Line], found: Mapping[Edge, Array], images: int) -> Array:
-    totals = np.zeros((images, own[0].width))
-    for line in own:
+def _places(group: Group, reads: set[Edge], gives: set[Edge]) -> _Places:
+    read, given = (
+        tuple(line for line in lines(group) if (line.tensor, line.axis) in edges) for edges in (reads, gives)
+    )
+    return _Places(read, 1.0) if read else _Places(given, 1.0 / max(len(given), 1))
+
+
+def _by_channel(own: _Places, found: Mapping[Edge, Array], images: int) -> Array:
+    totals = np.zeros((images, own.lines[0].width))
+    for line in own.lines:
         values = found.get((line.tensor, line.axis))
         if values is not None:
             totals += [line.by_channel(row) for row in values]
-    return totals * images
+    return totals * (images * own.factor)
 
 
 class _Where(NamedTuple):

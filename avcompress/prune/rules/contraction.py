@@ -74,7 +74,7 @@ def _factor(step: Step, operand: Operand, letters: str, ranks: dict[str, int]) -
     labels = step.part_of(operand).labels
     axes = varying(labels)
     best = max(axes, key=lambda axis: (ranks[letters[axis]], units(labels, axis), axis), default=None)
-    return Factor(operand, letters, step.atoms.along_one_axis(labels, step.mixes, best))
+    return Factor(operand, letters, step.atoms.along_one_axis(labels, step.name, best))
 
 
 def _passes(factors: Sequence[Factor], letter: str) -> bool:
@@ -99,7 +99,7 @@ def _tied(step: Step, factors: Sequence[Factor], letter: str) -> Labels:
     size = max(factor.size(letter) for factor in own)
     arrays = [labels for factor in own if factor.size(letter) == size for labels in _along(step, factor, letter, own)]
     for array in arrays[1:]:
-        step.atoms.unite(arrays[0], array, step.mixes)
+        step.atoms.unite(arrays[0], array, step.name)
     return arrays[0] if arrays else np.array([NONE])
 
 

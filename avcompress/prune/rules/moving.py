@@ -157,17 +157,17 @@ def _padded(step: Step, labels: Labels, axis: int, before: int, after: int) -> L
 def _depth_to_space(step: Step) -> tuple[Labels, ...]:
     node, block = step.node, int(step.node.attribute("blocksize"))
     part = step.part(0)
-    labels = expanded(step.atoms.uniform(part.labels, (0, 2, 3), step.mixes), 1, part.shape[1]).reshape(-1)
+    labels = expanded(step.atoms.uniform(part.labels, (0, 2, 3), step.name), 1, part.shape[1]).reshape(-1)
     if node.attribute("mode", "DCR") == "DCR":
         grid = labels.reshape(block**2, -1).T
     else:
         grid = labels.reshape(-1, block**2)
-    return (step.atoms.uniform(grid, (1,), step.mixes).reshape(1, -1, 1, 1),)
+    return (step.atoms.uniform(grid, (1,), step.name).reshape(1, -1, 1, 1),)
 
 
 def _space_to_depth(step: Step) -> tuple[Labels, ...]:
     part, block = step.part(0), int(step.node.attribute("blocksize"))
-    labels = step.atoms.uniform(part.labels, (0, 2, 3), step.mixes)
+    labels = step.atoms.uniform(part.labels, (0, 2, 3), step.name)
     return (np.tile(labels, (1, block**2, 1, 1)) if labels.shape[1] > 1 else labels,)
 
 
@@ -182,7 +182,7 @@ def _resize(step: Step) -> tuple[Labels, ...]:
 
 def _grid_sample(step: Step) -> tuple[Labels, ...]:
     step.stays("takes them for coordinates", step.labels(1))
-    return (step.atoms.uniform(step.labels(0), range(2, step.node.x.rank), step.mixes),)
+    return (step.atoms.uniform(step.labels(0), range(2, step.node.x.rank), step.name),)
 
 
 def _trilu(step: Step) -> tuple[Labels, ...]:

@@ -31,7 +31,7 @@ def _instance_norm(step: Step) -> tuple[Labels, ...]:
         others = max(units(labels, axis) for axis in inner)
         # Whole groups, if that leaves as much to choose from: the statistics of the others stay as they are.
         kept = 1 if units(labels, 1) >= others else max(inner, key=lambda axis: units(labels, axis))
-        labels = step.atoms.along_one_axis(labels, step.mixes, kept)
+        labels = step.atoms.along_one_axis(labels, step.name, kept)
         if kept > 1:
             step.sees_fewer(labels)
     return (_by_channel(step, labels, (1, 2)),)
@@ -40,9 +40,9 @@ def _instance_norm(step: Step) -> tuple[Labels, ...]:
 def _group_norm(step: Step) -> tuple[Labels, ...]:
     part, groups = step.part(0), int(step.node.attribute("num_groups"))
     others = [axis for axis in range(len(part.shape)) if axis != 1]
-    labels = expanded(step.atoms.uniform(part.labels, others, step.mixes), 1, part.shape[1]).reshape(groups, -1)
+    labels = expanded(step.atoms.uniform(part.labels, others, step.name), 1, part.shape[1]).reshape(groups, -1)
     wide = groups >= labels.shape[1]
-    step.atoms.uniform(labels, (1,) if wide else (0,), step.mixes)
+    step.atoms.uniform(labels, (1,) if wide else (0,), step.name)
     if not wide:
         step.sees_fewer(labels)
     flat = labels.reshape(1, -1, *(1,) * (len(part.shape) - 2))
@@ -50,7 +50,7 @@ def _group_norm(step: Step) -> tuple[Labels, ...]:
         return (_by_channel(step, flat, (1, 2)),)
     for index in (1, 2):  # one scale and bias for each group, as opset 18 has them
         own = step.part(index).labels
-        step.atoms.unite(own, labels[:, 0] if wide else own[:1], step.mixes)
+        step.atoms.unite(own, labels[:, 0] if wide else own[:1], step.name)
     return (flat,)
 
 
@@ -71,9 +71,9 @@ def _across_channels(step: Step) -> tuple[Labels, ...]:
 
 
 def _softmax(step: Step) -> tuple[Labels, ...]:
-    labels = step.labels(0)
-    axis = step.node.axis(-1 if step.node.opset >= 13 else 1)
-    axes = range(axis, labels.ndim) if step.node.opset < 13 else (axis,)
+    axis, rank = step.node.axis(-1 if step.node.opset >= 13 else 1), step.node.x.rank
+    axes = range(axis, rank) if step.node.opset < 13 else (axis,)
+    labels = step.aside(step.labels(0), axes)
     if any(labels.shape[a] > 1 for a in axes):
         step.stays("runs over them", labels)
         return (none(labels.ndim),)

@@ -22,9 +22,7 @@ def _reduction(step: Step) -> tuple[Labels, ...]:
 
 
 def _reduced(step: Step, axes: tuple[int, ...], keep: bool, exact: bool) -> Labels:
-    labels = step.labels(0)
-    if any(axis in axes for axis in varying(labels)):
-        labels = step.atoms.along_one_axis(labels, step.mixes)
+    labels = step.aside(step.labels(0), axes)
     if any(axis in axes for axis in varying(labels)):
         if not exact:
             step.sees_fewer(labels)
@@ -34,22 +32,23 @@ def _reduced(step: Step, axes: tuple[int, ...], keep: bool, exact: bool) -> Labe
 
 
 def _arg(step: Step) -> tuple[Labels, ...]:
-    labels, axis = step.labels(0), step.node.axis(0)
+    axis = step.node.axis(0)
+    labels = step.aside(step.labels(0), [axis])
     if labels.shape[axis] > 1:
         step.stays("picks among them", labels)
     return (_reduced(step, (axis,), bool(step.node.attribute("keepdims", 1)), exact=True),)
 
 
 def _cumulative(step: Step) -> tuple[Labels, ...]:
-    labels = step.labels(0)
-    (axis,) = step.node.integers(1) or [0]
+    (axis,) = normalized(step.node.integers(1) or [0], step.node.x.rank)
+    labels = step.aside(step.labels(0), [axis])
     if labels.shape[axis] > 1:
         step.stays("adds them up one after the other", labels)
     return (labels,)
 
 
 def _pool(step: Step) -> tuple[Labels, ...]:
-    return (step.atoms.uniform(step.labels(0), range(2, step.node.x.rank), step.mixes),)
+    return (step.atoms.uniform(step.labels(0), range(2, step.node.x.rank), step.name),)
 
 
 RULES: dict[str, Rule] = {

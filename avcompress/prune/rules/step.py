@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -73,11 +73,6 @@ class Step:
         """What a message calls the node."""
         return f"{self.node.kind} {self.node.proto.name!r}"
 
-    @property
-    def mixes(self) -> str:
-        """Why channels stay that this node combines with others."""
-        return f"{self.name} joins them with values that have to stay"
-
     def labels(self, index: int) -> Labels:
         """The labels of an input, compact."""
         return self.part(index).labels
@@ -102,6 +97,11 @@ class Step:
             self.known.constants[key] = self.atoms.fresh((operand.shape[axis],))
         return self.known.constants[key]
 
+    def aside(self, labels: Labels, axes: Iterable[int]) -> Labels:
+        """Let positions along some axes go together where channels lie along others; as they are where none do."""
+        axes = tuple(axes)
+        return self.atoms.uniform(labels, axes, self.name) if set(varying(labels)) - {*axes} else labels
+
     def sees_fewer(self, labels: Labels) -> None:
         """Note that removing some of these channels changes more than masking them."""
         self.known.inexact.append((self.node.proto.name, labels))
@@ -123,16 +123,16 @@ class Step:
         tied = [part for part in parts if _fits(part, shape, axes)]
         for part in parts:
             if not _fits(part, shape, axes) and varying(part.labels):
-                self.atoms.protect(part.labels, self.mixes)  # one for all channels, and other channels in itself
+                self.stays("spreads them over other channels", part.labels)
         arrays = [self._along_only(part, shape, axes) for part in tied]
         for array in arrays[1:]:
-            self.atoms.unite(arrays[0], array, self.mixes)
+            self.atoms.unite(arrays[0], array, self.name)
         return self.atoms.compact(np.broadcast_arrays(*arrays)[0]) if arrays else none(rank)
 
     def _along_only(self, part: Part, shape: tuple[int, ...], axes: set[int]) -> Labels:
         """The labels of a part, that may not vary where it is broadcast or where no channels are."""
         others = [axis for axis in range(len(shape)) if axis not in axes]
-        return self.atoms.uniform(part.labels, others, self.mixes)
+        return self.atoms.uniform(part.labels, others, self.name)
 
 
 def none(rank: int) -> Labels:

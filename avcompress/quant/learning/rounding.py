@@ -93,5 +93,5 @@ def start(steps: Tensor, qmin: Tensor, qmax: Tensor, integers: Tensor | None = N
     share = steps - floor
     if integers is not None:
         share = (share + (integers - floor).clamp(0, 1)) / 2
-    limits = (limit.masked_fill(steps == 0, 0) for limit in torch.broadcast_tensors(qmin, qmax, steps)[:2])  # type: ignore[no-untyped-call]
-    return Rounding(unrectified(share), floor, *limits)
+    low, high = (limit.expand_as(steps).masked_fill(steps == 0, 0) for limit in (qmin, qmax))
+    return Rounding(unrectified(share), floor, low, high)

@@ -343,7 +343,7 @@ def test_channels_that_a_grouped_layer_ties_altogether_are_named(net):
     }  # fmt: skip
     coupling = channel_groups(net(nodes, constants))
 
-    assert reasons(coupling)["Conv_0"] == "they all go together"
+    assert reasons(coupling)["Conv_0"] == "they all go together because of Conv 'Conv_4'"
     assert [group.name for group in coupling.groups] == ["Conv_4", "Conv_5"]
 
 

@@ -54,10 +54,11 @@ def test_what_meets_none_has_to_stay_and_nothing_else_is_tied():
     atoms = Atoms()
     labels = atoms.fresh((3,))
 
-    atoms.unite(labels, np.array([NONE, labels[1], NONE]), "it meets the image")
+    atoms.unite(labels, np.array([NONE, labels[1], NONE]), "Add 'sum'")
 
     assert together(atoms, labels) == [[0], [1], [2]]
-    assert atoms.reasons() == {int(labels[0]): "it meets the image", int(labels[2]): "it meets the image"}
+    why = "Add 'sum' joins them with values that have to stay"
+    assert atoms.reasons() == {int(labels[0]): why, int(labels[2]): why}
 
 
 def test_a_reason_holds_for_all_that_go_together_and_the_first_counts():
@@ -101,6 +102,18 @@ def test_of_two_axes_the_one_with_more_channels_is_kept():
     assert (units(labels, 0), units(labels, 1), best_axis(labels)) == (2, 5, 1)
     assert atoms.along_one_axis(labels, "never").shape == (1, 5)
     assert together(atoms, labels.ravel()) == [[i, i + 5] for i in range(5)]
+
+
+def test_what_ties_the_positions_of_a_tensor_is_told_the_last_first():
+    atoms = Atoms()
+    labels, others = atoms.fresh((2, 3)), atoms.fresh((3,))
+    atoms.uniform(labels, [0], "Reshape 'a'")
+    atoms.uniform(labels, [0], "Reshape 'again'")
+    atoms.unite(others, labels[0], "Add 'b'")
+    assert atoms.ties() == {int(labels[0, 0]): "Reshape 'a'"}
+
+    atoms.uniform(labels, [1], "Conv 'c'")
+    assert atoms.ties() == {int(labels[0, 0]): "Conv 'c'"}
 
 
 def test_an_axis_that_is_asked_for_is_kept():

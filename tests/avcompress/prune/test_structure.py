@@ -68,6 +68,14 @@ def test_what_comes_back_computes_the_same_bit_for_bit(exported, image, run, tmp
     ]
 
 
+def test_every_reading_gives_the_same_bytes(exported, tmp_path):
+    save_structure(exported("shufflenet_v2"), tmp_path)
+
+    first, *others = (load_structure(tmp_path).SerializeToString(deterministic=True) for _ in range(3))
+
+    assert others == [first, first]
+
+
 def test_one_and_one_point_zero_an_empty_list_and_a_tensor_stay_what_they_are(small, tmp_path):
     node = small.graph.node[1]
     value = onnx.numpy_helper.from_array(np.array([1.5, 2.0], np.float32))

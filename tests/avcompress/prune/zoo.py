@@ -228,6 +228,41 @@ def cbam():
     return chain(ConvBn(3, 16, 3, 2), Cbam(16), ConvBn(16, 24, 3, 2), Head(24))
 
 
+class Eca(nn.Module):
+    """Source: ECA-Net. A small kernel slides along the pooled channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+
+    def forward(self, x):
+        y = self.conv(x.mean((2, 3)).unsqueeze(1)).sigmoid()
+        return x * y.view(x.shape[0], -1, 1, 1).expand_as(x)
+
+
+def eca():
+    return chain(ConvBn(3, 16, 3, 2), Eca(), ConvBn(16, 24, 3, 2), Eca(), Head(24))
+
+
+class SelectiveKernel(nn.Module):
+    """Source: SKNet, ResNeSt. For each channel a softmax over two branches weights them."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.branches = nn.ModuleList(ConvBn(channels, channels, 3, dilation=d) for d in (1, 2))
+        self.reduce, self.select = ConvBn(channels, 6, 1), nn.Conv2d(6, 2 * channels, 1, bias=False)
+
+    def forward(self, x):
+        paths = torch.stack([branch(x) for branch in self.branches], dim=1)
+        weights = self.select(self.reduce(paths.sum(1).mean((2, 3), keepdim=True)))
+        n, c = weights.shape[:2]
+        return (paths * weights.view(n, 2, c // 2, 1, 1).softmax(1)).sum(1)
+
+
+def selective_kernel():
+    return chain(ConvBn(3, 16, 3, 2), SelectiveKernel(16), ConvBn(16, 12, 3, 2), SelectiveKernel(12), Head(12))
+
+
 class GroupNormBlock(nn.Module):
     def __init__(self, channels, groups):
         super().__init__()
@@ -864,6 +899,7 @@ MORE = {
     "centernet": CenterNet,
     "coord_conv": CoordConv,
     "detr": Detr,
+    "eca": eca,
     "efficientnet": efficientnet,
     "einsum_attention": EinsumAttention,
     "gated_recurrent": GatedRecurrent,
@@ -879,6 +915,7 @@ MORE = {
     "retinanet": RetinaNet,
     "rotary_attention": RotaryAttention,
     "segformer": SegFormer,
+    "selective_kernel": selective_kernel,
     "shufflenet": shufflenet,
     "shufflenet_v2": shufflenet_v2,
     "ssd": Ssd,

@@ -1,6 +1,7 @@
 """The stages that make the float network smaller: a chain of steps, from a torch module or an ONNX file on."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from avcompress.running.bench import Bench, Job, prepare
 from avcompress.running.compress import Compressed, compress
 from avcompress.running.float_model import as_graph, from_factory, from_file, smaller
 from avcompress.spec import Artifact, ModelError, RecipeError, Track
+from avcompress.structure import load_structure
 from avcompress.watch import SilentWatch
 from engines.onnx_graph import initializers
 
@@ -246,8 +248,6 @@ def test_normalization_is_trained_once_a_module_was_pruned_and_stays_in_a_file(r
 
 
 def load_pruned(out: Path) -> onnx.ModelProto:
-    from avcompress.prune import load_structure
-
     return load_structure(out / "state" / "0-prune")
 
 
@@ -382,7 +382,7 @@ def test_zeros_stay_through_training_quantization_and_its_repairs(request, tmp_p
     assert set(sparse) == {"second.0.weight", "head.weight"} | (
         {"first.0.weight"} if pattern == "unstructured" else set()
     )
-    first, last = (load_folder(tmp_path / "out" / "state" / name) for name in ("0-sparsify", "9-qat"))
+    first, last = load_structure(tmp_path / "out" / "state" / "0-sparsify"), onnx.load(made.network)
     before, after = (zero_masks(model, sparse) for model in (first, last))
     for name, mask in before.items():
         assert not (after[name] & ~mask).any()
@@ -390,13 +390,6 @@ def test_zeros_stay_through_training_quantization_and_its_repairs(request, tmp_p
     assert not np.array_equal(
         initializers(first)["head.weight"].raw_data, initializers(onnx.load(made.counterpart))["head.weight"].raw_data
     )
-
-
-def load_folder(folder: Path) -> onnx.ModelProto:
-    from avcompress.checkpoint import load_artifact
-    from avcompress.prune import load_structure
-
-    return load_structure(folder) if (folder / "structure.json").exists() else load_artifact(folder).model
 
 
 @pytest.mark.parametrize("importance", ["magnitude", "gradient"])
@@ -430,3 +423,110 @@ def test_a_stage_that_loses_zeros_is_a_named_defect(tmp_path, job, monkeypatch):
     ):
         run(job, tmp_path, *stages)
     assert not (tmp_path / "out" / "state" / "1-equalize").exists()
+
+
+# --- the plain checkpoint
+
+
+def test_what_was_made_smaller_is_saved_and_another_recipe_goes_on_with_it(tmp_path, job):
+    first = run(job, tmp_path, PRUNE)
+    saved = {**job, "model": {"structure": "out/smaller"}}
+    train = {**TRAIN, "loss": "cross_entropy"}
+
+    made = run(saved, tmp_path, train, out="trained")
+    again = run(saved, tmp_path, {**PRUNE, "ratio": 0.3}, out="again")
+
+    assert widths(made.network) == HALF
+    assert {node.op_type for node in onnx.load(made.reference).graph.node} == {"Conv", "Relu", "Resize"}
+    assert made.reference.read_bytes() != first.network.read_bytes()
+    assert onnx.load(again.reference).graph.node == onnx.load(first.network).graph.node
+    with pytest.raises(RecipeError, match=r"stages\[0\]\.loss: expected yolox, .* for an ONNX file"):
+        run(saved, tmp_path, TRAIN, out="other")
+
+
+def test_weights_of_another_structure_are_one_line(cli, tmp_path, job):
+    run(job, tmp_path, PRUNE)
+    run(job, tmp_path, {**PRUNE, "ratio": 0.6}, out="other")
+    weights = tmp_path / "out" / "smaller" / "weights.safetensors"
+    weights.write_bytes((tmp_path / "other" / "smaller" / "weights.safetensors").read_bytes())
+    facts = {**job, "model": {"structure": "out/smaller"}, "stages": [{"kind": "ptq"}]}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(facts))
+
+    code, _, complaint = cli("run", "recipe.yaml", "--out", "new")
+
+    assert code == 2
+    assert "expected 'second.0.weight' as float32 16x8x3x3, got float32 8x8x3x3" in " ".join(complaint.split())
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        (
+            {**PRUNE, "align": 40},
+            r"stages\[0\]\.align: expected at most the 24 channels of layer '/second/second\.0/Conv', got 40",
+        ),
+        ({**PRUNE, "ratio": 0.95}, r"stages\[0\]\.floor: expected at most 0\.05, which the ratio of 0\.95 leaves"),
+        (
+            {**PRUNE, "layers": ["/third/*"]},
+            r"stages\[0\]\.layers: expected a layer's name.* got '/third/\*', which fits none",
+        ),
+        ({**PRUNE, "exclude": ["*"]}, r"stages\[0\]: expected layers whose channels can be removed, got none"),
+        ({"kind": "sparsify", "sparsity": 0.5, "exclude": ["none"]}, r"stages\[0\]\.exclude: expected a layer's name"),
+        (
+            {**PRUNE, "importance": {"file": "scores.json"}},
+            r"expected finite scores of .*/second/second\.0/Conv.*, got nan",
+        ),
+    ],
+)
+def test_what_a_network_cannot_do_without_is_one_line(cli, tmp_path, job, stage, message):
+    (tmp_path / "scores.json").write_text(json.dumps({"/second/second.0/Conv": [float("nan")] * 24}))
+    (tmp_path / "recipe.yaml").write_text(json.dumps({**job, "stages": [stage]}))
+
+    code, _, complaint = cli("run", "recipe.yaml", "--out", "out")
+
+    assert code == 2
+    assert re.search(message, " ".join(complaint.split())), complaint
+    assert not (tmp_path / "out" / "state" / "0-prune").exists()
+
+
+def test_a_network_that_decides_by_the_image_is_refused_with_its_line(cli, tmp_path, job):
+    code = CODE.replace("return nn.functional.interpolate(", "return x if x.mean() > 0 else nn.functional.interpolate(")
+    (tmp_path / "net_that_shrinks.py").write_text(code)
+    (tmp_path / "recipe.yaml").write_text(json.dumps(job))
+
+    exit_code, _, complaint = cli("run", "recipe.yaml", "--out", "out")
+
+    assert exit_code == 2
+    assert re.search(r"got a decision by values at .*net_that_shrinks\.py:\d+", " ".join(complaint.split()))
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ([{"kind": "ptq"}, PRUNE], r"stages\[1\]: expected `prune` before `ptq`, got it after; order them: train"),
+        (
+            [{"kind": "sparsify", "sparsity": 0.5}, PRUNE],
+            r"stages\[1\]: expected `prune` before `sparsify`, got it after, where it would change the shapes",
+        ),
+        (
+            [{"kind": "prune", "speedup": 1.5, "backend": "openvino"}],
+            r"stages\[0\]\.backend: expected openvino among target\.engines, one that runs here, got ort",
+        ),
+        (
+            [{**PRUNE, "importance": {"file": "gone.json"}}],
+            r"stages\[0\]\.importance\.file: expected a file, got nothing",
+        ),
+        ([DISTILL, PRUNE], r"stages\[0\]\.teacher: expected another network, got self"),
+        (
+            [{**PRUNE, "schedule": "iterative", "recover": {**TRAIN, "loss": "yolox"}}],
+            r"stages\[0\]\.recover\.loss: expected one that fits the task, segmentation, got yolox",
+        ),
+    ],
+)
+def test_stages_that_cannot_be_are_refused_before_the_work(tmp_path, job, stages, message):
+    with pytest.raises(RecipeError, match=message):
+        run(job, tmp_path, *stages)
+    assert not (tmp_path / "out").exists()

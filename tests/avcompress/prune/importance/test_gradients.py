@@ -230,3 +230,10 @@ def test_a_loss_that_depends_on_nothing_is_told(chain, coupling):
     for criterion in (taylor, gradient):
         with pytest.raises(ModelError, match=r"expected a loss that can be differentiated"):
             criterion(import_onnx(chain(FIRST, SECOND)), coupling(3), lesson)
+
+
+def test_images_that_the_network_does_not_take_are_told(chain, coupling):
+    module, wrong = import_onnx(chain(FIRST, SECOND)), [(images(channels=3), None)]
+    for criterion in (taylor, gradient, lambda *args: activation(*args[:2], args[2].batches)):
+        with pytest.raises(ModelError, match=r"expected the network to take images \(4, 3, 4, 4\), got RuntimeError: "):
+            criterion(module, coupling(3), Lesson(wrong))

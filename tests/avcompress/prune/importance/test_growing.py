@@ -23,14 +23,6 @@ RULE = Selection(0.5)
 RISE = Rise(start=2, end=8, final=0.5, every=2)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def network(chain):
     return chain(FIRST, SECOND, bias=BIAS)

@@ -185,8 +185,8 @@ def _refuse_other(described: Mapping[str, Json], weights: Mapping[str, Array]) -
             raise ModelError(f"{WEIGHTS}: expected weights of this structure, got none named {name!r}; {_REMEDY}")
         if name not in described:
             raise ModelError(f"{WEIGHTS}: expected weights of this structure, got {name!r} besides; {_REMEDY}")
-    for name, value in weights.items():
-        wanted, found = described[name], _kind(value)
+    for name, wanted in described.items():
+        found = _kind(weights[name])
         if wanted != found:
             raise ModelError(f"{WEIGHTS}: expected {name!r} as {_said(wanted)}, got {_said(found)}; {_REMEDY}")
 
