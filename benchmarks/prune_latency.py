@@ -96,10 +96,10 @@ def read(recipe: Recipe, folder: Path, data_root: Path) -> onnx.ModelProto:
     return to_onnx(load_torch(recipe.model, data_root, folder), size, keep_norms=True)  # type: ignore[arg-type]
 
 
-def batches(recipe: Recipe, data_root: Path) -> Batches:
+def batches(recipe: Recipe, data_root: Path, count: int = IMAGES) -> Batches:
     """Some of the calibration images."""
     source = open_source(recipe.data.calibration, data_root, recipe.classes)
-    return Batches(load(few(source, IMAGES), recipe.preprocess, untracked, labels=False))
+    return Batches(load(few(source, count), recipe.preprocess, untracked, labels=False))
 
 
 if __name__ == "__main__":
