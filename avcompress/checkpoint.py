@@ -14,22 +14,24 @@ from avcompress.spec import Artifact, LayerPlan, QuantParams
 
 NETWORK = "model.onnx"
 REFERENCE = "reference.onnx"
+TRAINED = "trained.onnx"
 DECISIONS = "artifact.json"
 
 
 def save_artifact(artifact: Artifact, folder: Path) -> None:
     """Write an Artifact whose model is an onnx.ModelProto."""
     write_atomically(folder / NETWORK, artifact.model.SerializeToString(deterministic=True))
-    if artifact.reference is not None:
-        write_atomically(folder / REFERENCE, artifact.reference.SerializeToString(deterministic=True))
+    for name, network in ((REFERENCE, artifact.reference), (TRAINED, artifact.trained)):
+        if network is not None:
+            write_atomically(folder / name, network.SerializeToString(deterministic=True))
     save_decisions(artifact, folder)
 
 
 def load_artifact(folder: Path) -> Artifact:
     """Read what save_artifact wrote."""
-    reference = folder / REFERENCE
     artifact = load_decisions(folder, onnx.load(folder / NETWORK))
-    return replace(artifact, reference=onnx.load(reference) if reference.exists() else None)
+    reference, trained = (onnx.load(path) if path.exists() else None for path in (folder / REFERENCE, folder / TRAINED))
+    return replace(artifact, reference=reference, trained=trained)
 
 
 def save_decisions(artifact: Artifact, folder: Path) -> None:
@@ -38,6 +40,7 @@ def save_decisions(artifact: Artifact, folder: Path) -> None:
         "qparams": {name: asdict(params) for name, params in artifact.qparams.items()},
         "layers": [asdict(layer) for layer in artifact.layers],
         "log": artifact.log,
+        "sparse": dict(artifact.sparse),
     }
     write_atomically(folder / DECISIONS, json.dumps(facts, indent=1))
 
@@ -50,4 +53,4 @@ def load_decisions(folder: Path, model: Any) -> Artifact:
         for name, p in facts["qparams"].items()
     }
     layers = tuple(LayerPlan(**layer) for layer in facts["layers"])
-    return Artifact(model, qparams, layers, tuple(facts["log"]))
+    return Artifact(model, qparams, layers, tuple(facts["log"]), sparse=facts.get("sparse", {}))

@@ -12,7 +12,7 @@ from avcompress.quant.apply import apply
 from avcompress.quant.observe import observe
 from avcompress.quant.plan import prepare
 from avcompress.quant.stages.ptq import candidates
-from avcompress.recipe import Equalize, FloatTraining, Ptq, Recipe, Smooth
+from avcompress.recipe import Equalize, FloatTraining, Ptq, Recipe, Shrinking, Smooth
 from avcompress.spec import Artifact, RecipeError, Track, untracked
 from calibration.batches import Batches
 from calibration.part import take_part
@@ -58,11 +58,13 @@ def collect(
     """
     if not any(isinstance(stage, Ptq) for stage in recipe.stages):
         raise RecipeError("stages: expected `ptq`, got none; nothing else needs statistics")
-    if any(isinstance(stage, FloatTraining) for stage in recipe.stages):
-        # Each machine would train a network of its own.
+    making = next((stage for stage in recipe.stages if isinstance(stage, FloatTraining | Shrinking)), None)
+    if making is not None:
+        # Each machine would make a network of its own.
         raise RecipeError(
-            "stages: expected a network that is trained already, got `train`; "
-            "run the recipe without --resume, and give the network that it trained"
+            f"stages: expected a network that is {'trained' if isinstance(making, FloatTraining) else 'made smaller'} "
+            f"already, got `{making.kind}`; "
+            "run the recipe without --resume, and give the network that it made"
         )
     check_preprocess(recipe.preprocess)
     source = open_source(recipe.data.calibration, data_root, recipe.classes)

@@ -39,13 +39,16 @@ class AccuracyTerm(Model):
         None, description="how much worse than the reference it may be, in the metric's own unit"
     )
     max_drop_relative: Fraction | None = Field(None, description="the same, as a share of the reference's value")
+    min_gain: NonNegativeFloat | None = Field(
+        None, description="how much better than the reference it must be, in the metric's own unit; 0: as good"
+    )
     decide: Decide = Field("point", description="what of the confidence interval must keep the limit")
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> AccuracyTerm:
-        asked = (self.min, self.max, self.max_drop, self.max_drop_relative)
+        asked = (self.min, self.max, self.max_drop, self.max_drop_relative, self.min_gain)
         if all(limit is None for limit in asked):
-            raise ValueError("expected `min`, `max`, `max_drop` or `max_drop_relative`, got none of them")
+            raise ValueError("expected `min`, `max`, `max_drop`, `max_drop_relative` or `min_gain`, got none of them")
         if self.metric.partition("/")[0] not in UNBOUNDED and any(limit is not None and limit > 1 for limit in asked):
             raise ValueError(f"expected limits of {self.metric} in 0-1, got one above; write 28 % as 0.28")
         return self
@@ -66,6 +69,14 @@ class LatencyTerm(Model):
     )
 
 
+class SpeedupTerm(Model):
+    """A floor on how many times as fast as the float network the result is, both timed in turns on one engine."""
+
+    min: PositiveFloat = Field(description="1.5: the float network takes one and a half times as long")
+    engine: Literal["ort", "openvino", "trt"] = Field("openvino", description="the engine it is measured on")
+    decide: Decide = Field("point", description="what of the confidence interval must keep the limit")
+
+
 class DriftTerm(Model):
     """A limit on how far each layer's output is from the float network's."""
 
@@ -84,12 +95,13 @@ class Contract(Model):
 
     accuracy: tuple[AccuracyTerm, ...] = Field((), description="limits on metrics")
     latency: tuple[LatencyTerm, ...] = Field((), description="deadlines")
+    speedup: tuple[SpeedupTerm, ...] = Field((), description="how much faster than the float network it must be")
     drift: DriftTerm | None = Field(None, description="how far layers may be from the float network")
     int8: Int8Term | None = Field(None, description="how much of the network must be INT8")
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Contract:
-        if not (self.accuracy or self.latency or self.drift or self.int8):
+        if not (self.accuracy or self.latency or self.speedup or self.drift or self.int8):
             raise ValueError("expected at least one term, got none: a contract that asks for nothing cannot be kept")
         return self
 

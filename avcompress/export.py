@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import linecache
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,9 @@ import onnx
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
 
+from avcompress.outputs import named_outputs
 from avcompress.spec import Array, ModelError
 from engines.in_memory import open_model
 from engines.onnx_graph import check, first_line, fold_constants, infer_shapes, name_nodes
@@ -23,28 +26,37 @@ from engines.onnx_load import with_measured_shapes
 OPSET = 17  # the newest that TensorRT 8.6 parses
 TOLERANCE = 1e-4
 SEED = 0
+OTHER_IMAGES = ((0.1, 0.0), (10.0, 0.0), (1.0, 3.0), (1.0, -3.0), (0.0, 0.0))
+"""Factor and offset of the images on which Python code that decides by values is tried."""
 PARAMETER_INPUTS = {1: "weight", 2: "bias"}
 
 
-def to_onnx(module: nn.Module, input_size: tuple[int, int], input_name: str = "images") -> onnx.ModelProto:
+def to_onnx(
+    module: nn.Module, input_size: tuple[int, int], input_name: str = "images", keep_norms: bool = False
+) -> onnx.ModelProto:
     """Export a module for one (1, 3, height, width) float32 image, in eval mode; the module itself stays as it is.
 
     A returned tensor is named `output`, the items of a sequence `output_0`, `output_1` ..., those of a mapping by their
     keys; nested ones join the names. Nodes keep the module's scopes (`/level1/conv/Conv`), initializers the parameters'
-    names; batch normalization is folded into a convolution before it.
-    Raises ModelError when the module does not run or export, or when ONNX Runtime gives other numbers than torch.
+    names; batch normalization is folded into a convolution before it, or stays a node of its own with `keep_norms`.
+    Raises ModelError when the module does not run or export, when ONNX Runtime gives other numbers than torch, or when
+    Python code takes another way for another image.
     """
     height, width = input_size
     image = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(SEED))
-    with _quiet(), _plain_attention(), _flat_outputs(module) as names, torch.no_grad():
-        expected = _run(module, image)
-        model = _export(module, image, input_name, names)
+    with _plain_attention(), _flat_outputs(module) as names, torch.no_grad():
+        with _decisions() as decisions:
+            expected = _run(module, image)
+            model = _export(module, image, input_name, names, keep_norms)
+        others = list(_others(module, image)) if decisions else []
     # The exporter turns equal parameters into one and copies of it: each gets its own back, under its own name.
     model = name_nodes(fold_constants(model))
     _name_parameters_(model)
     # Shapes that the graph computes at run time, as chunk and flatten do, would leave layers without MACs.
     model = check(with_measured_shapes(infer_shapes(model)))
     _compare(model, {input_name: image.numpy()}, dict(zip(names, expected, strict=True)))
+    for other, results in others:
+        _compare(model, {input_name: other.numpy()}, dict(zip(names, results, strict=True)), decisions[0])
     return model
 
 
@@ -66,11 +78,30 @@ def load_state_(module: nn.Module, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter: what its warnings fear is what the comparison afterwards measures."""
+def _decisions() -> Iterator[list[str]]:
+    """Yield where Python code decides by a tensor's value, filled when the block ends: the user's lines first.
+
+    The exporter's warnings go no further: what they fear is what the comparison afterwards measures.
+    """
+    found: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield found
+    tracer = [w for w in caught if issubclass(w.category, TracerWarning) and "Python boolean" in str(w.message)]
+    ours = Path(torch.__file__).parent
+    for warning in sorted(tracer, key=lambda w: ours in Path(w.filename).parents):
+        line = linecache.getline(warning.filename, warning.lineno).strip()
+        found.append(f"{warning.filename}:{warning.lineno} ({line})")
+
+
+def _others(module: nn.Module, image: Tensor) -> Iterator[tuple[Tensor, list[Array]]]:
+    """Other images, darker, brighter, flat, and what the module makes of them; those that it refuses are left out."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        for factor, offset in OTHER_IMAGES:
+            other = image * factor + offset
+            with contextlib.suppress(ModelError):
+                yield other, _run(module, other)
 
 
 @contextlib.contextmanager
@@ -93,7 +124,7 @@ def _flat_outputs(module: nn.Module) -> Iterator[list[str]]:
     names: list[str] = []
 
     def flatten(_module: nn.Module, _inputs: Any, result: Any) -> tuple[Tensor, ...]:
-        flat = dict(_flatten(result, ""))
+        flat = dict(named_outputs(result))
         names[:] = flat
         return tuple(flat.values())
 
@@ -106,23 +137,6 @@ def _flat_outputs(module: nn.Module) -> Iterator[list[str]]:
         hook.remove()
         for part in training:
             part.training = True
-
-
-def _flatten(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    match value:
-        case Tensor():
-            yield name or "output", value
-        case Mapping():
-            for key, item in value.items():
-                yield from _flatten(item, f"{name}_{key}" if name else str(key))
-        case list() | tuple():
-            for index, item in enumerate(value):
-                yield from _flatten(item, f"{name or 'output'}_{index}")
-        case None:
-            pass
-        case _:
-            kind = type(value).__name__
-            raise ModelError(f"model: expected it to return tensors, got a {kind} in them; return tensors in eval mode")
 
 
 def _run(module: nn.Module, image: Tensor) -> list[Array]:
@@ -143,14 +157,16 @@ def _run(module: nn.Module, image: Tensor) -> list[Array]:
     return [output.numpy() for output in outputs]
 
 
-def _export(module: nn.Module, image: Tensor, input_name: str, names: list[str]) -> onnx.ModelProto:
+def _export(module: nn.Module, image: Tensor, input_name: str, names: list[str], keep_norms: bool) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        _export_to(path, module, image, input_name, names)
+        _export_to(path, module, image, (input_name, names), keep_norms)
         return onnx.load(path)
 
 
-def _export_to(path: Path, module: nn.Module, image: Tensor, input_name: str, names: list[str]) -> None:
+def _export_to(path: Path, module: nn.Module, image: Tensor, names: tuple[str, list[str]], keep_norms: bool) -> None:
+    # The module is in eval mode already; told so, the exporter would fold normalization.
+    mode = torch.onnx.TrainingMode.PRESERVE if keep_norms else torch.onnx.TrainingMode.EVAL
     try:
         # TorchScript, not dynamo: that one needs onnxscript, renames the nodes, and gives no opset below 18.
         torch.onnx.export(
@@ -159,8 +175,9 @@ def _export_to(path: Path, module: nn.Module, image: Tensor, input_name: str, na
             path,
             dynamo=False,
             opset_version=OPSET,
-            input_names=[input_name],
-            output_names=list(names),
+            input_names=[names[0]],
+            output_names=list(names[1]),
+            training=mode,
         )
     except Exception as error:  # whatever the exporter or the user's code raises under tracing
         raise ModelError(
@@ -199,7 +216,10 @@ def _module_path(node_name: str) -> str:
     return ".".join(path) or "parameter"
 
 
-def _compare(model: onnx.ModelProto, feeds: Mapping[str, Array], expected: Mapping[str, Array]) -> None:
+def _compare(
+    model: onnx.ModelProto, feeds: Mapping[str, Array], expected: Mapping[str, Array], decision: str | None = None
+) -> None:
+    """Hold ONNX Runtime against torch; `decision`: where Python code decides by values, for another image."""
     session = open_model(model)
     try:
         outputs = session.run(list(expected), dict(feeds))
@@ -207,6 +227,11 @@ def _compare(model: onnx.ModelProto, feeds: Mapping[str, Array], expected: Mappi
         raise ModelError(f"model: expected ONNX Runtime to run the export, got {_kind_and_line(error)}") from error
     for (name, reference), output in zip(expected.items(), outputs, strict=True):
         difference = _relative_error(output, reference)
+        if not difference <= TOLERANCE and decision is not None:
+            raise ModelError(
+                f"model: expected the same operations for every image, got a decision by values at {decision}, "
+                f"which changes '{name}' by {difference:.3g}; compute both ways and choose with torch.where"
+            )
         if not difference <= TOLERANCE:
             raise ModelError(
                 f"model: export changed the numbers: expected '{name}' within {TOLERANCE:g} of torch, "

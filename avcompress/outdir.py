@@ -13,9 +13,10 @@ from avcompress.files import make_folder
 from avcompress.spec import RecipeError
 
 REPORT = ("report.html", "report.json")
-RESULTS = ("analysis.html", "analysis.json", "model.onnx", *REPORT)
+RESULTS = ("analysis.html", "analysis.json", "model.onnx", "smaller", *REPORT)
 """What says how a run ended: none of it may outlive the next run's beginning."""
-OURS = ("engines", "logs", "recipe.yaml", "state", *RESULTS)
+UPDATES = "updates"
+OURS = ("engines", "logs", "recipe.yaml", "state", UPDATES, *RESULTS)
 LOCK = "state/lock"
 
 
@@ -96,7 +97,7 @@ def _locked(out: Path) -> Iterator[None]:
 
 def _clear(out: Path, resume: bool, backends: tuple[str, ...]) -> None:
     temporary = [*out.glob(".*.tmp"), *out.glob("state/.*.tmp"), *out.glob("engines/.*.tmp")]
-    stale = [out / name for name in RESULTS]
+    stale = [out / name for name in (*RESULTS, UPDATES)]
     if resume:
         temporary += out.glob("engines/*/.*.tmp")
         stale += [path for path in out.glob("engines/*") if path.name not in backends]

@@ -5,14 +5,17 @@ Config flows one way: YAML -> these models -> function arguments. Paths are stor
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import itertools
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, PositiveInt, Tag, model_validator
 
 from avcompress.contract import Contract, Measure, Validation
 from avcompress.frozen import Fraction, Model
-from avcompress.recipe_distill import Distill
+from avcompress.recipe_distill import Distill, Generation
+from avcompress.recipe_lowrank import Factorize
 from avcompress.recipe_network import Network
+from avcompress.recipe_prune import Prune, Sparsify
 from avcompress.recipe_qat import Qat
 from avcompress.recipe_training import Train
 
@@ -117,15 +120,40 @@ class SceneSource(SourceSettings):
     labels: Literal["boxes", "masks"] = Field("boxes", description="what the scenes are labelled with")
 
 
-DataSource = Annotated[CocoSource | KittiSource | MaskSource | ImageSource | SceneSource, Field(discriminator="format")]
+class GeneratedSource(Generation):
+    """Pictures that the run makes of what the network's batch normalizations know: needs no files, has no labels."""
+
+    format: Literal["generated"]
+
+
+DataSource = Annotated[
+    CocoSource | KittiSource | MaskSource | ImageSource | SceneSource | GeneratedSource, Field(discriminator="format")
+]
+
+
+def _how_many(value: Any) -> str:
+    return "listed" if isinstance(value, list | tuple) else "alone"
+
+
+SourceList = Annotated[tuple[DataSource, ...], Field(min_length=1)]
+Sources = Annotated[
+    Annotated[DataSource, Tag("alone")] | Annotated[SourceList, Tag("listed")], Discriminator(_how_many)
+]
+"""One set of images, or a list of several that are taken together."""
 
 
 class Data(Model):
     """What the network is trained, calibrated and judged on."""
 
-    calibration: DataSource = Field(description="what the ranges of activations are taken from; labels are not used")
+    calibration: Sources = Field(
+        description="what the ranges of activations are taken from; labels are not used. One source, or a list of them"
+    )
     validation: DataSource = Field(description="what accuracy is measured on; needs labels")
-    train: DataSource | None = Field(None, description="needed by `train` stages only")
+    train: Sources | None = Field(
+        None,
+        description="what stages that train learn from, one source or a list; `train` needs it, others take the "
+        "calibration images in its place",
+    )
 
 
 # --- task
@@ -291,9 +319,13 @@ Repairing = CorrectBias | AdaRound | Reconstruct
 """Stages that hold a quantized network against its float one: after `ptq`."""
 
 FloatTraining = Train | Distill
-"""Stages that train the float network: before all others."""
+"""Stages that train the float network."""
+Shrinking = Prune | Sparsify | Factorize
+"""Stages that make the float network smaller; with those that train it, before all others."""
 
-Stage = Annotated[FloatTraining | Preparing | Quantizing | Repairing | Qat | Cast, Field(discriminator="kind")]
+Stage = Annotated[
+    FloatTraining | Shrinking | Preparing | Quantizing | Repairing | Qat | Cast, Field(discriminator="kind")
+]
 
 # --- engines
 
@@ -399,3 +431,9 @@ class Recipe(Model):
     contract: Contract = Field(description="what the result must keep")
     validation: Validation = Field(Validation(), description="how accuracy is judged")
     measure: Measure = Field(Measure(), description="how latency is sampled")
+
+    @property
+    def reference_stages(self) -> tuple[Stage, ...]:
+        """The stages that make the float network which accuracy drops are measured against."""
+        training = itertools.takewhile(lambda stage: isinstance(stage, FloatTraining), self.stages)
+        return tuple(training)

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, PositiveInt, Tag
 
 from avcompress.frozen import Fraction, Model
-from avcompress.recipe_network import OnnxModel, TorchModel, network_kind
-from avcompress.recipe_training import Training
+from avcompress.recipe_network import OnnxModel, SavedModel, TorchModel, network_kind
+from avcompress.recipe_training import LabelLoss, Training
 
 
 class Tap(Model):
@@ -146,7 +146,10 @@ def _teacher_kind(value: Any) -> str:
 
 
 Teacher = Annotated[
-    Annotated[Literal["self"], Tag("self")] | Annotated[OnnxModel, Tag("file")] | Annotated[TorchModel, Tag("module")],
+    Annotated[Literal["self"], Tag("self")]
+    | Annotated[OnnxModel, Tag("file")]
+    | Annotated[SavedModel, Tag("saved")]
+    | Annotated[TorchModel, Tag("module")],
     Discriminator(_teacher_kind),
 ]
 
@@ -159,13 +162,21 @@ class Teaching(Model):
         description="an ONNX file or a torch module, as `model` names one; "
         "self: the network itself, as it was before pruning or quantization",
     )
+    teacher_size: tuple[PositiveInt, PositiveInt] | None = Field(
+        None,
+        description="height and width that the teacher sees the pictures at, enlarged or shrunk from the network's "
+        "input: a teacher sees best at the size that it was trained at. Default: as the network",
+    )
     losses: Annotated[tuple[Loss, ...], Field(min_length=1)] = Field(
         description="what is made small: the weighted sum of these"
     )
 
 
-class Distill(Training, Teaching):
-    """Train the float network by a teacher; labels are needed only by the losses that say so."""
+class Distill(Training, Teaching, LabelLoss):
+    """Train the float network by a teacher; labels are needed only by the losses that say so.
+
+    `loss` is that of `labels` and `alpha`.
+    """
 
     kind: Literal["distill"]
 
@@ -174,7 +185,9 @@ class Generation(Model):
     """Pictures made from a network's statistics, where no data is at hand."""
 
     count: PositiveInt = Field(64, description="pictures to make")
-    batch_size: PositiveInt = Field(8, description="pictures made together: their statistics are held against")
+    batch_size: PositiveInt = Field(
+        8, description="pictures made together: their statistics are held against the network's"
+    )
     steps: PositiveInt = Field(500, description="of optimization, a batch")
     learning_rate: PositiveFloat = Field(0.1, description="of the pixels, in standard deviations of the input")
     smoothness: Annotated[float, Field(ge=0)] = Field(0.1, description="factor of the difference between neighbours")

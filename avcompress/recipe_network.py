@@ -1,4 +1,4 @@
-"""What a recipe says of a network: an ONNX file, or a factory of a torch module."""
+"""What a recipe says of a network: an ONNX file, a factory of a torch module, or one that was made smaller."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ class OnnxModel(Model):
     """An ONNX file."""
 
     onnx: str = Field(description="path of the ONNX file")
+    output: str | None = Field(
+        None,
+        description="the output to decode, where there are several: the others are cut off; or a tensor inside, as "
+        "before post-processing in the graph",
+    )
+
+
+class SavedModel(Model):
+    """A network that was made smaller, as a run leaves it in its folder `smaller`: structure.json and its weights."""
+
+    structure: str = Field(description="the folder")
     output: str | None = Field(
         None, description="the output to decode, where there are several: the others are cut off"
     )
@@ -33,11 +44,12 @@ class TorchModel(Model):
 
 
 def network_kind(value: Any) -> str:
-    """A network is an ONNX file or built by a factory: the key that is there decides."""
-    has_file = "onnx" in value if isinstance(value, dict) else isinstance(value, OnnxModel)
-    return "file" if has_file else "module"
+    """A network is an ONNX file, a saved one or built by a factory: the key that is there decides."""
+    keys: Any = value if isinstance(value, dict) else type(value).model_fields if isinstance(value, Model) else ()
+    return "file" if "onnx" in keys else "saved" if "structure" in keys else "module"
 
 
 Network = Annotated[
-    Annotated[OnnxModel, Tag("file")] | Annotated[TorchModel, Tag("module")], Discriminator(network_kind)
+    Annotated[OnnxModel, Tag("file")] | Annotated[SavedModel, Tag("saved")] | Annotated[TorchModel, Tag("module")],
+    Discriminator(network_kind),
 ]

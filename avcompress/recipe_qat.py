@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from avcompress.recipe_distill import Loss, Teacher
-from avcompress.recipe_training import Augment, Training
+from avcompress.recipe_training import Augment, LabelLoss, Training
 
 
-class Qat(Training):
+class Qat(Training, LabelLoss):
     """Train the quantized network, its scales too, after `ptq`: on `data.train`, or else on the calibration images."""
 
     kind: Literal["qat"]
@@ -20,9 +20,9 @@ class Qat(Training):
         "`ptq` with `activations: asymmetric`; pact: from clipping alone; ste: they stay as they are",
     )
     weight_scales: Literal["learned", "recomputed", "fixed"] = Field(
-        "learned",
-        description="learned: as LSQ has it; recomputed: they follow the largest weight of each channel; "
-        "fixed: those of `ptq`, as with ste",
+        "fixed",
+        description="fixed: those of `ptq`; learned: as LSQ has it, except with ste; recomputed: they follow the "
+        "largest weight of each channel",
     )
     scales: tuple[str, ...] = Field(
         ("*",), description="fnmatch patterns of the quantized tensors whose scales may change; tied ones go together"

@@ -61,10 +61,11 @@ class Training(Model):
     precision: Literal["float32", "bf16", "fp16"] = Field(
         "float32", description="of the arithmetic; weights stay float32. fp16 needs a GPU"
     )
-    batch_norm: Literal["train", "frozen", "reestimate"] = Field(
-        "train",
-        description="train: statistics of each batch; frozen: the network's own; reestimate: train, then statistics "
-        "anew with the averaged weights. Those of an ONNX file are always frozen",
+    batch_norm: Literal["train", "frozen", "reestimate"] | None = Field(
+        None,
+        description="train: statistics of each batch, averaged into the network's; frozen: the network's own; "
+        "reestimate: train, then statistics anew with the averaged weights. Default: frozen of an ONNX file, train of "
+        "a torch module, also once it was made smaller",
     )
     device: Literal["cpu", "cuda"] = Field("cpu", description="where to train")
     seed: NonNegativeInt = Field(0, description="of the order of images, of what chance does to them and in the loss")
@@ -104,18 +105,24 @@ class Training(Model):
         return max(1, round((self.epochs or 0) * images / self.batch_size))
 
 
-class Train(Training):
-    """Train the network's float weights on `data.train`; a torch module brings its own `loss`, or `loss` names one."""
+class LabelLoss(Model):
+    """The task's own loss: what the network is held to beside, or in place of, a teacher."""
 
-    kind: Literal["train"]
     loss: str | None = Field(
         None,
         pattern=r"^(yolox|ltrb|cross_entropy|[\w.]+:\w+)$",
         description="yolox or ltrb, of a detector that is decoded so; cross_entropy, of a segmenter; or "
-        "module:function of (outputs, samples). Default: the torch module's own methods `targets` and `loss`",
+        "module:function of (outputs, samples). Default: the torch module's own methods `targets` and `loss`; beside a "
+        "teacher else that of the task",
     )
     loss_args: dict[str, Any] = Field(
         default_factory=dict,
         description="keyword arguments of the loss; `class_weights` of cross_entropy is a list, or balanced",
     )
     import_from: str | None = Field(None, description="folder to import the loss from, relative to the recipe")
+
+
+class Train(Training, LabelLoss):
+    """Train the network's float weights on `data.train`; a torch module brings its own `loss`, or `loss` names one."""
+
+    kind: Literal["train"]

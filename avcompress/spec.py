@@ -36,6 +36,8 @@ Precision = Literal["int8", "fp8", "int8 weights", "int4 weights", "int8 dynamic
 
 QDtype = Literal["int8", "uint8", "int4", "float8e4m3fn"]
 """What values are stored as, by the names of ONNX; "float8e4m3fn" has no zero point."""
+Sparsity = Literal["unstructured", "2:4"]
+"""Where a weight's zeros may lie: anywhere, or two or more among every four that follow each other along its inputs."""
 Sense = Literal["<=", ">=", "=="]
 Decide = Literal["point", "proven_kept", "unless_proven_broken"]
 """How a limit is held against a measurement that has a confidence interval.
@@ -175,6 +177,10 @@ class Artifact:
         log: one line for each thing done, for people.
         reference: the float onnx.ModelProto that `model` was quantized from, its tensors of the same names; None until
             quantized. Methods that repair a quantized network hold it against this one.
+        sparse: the pattern of zeros in each weight that was made sparse, by the name of its constant in the float
+            network. They stay 0 in whatever is done to it.
+        trained: `reference` with what the quantized network has learned, before it was rounded; None until it is
+            trained quantized.
     """
 
     model: Any
@@ -182,6 +188,8 @@ class Artifact:
     layers: tuple[LayerPlan, ...] = ()
     log: tuple[str, ...] = ()
     reference: Any = None
+    sparse: Mapping[str, Sparsity] = field(default_factory=dict)
+    trained: Any = None
 
 
 @dataclass(frozen=True)
@@ -195,6 +203,7 @@ class Check:
         note: why it could not be measured, or what broke it; empty where there is nothing to add.
         engine: that it is about; empty where it is about none.
         metric, slice: of accuracy, what was measured where; an empty slice is everywhere.
+        domain: of an update, whose images it was measured on, beside the version before it; empty elsewhere.
     """
 
     name: str
@@ -209,6 +218,7 @@ class Check:
     engine: str = ""
     metric: str = ""
     slice: str = ""
+    domain: str = ""
 
     @property
     def judged(self) -> float:

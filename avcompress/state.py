@@ -62,6 +62,14 @@ class State:
             return None
         return record.seconds if whole else None
 
+    def is_whole(self, name: str) -> bool:
+        """Whether a step is finished, with any key, and its files are those that it wrote."""
+        try:
+            record = _Record.model_validate_json((self.folder / name / RECORD).read_bytes())
+            return record.files == _hashes(self.folder / name)
+        except (OSError, ValueError):
+            return False
+
     def step(self, name: str, key: str, compute: Callable[[Path], None]) -> Path:
         """Return the step's folder, after `compute` has filled it where it was not finished with the same key."""
         final = self.folder / name

@@ -29,22 +29,22 @@ class Kind:
     name: str
     examples: str
 
+    def __str__(self) -> str:
+        return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
+
 
 def compose(path: Path, kind: Kind) -> yaml.MappingNode:
     """Read a YAML file whose top level is a mapping; raises RecipeError with the file, and a line if it has one."""
-    name = kind.name
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except FileNotFoundError:
-        raise RecipeError(f"{path}: expected a {name} file, got nothing there; give the path of a YAML file") from None
+        raise RecipeError(f"{path}: expected {kind} file, got nothing there; give the path of a YAML file") from None
     except OSError as error:
-        raise RecipeError(
-            f"{path}: expected a {name} file, got {error.strerror}; give the path of a YAML file"
-        ) from None
+        raise RecipeError(f"{path}: expected {kind} file, got {error.strerror}; give the path of a YAML file") from None
     except (UnicodeDecodeError, ValueError):
-        raise RecipeError(f"{path}: expected YAML, got bytes that are not UTF-8; give the path of a {name}") from None
+        raise RecipeError(f"{path}: expected YAML, got bytes that are not UTF-8; give the path of {kind}") from None
     except RecursionError:
-        raise RecipeError(f"{path}: expected a {name}, got brackets without end; give the path of a {name}") from None
+        raise RecipeError(f"{path}: expected {kind}, got brackets without end; give the path of {kind}") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise RecipeError(f"{path}:{line}: expected YAML, got {_plainly(error.problem)}; mend the line") from None

@@ -131,14 +131,14 @@ def work(
     case: Case, teacher: nn.Module, inputs: Tensor, losses: list[dict[str, Any]]
 ) -> tuple[Callable[[], None], ...]:
     """The teacher's pass, the student's step, and the distillation step."""
-    from avcompress.distill import distillation
+    from avcompress.distill import Subject, distillation
     from avcompress.recipe_distill import Teaching
 
     student = copy.deepcopy(teacher)
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.mul_(1.01)
-    taught = distillation(student, teacher, Teaching.model_validate({"losses": losses}), inputs[:1], YOLOX)
+    taught = distillation(student, teacher, Teaching.model_validate({"losses": losses}), inputs[:1], Subject(YOLOX))
     optimizer = torch.optim.AdamW(taught.parameters(), lr=1e-6)
     taught.train()
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from avcompress.spec import DataError
 from calibration.files import FileSource
+from calibration.joined import Joined, Part
 from calibration.sample import Sample, Source
 
 
@@ -21,9 +22,22 @@ def take_part(source: Source, number: int, of: int) -> Source:
             f"--part {number}/{of}: expected at most as many parts as images, {len(source)}, got one that is empty; "
             "ask for fewer"
         )
-    if isinstance(source, FileSource):
-        return replace(source, records=source.records[number - 1 :: of])
-    return _Part(source, number, of)
+    match source:
+        case FileSource():
+            return replace(source, records=source.records[number - 1 :: of])
+        case Joined():
+            return Joined(tuple(_parts_of(source, number, of)))
+        case _:
+            return _Part(source, number, of)
+
+
+def _parts_of(joined: Joined, number: int, of: int) -> Iterator[Part]:
+    before = 0
+    for part in joined.parts:
+        first = (number - 1 - before) % of
+        if first < len(part.source):
+            yield part._replace(source=take_part(part.source, first + 1, of))
+        before += len(part.source)
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,7 @@ class Manifest(_Model):
     measured: Measured | None = Field(None, description="null before the run ended, and after a rebuild")
     onnx_sha256: Sha256 = Field(description="of the network that it was built from")
     recipe_sha256: Sha256
+    updated_from: Sha256 | None = Field(None, description="of the network that this one is an update of")
     rebuilt_from: Sha256 | None = Field(None, description="of the manifest that the engine was rebuilt from")
 
     @property

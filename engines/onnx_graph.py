@@ -6,6 +6,7 @@ equal bytes.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -90,6 +91,18 @@ def macs(model: onnx.ModelProto) -> dict[str, int]:
     """Multiply-accumulates of every Conv, ConvTranspose, Gemm and MatMul, by node name; 0 where a shape is unknown."""
     known = shapes(model)
     return {node.name: _node_macs(node, known) for node in model.graph.node if is_weighted(node)}
+
+
+def total_macs(model: onnx.ModelProto) -> int:
+    """Multiply-accumulates of one inference, as far as shapes are known."""
+    return sum(macs(model).values())
+
+
+def parameters(model: onnx.ModelProto) -> int:
+    """How many numbers the graph's floating-point constants hold."""
+    kinds = onnx.TensorProto
+    floats = {kinds.FLOAT, kinds.DOUBLE, kinds.FLOAT16, kinds.BFLOAT16}
+    return sum(int(np.prod(t.dims, dtype=np.int64)) for t in model.graph.initializer if t.data_type in floats)
 
 
 def _node_macs(node: onnx.NodeProto, known: Mapping[str, tuple[int, ...]]) -> int:
@@ -304,6 +317,12 @@ def fold_batch_norms(model: onnx.ModelProto) -> onnx.ModelProto:
             folded.add(norm.output[0])
     set_nodes_(new, [n for n in new.graph.node if n.op_type != "BatchNormalization" or n.output[0] not in folded])
     return drop_unused_initializers(new)
+
+
+def folded_names(weight: str, names: Iterable[str]) -> list[str]:
+    """Those names under which fold_batch_norms leaves a weight: its own, or new ones where several layers shared it."""
+    pattern = re.compile(rf"{re.escape(weight)}(\.folded(_\d+)?)?")
+    return [name for name in names if pattern.fullmatch(name)]
 
 
 def _foldable(

@@ -136,7 +136,7 @@ def _check_layout(name: str, shape: tuple[int, ...], settings: Detection, input_
         raise EngineError(
             f"output {name!r}: expected (1, {wanted}) for decode: {settings.decode}, strides {settings.strides} and "
             f"input {input_size[0]}x{input_size[1]}, got {shape}; set task.decode and task.strides to match, "
-            "and export the network without NMS"
+            "and name the tensor before NMS as model.output where the graph has NMS in it"
         )
 
 

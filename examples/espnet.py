@@ -18,12 +18,21 @@ BN_EPS = 1e-3
 IMAGE_CHANNELS = 3
 
 
-def espnet(classes: int = 12, p: int = 2, q: int = 8) -> nn.Module:
+def espnet(classes: int = 12, p: int = 2, q: int = 8, width: float = 1.0, seed: int = 0) -> nn.Module:
     """ESPNet with `p` pyramid blocks at a quarter of the resolution and `q` at an eighth.
 
     Takes (N, 3, H, W) float32, BGR, H and W multiples of 8; returns (N, classes, H, W) logits.
+
+    Args:
+        classes: of the output, which the decoder's channels follow, too.
+        p: blocks at a quarter of the resolution.
+        q: blocks at an eighth.
+        width: factor of the encoder's channels; the published weights are of width 1.
+        seed: of the weights it begins with.
     """
-    return EspNet(classes, p, q)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        return EspNet(classes, p, q, (round(16 * width), round(64 * width), round(128 * width)))
 
 
 class Conv(nn.Module):
@@ -102,21 +111,22 @@ class Pyramid(nn.Module):
 class Encoder(nn.Module):
     """Three resolutions; each one but the last also sees the image, shrunk. Source: figure 4c."""
 
-    def __init__(self, classes: int, p: int, q: int) -> None:
+    def __init__(self, classes: int, p: int, q: int, channels: tuple[int, int, int]) -> None:
         super().__init__()
+        half, quarter, eighth = channels
         self.shrink = nn.AvgPool2d(3, stride=2, padding=1)
-        self.level1 = ConvNormAct(IMAGE_CHANNELS, 16, stride=2)
-        self.b1 = NormAct(16 + IMAGE_CHANNELS)
-        self.level2_0 = Pyramid(16 + IMAGE_CHANNELS, 64, stride=2)
-        self.level2 = nn.Sequential(*(Pyramid(64, 64) for _ in range(p)))
-        self.b2 = NormAct(64 + 64 + IMAGE_CHANNELS)
-        self.level3_0 = Pyramid(64 + 64 + IMAGE_CHANNELS, 128, stride=2)
-        self.level3 = nn.Sequential(*(Pyramid(128, 128) for _ in range(q)))
-        self.b3 = NormAct(128 + 128)
-        self.classifier = Conv(128 + 128, classes, 1)
+        self.level1 = ConvNormAct(IMAGE_CHANNELS, half, stride=2)
+        self.b1 = NormAct(half + IMAGE_CHANNELS)
+        self.level2_0 = Pyramid(half + IMAGE_CHANNELS, quarter, stride=2)
+        self.level2 = nn.Sequential(*(Pyramid(quarter, quarter) for _ in range(p)))
+        self.b2 = NormAct(2 * quarter + IMAGE_CHANNELS)
+        self.level3_0 = Pyramid(2 * quarter + IMAGE_CHANNELS, eighth, stride=2)
+        self.level3 = nn.Sequential(*(Pyramid(eighth, eighth) for _ in range(q)))
+        self.b3 = NormAct(2 * eighth)
+        self.classifier = Conv(2 * eighth, classes, 1)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, 3, H, W) -> features at H / 2 (19 channels), at H / 4 (131), and logits at H / 8."""
+        """(N, 3, H, W) -> features at H / 2 (19 channels at width 1), at H / 4 (131), and logits at H / 8."""
         half = self.shrink(image)
         quarter = self.shrink(half)
         level1 = self.b1(torch.cat([self.level1(image), half], dim=1))
@@ -130,15 +140,15 @@ class Encoder(nn.Module):
 class EspNet(nn.Module):
     """The encoder, and a light decoder that doubles the logits three times. Source: figure 4d."""
 
-    def __init__(self, classes: int, p: int, q: int) -> None:
+    def __init__(self, classes: int, p: int, q: int, channels: tuple[int, int, int]) -> None:
         super().__init__()
-        self.encoder = Encoder(classes, p, q)
+        self.encoder = Encoder(classes, p, q, channels)
         self.br = nn.BatchNorm2d(classes, eps=BN_EPS)
         self.up_l3 = nn.Sequential(_double(classes))
-        self.level3_C = Conv(64 + 64 + IMAGE_CHANNELS, classes, 1)
+        self.level3_C = Conv(2 * channels[1] + IMAGE_CHANNELS, classes, 1)
         self.combine_l2_l3 = nn.Sequential(NormAct(2 * classes), Pyramid(2 * classes, classes, residual=False))
         self.up_l2 = nn.Sequential(_double(classes), NormAct(classes))
-        self.conv = ConvNormAct(16 + IMAGE_CHANNELS + classes, classes)
+        self.conv = ConvNormAct(channels[0] + IMAGE_CHANNELS + classes, classes)
         self.classifier = _double(classes)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import fnmatch
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from avcompress.contract import AccuracyTerm
 from avcompress.spec import Check, RecipeError, Sense
@@ -34,9 +34,9 @@ class _Place(NamedTuple):
 
 @dataclass(frozen=True)
 class _Limit:
-    """One limit of a term: what is judged is the metric itself, its drop, or its drop as a share of the reference's."""
+    """One limit of a term: on the metric itself, its drop, its drop as a share of the reference's, or its gain."""
 
-    kind: str
+    kind: Literal["value", "drop", "relative", "gain"]
     sense: Sense
     value: float
 
@@ -64,6 +64,12 @@ def drop_check(metric: str, engine: str, where: str | None = None, relative: boo
     """The name of the check of how much worse a metric is than the reference's on an engine."""
     what = "rise" if less_is_better(metric) else "drop"
     return f"{_placed(metric, where)} {'relative ' if relative else ''}{what} @ {engine}"
+
+
+def gain_check(metric: str, engine: str, where: str | None = None) -> str:
+    """The name of the check of how much better a metric is than the reference's on an engine."""
+    what = "fall" if less_is_better(metric) else "gain"
+    return f"{_placed(metric, where)} {what} @ {engine}"
 
 
 def is_pattern(name: str) -> bool:
@@ -104,13 +110,18 @@ def _limits(term: AccuracyTerm) -> Iterator[_Limit]:
         yield _Limit("drop", "<=", term.max_drop)
     if term.max_drop_relative is not None:
         yield _Limit("relative", "<=", term.max_drop_relative)
+    if term.min_gain is not None:
+        yield _Limit("gain", ">=", term.min_gain)
 
 
 def _check(term: AccuracyTerm, limit: _Limit, engine: str, found: Estimate, place: _Place) -> Check:
-    if limit.kind == "value":
-        name = accuracy_check(term.metric, engine, term.slice)
-    else:
-        name = drop_check(term.metric, engine, term.slice, limit.kind == "relative")
+    match limit.kind:
+        case "value":
+            name = accuracy_check(term.metric, engine, term.slice)
+        case "gain":
+            name = gain_check(term.metric, engine, term.slice)
+        case _:
+            name = drop_check(term.metric, engine, term.slice, limit.kind == "relative")
     low, high = (None if math.isnan(end) else end for end in (found.low, found.high))
     return Check(
         name,
@@ -184,13 +195,21 @@ def _judged(result: SliceResult, metric: str, limit: _Limit) -> Estimate:
             return result.network[metric]
         case "drop":
             return _rounded(result.drop[metric])
-        case _:
+        case "gain":
+            return _gained(result.drop[metric])
+        case "relative":
             return _relative(result.drop[metric], result.reference[metric].value)
 
 
 def _rounded(found: Estimate) -> Estimate:
     # So that a drop from 0.30 to 0.29 keeps a limit of 0.01: in binary it is 0.0100000000000000009.
     return Estimate(*(round(value, 12) for value in (found.value, found.low, found.high)))
+
+
+def _gained(drop: Estimate) -> Estimate:
+    """A drop seen from the other side: what was its worst end is the gain's least."""
+    # From 0, not negated: no gain reads as 0, never as -0.
+    return _rounded(Estimate(*(0.0 - value for value in (drop.value, drop.high, drop.low))))
 
 
 def _relative(drop: Estimate, reference: float) -> Estimate:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from avcompress.contract import LatencyTerm
+from avcompress.contract import LatencyTerm, SpeedupTerm
 from avcompress.spec import Check
-from validation.latency import CONFIDENCE, MISS_RATE, ScenarioResult, TermFigure, term_figures
+from validation.latency import CONFIDENCE, MISS_RATE, ScenarioResult, Speedup, TermFigure, term_figures
 
 
 def latency_checks(
@@ -29,6 +29,15 @@ def latency_checks(
             note=figure.note if results else absent,
             engine=term.engine,
         )
+
+
+def speedup_check(term: SpeedupTerm, found: Speedup | None) -> Check:
+    """How many times as fast as the float network an engine is; None where the two were not timed in turns."""
+    name = f"speed-up @ {term.engine}"
+    if found is None:
+        absent = "not measured: the float network was not built for this engine here; run the recipe with it"
+        return Check(name, math.nan, ">=", term.min, "×", note=absent, decide=term.decide, engine=term.engine)
+    return Check(name, found.ratio, ">=", term.min, "×", found.low, found.high, decide=term.decide, engine=term.engine)
 
 
 def _name(term: LatencyTerm, figure: TermFigure) -> str:

@@ -11,8 +11,8 @@ from avcompress.spec import Check, LayerPlan, Verdict
 from validation.comparison import EVERYWHERE, Comparison
 from validation.drift import LayerDrift, judge_drift
 from validation.gate_accuracy import accuracy_check, accuracy_checks, drop_check, require_name
-from validation.gate_latency import latency_checks
-from validation.latency import ScenarioResult
+from validation.gate_latency import latency_checks, speedup_check
+from validation.latency import ScenarioResult, Speedup
 
 __all__ = ["Evidence", "accuracy_check", "drop_check", "explain", "int8_share", "judge"]
 
@@ -28,6 +28,7 @@ class Evidence:
     Attributes:
         comparisons: the network beside its reference, by engine that ran here.
         latency: by engine that ran here, by scenario.
+        speedups: by engine that was timed in turns with the float network.
         drift: of the quantized network's layers from the float network's; empty where nobody asked for it.
         layers: what the recipe expects of every weighted layer.
         mismatches: by engine that tells its layers' precision, the layers that are not as planned; an engine that
@@ -37,6 +38,7 @@ class Evidence:
 
     comparisons: Mapping[str, Comparison] = field(default_factory=dict)
     latency: Mapping[str, Mapping[str, ScenarioResult]] = field(default_factory=dict)
+    speedups: Mapping[str, Speedup] = field(default_factory=dict)
     drift: tuple[LayerDrift, ...] = ()
     layers: tuple[LayerPlan, ...] = ()
     mismatches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -73,6 +75,7 @@ def _judge(contract: Contract, evidence: Evidence) -> Iterator[Check]:
         yield from accuracy_checks(term, evidence.comparisons)
     for deadline in contract.latency:
         yield from latency_checks(deadline, evidence.latency.get(deadline.engine, {}), evidence.confidence)
+    yield from (speedup_check(term, evidence.speedups.get(term.engine)) for term in contract.speedup)
     if contract.drift is not None:
         yield _drift(contract.drift, evidence.drift)
     if contract.int8 is not None:

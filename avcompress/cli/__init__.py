@@ -4,7 +4,20 @@
 4 a defect of avcompress (with a traceback), 130 interrupted by Ctrl-C, 143 by SIGTERM.
 """
 
-from avcompress.cli import analyze, bench, build, bundle, calibrate, compare, inspect, lint, run, targets, validate
+from avcompress.cli import (
+    analyze,
+    bench,
+    build,
+    bundle,
+    calibrate,
+    compare,
+    inspect,
+    lint,
+    run,
+    targets,
+    update,
+    validate,
+)
 from avcompress.cli.app import app
 from avcompress.cli.process import main
 
@@ -21,5 +34,6 @@ __all__ = [
     "main",
     "run",
     "targets",
+    "update",
     "validate",
 ]

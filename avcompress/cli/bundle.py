@@ -299,6 +299,8 @@ def _facts(folder: Path, manifest: Manifest) -> list[str]:
         f"signature: {signed}",
         f"calibrated on: {calibration.images} images, ranges {calibration.ranges}" if calibration else "not calibrated",
     ]
+    if manifest.updated_from:
+        lines.append(f"an update of the network with sha256 {manifest.updated_from}")
     if manifest.rebuilt_from:
         lines.append(f"rebuilt from the bundle whose manifest has sha256 {manifest.rebuilt_from}")
     if measured is None:

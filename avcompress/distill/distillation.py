@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from avcompress.distill.pairs import resized
 from avcompress.distill.places import find_places
 from avcompress.distill.taps import OUTPUT, Record, Tapped
 from avcompress.distill.teacher import Teacher, check_two_networks, evaluating
-from avcompress.distill.terms import LabelLoss, Lesson, Subject, Term
-from avcompress.recipe import Detection
+from avcompress.distill.terms import Lesson, Subject, Term
+from avcompress.outputs import chosen
 from avcompress.recipe_distill import Itself, Labels, Loss, Mutual, Teaching, needs_labels
 from avcompress.spec import AvcompressError, ModelError
 
@@ -30,7 +32,7 @@ class Distillation(nn.Module):
     def __init__(self, student: nn.Module, teacher: nn.Module, settings: Teaching, subject: Subject) -> None:
         super().__init__()
         self.student = student
-        self.losses = settings.losses
+        self.losses, self.teacher_size, self.subject = settings.losses, settings.teacher_size, subject
         mutual = any(isinstance(loss, Mutual) for loss in settings.losses)
         self.peer = teacher if mutual else None
         terms = [Term(loss, find_places(loss, student, teacher), subject) for loss in settings.losses]
@@ -43,8 +45,16 @@ class Distillation(nn.Module):
     def forward(self, inputs: Tensor) -> Any:
         """What the student gives; the other student is run too, so that its normalization sees the same images."""
         if self.peer is not None:
-            self.peer(inputs)
+            self.peer(self.seen(inputs))
         return self.student(inputs)
+
+    def seen(self, inputs: Tensor) -> Tensor:
+        """The inputs as the teacher sees them."""
+        return inputs if self.teacher_size is None else resized(inputs, self.teacher_size)
+
+    def compared(self, student: Record) -> Record:
+        """What the student gave, with the one of its outputs that is held against the teacher's."""
+        return replace(student, output=chosen(student.output, self.subject.output))
 
     def loss(self, inputs: Tensor, targets: Any = None) -> Tensor:
         """The weighted sum of the losses of one batch: ().
@@ -58,17 +68,18 @@ class Distillation(nn.Module):
 
     def parts(self, inputs: Tensor, targets: Any = None) -> dict[str, Tensor]:
         """Each loss of one batch times its weight, by its place in the list and its kind: `0 response`."""
-        student = self.tapped(inputs)
+        given = self.tapped(inputs)
+        student = self.compared(given)
         nothing = Record(None, {})
-        other = self.other(inputs) if self.taught else nothing
+        other = self.other(self.seen(inputs)) if self.taught else nothing
         size = (int(inputs.shape[-2]), int(inputs.shape[-1]))
         teacher = other.map(torch.detach)
         found = {}
         for index, (settings, term) in enumerate(zip(self.losses, self.terms, strict=True)):
-            lesson = Lesson(student, student if isinstance(settings, Itself) else teacher, targets, size)
+            lesson = Lesson(student, student if isinstance(settings, Itself) else teacher, targets, size, given.output)
             value = term(lesson)
             if self.peer is not None and isinstance(settings, Mutual | Labels):
-                value = value + term(Lesson(other, student.map(torch.detach), targets, size))
+                value = value + term(Lesson(other, student.map(torch.detach), targets, size, other.output))
             found[f"{index} {settings.kind}"] = settings.weight * value
         return found
 
@@ -89,8 +100,7 @@ def distillation(
     teacher: nn.Module,
     settings: Teaching,
     example: Tensor,
-    task: Detection | None = None,
-    label_loss: LabelLoss | None = None,
+    subject: Subject | None = None,
 ) -> Distillation:
     """What a training loop makes small; used alone, in quantization-aware training, or after pruning.
 
@@ -99,15 +109,16 @@ def distillation(
         teacher: a network of its own that takes the same inputs; it stays as it is, but for mutual learning.
         settings: the losses; who the teacher is was decided before.
         example: (N, C, H, W), run once through both networks, in eval mode, to see the shapes at the taps.
-        task: how the outputs are decoded, for detectors.
-        label_loss: the task's own loss, of a network's output and the targets; default: the student's method `loss`.
+        subject: how outputs are decoded, for detectors; the task's own loss, by default the student's method `loss`;
+            and the one of the student's outputs that counts, where it has several.
 
     Raises ModelError for a tap that is not there, or where the two networks' shapes do not fit; RecipeError for losses
     that the task has not.
     """
     check_two_networks(student, teacher)
-    own = getattr(student, "loss", None)
-    subject = Subject(task, label_loss or (own if callable(own) else None))
+    subject, own = subject or Subject(), getattr(student, "loss", None)
+    if subject.label_loss is None and callable(own):
+        subject = replace(subject, label_loss=own)
     made = Distillation(student, teacher, settings, subject)
     _prepare_(made, teacher, example)
     return made
@@ -117,8 +128,8 @@ def _prepare_(made: Distillation, teacher: nn.Module, example: Tensor) -> None:
     """Run both networks once, and let every loss see the shapes."""
     taps = made.other.names if isinstance(made.other, Tapped) else made.other.tapped.names
     with evaluating(made.student), evaluating(teacher), torch.no_grad():
-        student = _tried(made.tapped, example)
-        other = _tried(Tapped(teacher, taps, "teacher"), example) if made.taught else Record(None, {})
+        student = made.compared(_tried(made.tapped, example))
+        other = _tried(Tapped(teacher, taps, "teacher"), made.seen(example)) if made.taught else Record(None, {})
     size = (int(example.shape[-2]), int(example.shape[-1]))
     with torch.random.fork_rng(devices=()):
         # What is trained along begins alike in every process and run: a checkpoint tells by it what it belongs to.

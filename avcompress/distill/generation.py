@@ -19,6 +19,7 @@ from avcompress.distill.teacher import evaluating
 from avcompress.recipe import Preprocess
 from avcompress.recipe_distill import Generation
 from avcompress.spec import ModelError, Track, untracked
+from calibration.generated import picture_name
 from calibration.sample import Sample
 
 GREY = 114.0
@@ -50,7 +51,7 @@ def generate(
             noise = torch.randn(size, 3, *preprocessing.size, generator=generator)
             pictures = _fitted(tapped, statistics, settings, _Pixels(preprocessing), noise)
             start = len(samples)
-            samples += [Sample(f"generated-{start + i:05d}", image, None, None) for i, image in enumerate(pictures)]
+            samples += [Sample(picture_name(start + i), image) for i, image in enumerate(pictures)]
     return samples
 
 

@@ -114,10 +114,11 @@ def same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     if student.shape[2:] == teacher.shape[2:]:
         return student, teacher
     size = [min(a, b) for a, b in zip(student.shape[2:], teacher.shape[2:], strict=True)]
-    return _resized(student, size), _resized(teacher, size)
+    return resized(student, size), resized(teacher, size)
 
 
-def _resized(x: Tensor, size: Sequence[int]) -> Tensor:
+def resized(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps or pictures, (N, C, H, W), of another height and width; each pixel of smaller ones is a mean."""
     if list(x.shape[2:]) == list(size):
         return x
     return F.interpolate(x, list(size), mode="bilinear", antialias=True, align_corners=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from typing_extensions import assert_never
 
 from avcompress.distill.taps import Record, Tapped
-from avcompress.float_network import with_output
+from avcompress.float_network import saved_network, with_output
 from avcompress.models.loading import load_torch
 from avcompress.onnx_import import import_onnx
+from avcompress.outputs import chosen
 from avcompress.recipe_distill import Teaching
-from avcompress.recipe_network import OnnxModel, TorchModel
-from avcompress.spec import Artifact, ModelError, RecipeError
+from avcompress.recipe_network import OnnxModel, SavedModel, TorchModel
+from avcompress.spec import Artifact, ModelError
+from avcompress.train.recovery import refuse_several
 from engines.onnx_load import load_onnx
 
 
@@ -38,25 +40,17 @@ def load_teacher(settings: Teaching, own: nn.Module, size: tuple[int, int], data
         case "self":
             return own.eval()
         case OnnxModel(onnx=file, output=name):
-            model = load_onnx((data_root / file).resolve(), size)
+            model = load_onnx((data_root / file).resolve(), settings.teacher_size or size)
             return import_onnx(with_output(model, name)).eval()
+        case SavedModel(structure=saved, output=name):
+            return import_onnx(with_output(saved_network((data_root / saved).resolve()), name)).eval()
         case TorchModel(output=name):
             module = load_torch(settings.teacher, data_root, folder)
             if name is not None:
-                module.register_forward_hook(lambda _module, _inputs, output: _picked(output, name))
+                module.register_forward_hook(lambda _module, _inputs, output: chosen(output, name, "teacher.output"))
             return module
         case _:
             assert_never(settings.teacher)
-
-
-def _picked(output: Any, name: str) -> Any:
-    """The output that `teacher.output` names: a mapping's key, or `output_0` for the first of a sequence."""
-    listed = isinstance(output, tuple | list)
-    found = {f"output_{i}": value for i, value in enumerate(output)} if listed else output
-    if not isinstance(found, Mapping) or name not in found:
-        known = ", ".join(map(str, found)) if isinstance(found, Mapping) else "one output without a name"
-        raise RecipeError(f"teacher.output: expected one of the network's, {known}, got {name!r}; mend it")
-    return found[name]
 
 
 def float_module(artifact: Artifact) -> nn.Module:
@@ -77,6 +71,7 @@ class Teacher:
 
     def __call__(self, inputs: Tensor) -> Record:
         """What the network gives, as tensors that a loss may keep; nothing else of its run is kept."""
+        refuse_several(self.module, inputs)
         _move_(self.module, inputs.device)
         with evaluating(self.module), torch.inference_mode():
             record = self.tapped(inputs)

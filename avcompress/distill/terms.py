@@ -41,11 +41,13 @@ class Subject:
 
     Attributes:
         task: how a detector's output is decoded; None for other networks.
-        label_loss: the task's own loss; None where it has none.
+        label_loss: the task's own loss, of all that a network returned and the targets; None where it has none.
+        output: the one of several that the teacher's output is held against, by the name that an export gives it.
     """
 
     task: Detection | None = None
     label_loss: LabelLoss | None = None
+    output: str | None = None
 
     def hard(self, output: Any, targets: Any) -> Tensor:
         """The labels' own loss; raises where there is no such loss, or there are no labels."""
@@ -73,12 +75,16 @@ class Subject:
 
 @dataclass(frozen=True)
 class Lesson:
-    """One batch: what both networks gave, their targets, and the size of the input."""
+    """One batch: what both networks gave, their targets, and the size of the input.
+
+    Of a student with several outputs `student` holds the one that is compared, `returned` is all of them.
+    """
 
     student: Record
     teacher: Record
     targets: Any
     size: Size
+    returned: Any = None
 
 
 class Term(nn.Module):
@@ -116,7 +122,7 @@ class Term(nn.Module):
         """The loss of one batch, without its weight: ()."""
         match self.settings:
             case Labels():
-                return self.subject.hard(lesson.student.output, lesson.targets)
+                return self.subject.hard(lesson.returned, lesson.targets)
             case Mutual(by=by):
                 return self._of_outputs(by, lesson)
             case Soft() | Response():
@@ -139,7 +145,7 @@ class Term(nn.Module):
         loss = divergence(student, teacher, settings.temperature, settings.axis)
         if not settings.alpha:
             return loss
-        hard = self.subject.hard(lesson.student.output, lesson.targets)
+        hard = self.subject.hard(lesson.returned, lesson.targets)
         return soft.mixed(hard, loss, settings.alpha)
 
     def _predictions(self, lesson: Lesson) -> tuple[boxes.Predictions, boxes.Predictions]:

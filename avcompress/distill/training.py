@@ -13,6 +13,7 @@ import onnx
 from torch import Tensor, fx, nn
 
 from avcompress.distill.distillation import Distillation, distillation, label_free
+from avcompress.distill.terms import Subject
 from avcompress.onnx_import import import_onnx, write_back
 from avcompress.recipe import Detection, Preprocess
 from avcompress.recipe_distill import Distill
@@ -30,11 +31,13 @@ class Guidance:
         teacher: takes the student's inputs; it stays as it is, but for mutual learning.
         task: how a detector's output is decoded.
         loss: of the labels, where a loss of the recipe needs them; None: the module's own.
+        output: the one of a module's several outputs that the teacher's is held against, by its name in the export.
     """
 
     teacher: nn.Module
     task: Detection | None = None
     loss: TaskLoss | None = None
+    output: str | None = None
 
 
 def distill(
@@ -47,20 +50,21 @@ def distill(
 ) -> Artifact:
     """Train a copy of the artifact's network on what a teacher says of the samples, labelled or not.
 
-    A torch module stays one; an ONNX network, float or with Q/DQ, keeps its graph and gets new weights. Returns the
-    artifact with the averaged weights and one more line in its log.
+    A torch module stays one; an ONNX network, float or with Q/DQ, keeps its graph and gets new weights, and where
+    the settings name a `batch_norm` other than frozen, new statistics. Returns the artifact with the averaged weights
+    and one more line in its log.
     Raises DataError for samples without labels where a loss needs them, ModelError where the two networks do not fit
     each other, RecipeError for losses that the task has not.
     """
     around, start, free = around or Around(), time.monotonic(), label_free(settings.losses)
-    student = _module(artifact)
+    student = _module(artifact, norms=settings.batch_norm not in {None, "frozen"})
     loss = None if free else guidance.loss or own_loss(student)
     dataset = load(samples, preprocessing, around.track, settings.hold_mb, labels=loss is not None and loss.labels)
     plan = settled(settings, len(dataset.pictures))
     batches = feed(dataset, plan)
     example, _ = dataset.batch([0], np.random.default_rng(plan.seed))
-    label_loss = None if loss is None else loss.of
-    distilled = distillation(student, guidance.teacher, settings, example, guidance.task, label_loss)
+    subject = Subject(guidance.task, None if loss is None else loss.of, guidance.output)
+    distilled = distillation(student, guidance.teacher, settings, example, subject)
 
     def loss_of(turn: Turn) -> Tensor:
         inputs, batch = batches(turn)
@@ -77,9 +81,9 @@ def distill(
     return replace(artifact, model=model, log=(*artifact.log, f"{line}, {time.monotonic() - start:.0f} s"))
 
 
-def _module(artifact: Artifact) -> nn.Module:
+def _module(artifact: Artifact, norms: bool) -> nn.Module:
     model = artifact.model
-    return import_onnx(model) if isinstance(model, onnx.ModelProto) else cast(nn.Module, copy.deepcopy(model))
+    return import_onnx(model, norms) if isinstance(model, onnx.ModelProto) else cast(nn.Module, copy.deepcopy(model))
 
 
 def _network(student: nn.Module, artifact: Artifact) -> Any:

@@ -62,6 +62,7 @@ class Findings:
         return Evidence(
             comparisons=self.comparisons,
             latency={name: measured.latency for name, measured in self.engines.items() if measured.latency},
+            speedups={name: each.speedup for name, each in self.engines.items() if each.speedup is not None},
             drift=self.drift,
             layers=self.layers,
             mismatches=self.mismatches,
@@ -73,14 +74,19 @@ def compare_all(
 ) -> dict[str, Comparison]:
     """Every engine beside the reference, as a step: nothing runs, all follows from labels and predictions."""
     with watch.step(f"compare with the reference, {trial.validation.resamples} resamples", reused=False):
-        return compare_each(
-            truth,
-            reference.predictions,
-            {name: measured.predictions for name, measured in engines.items()},
-            trial.validation,
-            trial.threshold,
-            {name: _pairs(reference, measured) for name, measured in engines.items()},
-        )
+        return compare(trial, truth, reference, engines)
+
+
+def compare(trial: Trial, truth: Truth, reference: Measured, engines: Mapping[str, Measured]) -> dict[str, Comparison]:
+    """Every engine beside the reference."""
+    return compare_each(
+        truth,
+        reference.predictions,
+        {name: measured.predictions for name, measured in engines.items()},
+        trial.validation,
+        trial.threshold,
+        {name: _pairs(reference, measured) for name, measured in engines.items()},
+    )
 
 
 def pictures(findings: Findings) -> tuple[Picture, ...]:

@@ -80,7 +80,7 @@ def _run(path: Path) -> Given:
     if not folders:
         raise RecipeError(f"{path}: expected a run with an engine, got none; run the recipe again with --resume")
     reference = path / "state" / "network" / NETWORK
-    stages = sorted(path.glob(f"state/*/{REFERENCE}"), key=_stage_number)
+    stages = sorted(path.glob(f"state/*/{REFERENCE}"), key=stage_number)
     return Given(
         kind="run",
         path=path,
@@ -92,8 +92,8 @@ def _run(path: Path) -> Given:
     )
 
 
-def _stage_number(path: Path) -> int:
-    """Of `3-ptq/reference.onnx`: 3."""
+def stage_number(path: Path) -> int:
+    """Of `3-ptq/reference.onnx`: 3; -1 for a folder of no stage's."""
     number = path.parent.name.partition("-")[0]
     return int(number) if number.isdecimal() else -1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from calibration.sample import Sample, Source
 from engines.session import Session
 from validation.corruptions import CorruptedSource, parse_corruptions
 from validation.detection import tally_boxes
-from validation.latency import ScenarioResult, measure_scenario
+from validation.latency import ScenarioResult, Speedup, measure_scenario, speedup_of, time_in_turns
 from validation.machine import runtime_versions
 from validation.predict import predict, stages
 from validation.predictions import BoxPredictions, MaskPredictions, Predictions, check_predictions, collect
@@ -32,7 +32,7 @@ from validation.truth_file import load_truth, save_truth
 TIMED_IMAGES = 16
 """What a latency is measured on: post-processing takes longer where there is more to see."""
 PREDICTIONS, TRUTH = "predictions.npz", "truth.npz"
-TIMED, FLOAT = "latency.json", "float.json"
+TIMED, FLOAT, TURNS = "latency.json", "float.json", "turns.npy"
 
 
 @dataclass(frozen=True)
@@ -44,22 +44,25 @@ class Measured:
         corrupted: on the same images corrupted, by slice: fog:3.
         latency: by scenario; empty where it was not asked for.
         float_latency: of the float network on the same engine, one image after the other; None where it was not timed.
+        speedup: against the same, both in turns; None where nobody asked for it.
     """
 
     predictions: Predictions
     corrupted: Mapping[str, Predictions] = field(default_factory=dict)
     latency: Mapping[str, ScenarioResult] = field(default_factory=dict)
     float_latency: ScenarioResult | None = None
+    speedup: Speedup | None = None
 
 
-def read_labels(steps: Steps, trial: Trial) -> Truth:
-    """Read the validation labels, or what the last run kept of them."""
+def read_labels(steps: Steps, trial: Trial, of: str = "") -> Truth:
+    """Read the validation labels, or what the last run kept of them; `of` names another set than the recipe's."""
 
     def compute(folder: Path, track: Track) -> None:
         save_truth(folder / TRUTH, read_truth(trial.source, track))
 
     key = step_key("labels", trial.source.fingerprint, trial.classes)
-    return load_truth(steps.take("labels", "read the validation labels", key, compute) / TRUTH)
+    name, title = (f"labels-{of}", f"read the labels, {of}") if of else ("labels", "read the validation labels")
+    return load_truth(steps.take(name, title, key, compute) / TRUTH)
 
 
 def skipped(trial: Trial, truth: Truth) -> tuple[str, ...]:
@@ -94,6 +97,30 @@ def time_all(
         if other is not None:
             float_latency = read_scenario((folder / FLOAT).read_bytes())
     return found, float_latency
+
+
+def measure_speedup(steps: Steps, trial: Trial, subject: Subject, beside: Subject) -> Speedup:
+    """Time an engine in turns with the float network on the same engine, both in this process; a step."""
+
+    def compute(folder: Path, track: Track) -> None:  # noqa: ARG001
+        with beside.open() as before, subject.open() as after:
+            times = time_in_turns(_running(trial, before), _running(trial, after), trial.measure.runs)
+            np.save(folder / TURNS, times)
+
+    keys = (subject.key, beside.key, trial.source.fingerprint, trial.running, trial.measure.model_dump())
+    key = step_key("speedup", keys, runtime_versions())
+    folder = steps.take(f"speedup-{subject.name}", f"time in turns, {subject.name}", key, compute, still=True)
+    return speedup_of(np.load(folder / TURNS))
+
+
+def _running(trial: Trial, session: Session) -> Callable[[], object]:
+    """What runs a session on the next image, made ready before; it was run on each of them once."""
+    functions = stages(session, trial.preprocess, trial.task)
+    ready = [functions["preprocess"](sample.image) for sample in itertools.islice(trial.source, TIMED_IMAGES)]
+    for image in ready:
+        functions["inference"](image)
+    ring = itertools.cycle(ready)
+    return lambda: functions["inference"](next(ring))
 
 
 def scenarios(contract: Contract, engine: str) -> tuple[Scenario, ...]:

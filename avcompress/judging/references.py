@@ -12,7 +12,7 @@ from avcompress.judging.baselines import read_reference
 from avcompress.judging.contenders import as_made, find_contenders, float_subject, read_any
 from avcompress.judging.given import Given, identify
 from avcompress.judging.measuring import Measured, find_all
-from avcompress.recipe import CocoSource, FloatTraining, Recipe
+from avcompress.recipe import CocoSource, Recipe
 from avcompress.spec import RecipeError
 from avcompress.steps import Steps
 from avcompress.trial import Trial
@@ -95,7 +95,7 @@ def float_model(path: Path | None, given: Given | None, origin: Origin) -> onnx.
     path = path or (given.reference if given else None)
     if path is not None:
         return read_any(path, origin.recipe)
-    if any(isinstance(stage, FloatTraining) for stage in origin.recipe.stages):
+    if origin.recipe.reference_stages:
         raise RecipeError(
             "--reference: expected what the network is held against, got none, and the recipe trains its float "
             "network; give --reference or --baseline"

@@ -26,8 +26,10 @@ from validation.report import (
     Provenance,
     Report,
     ScenarioFacts,
+    SmallerFacts,
     SourceFacts,
     StageFacts,
+    UpdateFacts,
 )
 from validation.report.change_facts import change_facts
 from validation.report.facts import (
@@ -38,7 +40,7 @@ from validation.report.facts import (
     layer_facts,
     layer_times,
 )
-from validation.report.latency_facts import Asked, scenario_facts
+from validation.report.latency_facts import Asked, scenario_facts, speedup_facts
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,9 @@ class Background:
         inputs: paths by the recipe's key.
         notes: what people should know.
         reference: what the network is held against; empty: the float network.
+        smaller: of a float network that was made smaller.
         provenance: what it takes to measure the same again.
+        update: of an update: what it was made from, and what it changed.
     """
 
     engines: tuple[EngineFacts, ...]
@@ -63,7 +67,9 @@ class Background:
     inputs: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     reference: str = ""
+    smaller: SmallerFacts | None = None
     provenance: Provenance | None = None
+    update: UpdateFacts | None = None
 
 
 def compose_report(
@@ -90,6 +96,9 @@ def compose_report(
         changes={name: change_facts(found) for name, found in findings.changes.items()},
         scenarios=tuple(_scenarios(findings)),
         latency={name: _latency(trial, name, each) for name, each in findings.engines.items() if each.latency},
+        update=background.update,
+        smaller=background.smaller,
+        speedups={name: speedup_facts(each.speedup) for name, each in findings.engines.items() if each.speedup},
         layers=layer_facts(findings.layers, findings.precisions),
         drift=drift_facts(findings.drift, drift.min_sqnr_db if drift else None) if findings.drift else None,
         layer_times={name: layer_times(times) for name, times in findings.times.items()},

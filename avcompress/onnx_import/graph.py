@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
-from avcompress.onnx_import import layers, pointwise, pooling, quantized, resizing, shaping
+from avcompress.onnx_import import images, layers, pointwise, pooling, quantized, resizing, shaping
 from avcompress.onnx_import.constants import as_tensor, folded, is_float, trained, values_of
+from avcompress.onnx_import.norms import Four, four_of, norm_layer, separate_norms
 from avcompress.onnx_import.operand import DTYPES, Call, OnnxNode, Operand
+from avcompress.onnx_import.selection import chooses, cuts_before
 from avcompress.spec import Array, ModelError
 from engines.onnx_graph import first_line, fold_constants, fresh, name_nodes
 
@@ -28,27 +30,32 @@ _LOWERINGS: dict[str, Callable[[OnnxNode], Call]] = {
     **quantized.LOWERINGS,
 }
 _LOWERED = frozenset({*_LOWERINGS, "DequantizeLinear", "QuantizeLinear", "Shape", "Size"})
+_OF_CONSTANTS = frozenset({"Constant", "ConstantOfShape", "Range"})
+"""What is nearly always computed away."""
 _DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
 _MICROSOFT = frozenset({"DequantizeLinear", "Gelu", "QuantizeLinear"})  # the same as those of ONNX
 
 
-def import_onnx(model: onnx.ModelProto) -> fx.GraphModule:
+def import_onnx(model: onnx.ModelProto, norms: bool = False) -> fx.GraphModule:
     """Turn an ONNX network, float or with Q/DQ, into a GraphModule that computes the same and can be trained.
 
     Takes the graph's inputs in order and returns its output, or a tuple of them. Shapes are static; where the first
-    dimension is 1 it may be any number of images. Weights and biases become Parameters, other constants buffers;
-    normalization keeps its stored statistics. What is stored as integers becomes float Parameters that are rounded onto
-    their grid at each use, with fixed scales and a straight-through gradient.
+    dimension is 1 it may be any number of images, unless `meta["one_image"]` names what has no place for more. Weights
+    and biases become Parameters, other constants buffers; normalization keeps its stored statistics, unless `norms`:
+    then each batch normalization whose float32 constants nothing else reads is a layer of torch, which training may
+    give other statistics. What is stored as integers becomes float Parameters that are rounded onto their grid at each
+    use, with fixed scales and a straight-through gradient.
 
     Every fx node but the output has `meta["onnx"]`: the name of its ONNX node ("" for inputs and constants) and of the
     tensors it gives; a call has `meta["onnx_op"]`, its type, and every one `meta["shape"]`. The module's `meta` has
-    `parameters` and `buffers`, attribute names by initializer, and `inputs` and `outputs`, tensor names.
+    `parameters` and `buffers`, attribute names by initializer, `inputs` and `outputs`, tensor names, and `norms`.
 
     Raises ModelError for an operator that is not known, a shape that is not static, or a value that is not constant
     where it has to be.
     """
     ready = name_nodes(fold_constants(model))
-    builder = _Builder(ready)
+    builder = _Builder(ready, separate_norms(ready.graph) if norms else frozenset())
+    builder.meta["norms"] = norms
     for proto in ready.graph.node:
         builder.add(proto)
     return builder.finish()
@@ -57,14 +64,15 @@ def import_onnx(model: onnx.ModelProto) -> fx.GraphModule:
 class _Builder:
     """The state of one import."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.proto = model.graph
+    def __init__(self, model: onnx.ModelProto, norms: frozenset[Four]) -> None:
+        self.proto, self.norms = model.graph, norms
         self.opset = next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), 1)
         self.root = nn.Module()
         self.graph = fx.Graph()
         self.nodes: dict[str, fx.Node] = {}
         self.taken: set[str] = {*dir(self.root), "meta", "graph", "code", *keyword.kwlist}
         self.meta: dict[str, Any] = {"parameters": {}, "buffers": {}}
+        self.mixer = ""
         self.trained = trained(model.graph)
         values, self.stored = values_of(model.graph)
         self.known = {name: _constant(name, value, self.stored.get(name)) for name, value in values.items()}
@@ -80,7 +88,9 @@ class _Builder:
             raise ModelError(
                 f"input {value.name!r}: expected a static shape, got a dynamic one; load it with load_onnx and a size"
             )
-        operand = Operand(value.name, torch.empty(shape, dtype=DTYPES[kind.elem_type], device="meta"))
+        meta = torch.empty(shape, dtype=DTYPES[kind.elem_type], device="meta")
+        many = meta.new_empty((images.MANY, *shape[1:])) if shape[:1] == (1,) else None
+        operand = Operand(value.name, meta, many=many)
         node = self.graph.placeholder(fresh(_identifier(value.name), self.taken))
         self._register(node, operand, "")
 
@@ -107,6 +117,8 @@ class _Builder:
 
     def _lowered(self, node: OnnxNode) -> Call:
         domain = node.proto.domain
+        if chooses(node.kind):
+            raise self._choosing(node)
         if domain not in _DOMAINS or (domain == "com.microsoft" and node.kind not in _MICROSOFT):
             raise node.error("an operator of ONNX", f"one of {domain!r}", "export the model without it")
         match node.kind:
@@ -116,28 +128,57 @@ class _Builder:
                 return quantized.lower_dequantize(node, self.stored)
         lowering = _LOWERINGS.get(node.kind)
         if lowering is None:
-            others = sorted({proto.op_type for proto in self.proto.node} - _LOWERED - {node.kind})
+            others = sorted({proto.op_type for proto in self.proto.node} - _LOWERED - _OF_CONSTANTS - {node.kind})
             got = f"one it does not, nor {', '.join(others)}" if others else "one it does not"
             raise node.error("an operator that training in torch knows", got, "rewrite it before the export")
         return lowering(node)
 
+    def _choosing(self, node: OnnxNode) -> ModelError:
+        """What is said of post-processing inside the graph."""
+        cuts = [f"{cut.name} {cut.shape}" for cut in cuts_before(self.proto, self.known)]
+        remedy = "export the network without its post-processing, the outputs of its heads joined into one tensor"
+        if cuts:
+            remedy = f"cut the network at its raw predictions, with model.output: {', or '.join(cuts)}"
+        return node.error("an operator that can be trained through", "one that chooses among predictions", remedy)
+
     def _emit(self, node: OnnxNode, call: Call) -> None:
         result = self._shapes(node, call)
-        args, kwargs = self._filled(call.args), self._filled(dict(call.kwargs))
-        name = fresh(_identifier(node.proto.output[0]), self.taken)
-        made = self.graph.create_node("call_function", call.target, args, kwargs, name=name)
+        many = images.follow(node, call, result)
+        if many is None:
+            self.mixer = self.mixer or f"node {node.proto.name!r} ({node.kind})"
+        made = self._created(node, call, fresh(_identifier(node.proto.output[0]), self.taken))
         made.meta["onnx"] = (node.proto.name, tuple(node.proto.output))
         made.meta["onnx_op"] = node.kind
         if isinstance(result, Tensor):
             self.nodes[node.proto.output[0]] = made
-            self.known[node.proto.output[0]] = Operand(node.proto.output[0], result)
+            self.known[node.proto.output[0]] = Operand(node.proto.output[0], result, many=many)
             made.meta["shape"] = tuple(result.shape)
             return
         made.meta["shape"] = tuple(tuple(part.shape) for part in result)
         for index, (output, part) in enumerate(zip(node.proto.output, result, strict=False)):
             if output:
                 item = self.graph.call_function(operator.getitem, (made, index))
-                self._register(item, Operand(output, part), node.proto.name)
+                operand = Operand(output, part, many=None if many is None else many[index])
+                self._register(item, operand, node.proto.name)
+
+    def _created(self, node: OnnxNode, call: Call, name: str) -> fx.Node:
+        if four_of(node.proto) in self.norms:
+            return self.graph.create_node("call_module", self._layer(node), (self._node_of(node.x),), name=name)
+        args, kwargs = self._filled(call.args), self._filled(dict(call.kwargs))
+        return self.graph.create_node("call_function", call.target, args, kwargs, name=name)
+
+    def _layer(self, node: OnnxNode) -> str:
+        """The path of a normalization's layer; nodes with the same constants share it."""
+        four = four_of(node.proto)
+        known: str = self.meta["parameters"].get(four[0], "").partition(".")[0]
+        if known:
+            return known
+        path = fresh(_identifier(node.proto.name), self.taken)
+        self.root.add_module(path, norm_layer(node))
+        places = [f"{path}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
+        self.meta["parameters"].update(zip(four[:2], places[:2], strict=True))
+        self.meta["buffers"].update(zip(four[2:], places[2:], strict=True))
+        return path
 
     def _shapes(self, node: OnnxNode, call: Call) -> Any:
         """What the call returns, on tensors without values."""
@@ -178,14 +219,24 @@ class _Builder:
         self.graph.output(outputs[0] if len(outputs) == 1 else outputs)
         self.graph.lint()
         module = fx.GraphModule(self.root, self.graph)
-        module.meta.update(self.meta, outputs=names)
+        module.meta.update(self.meta, outputs=names, one_image=self._one_image(names))
         return module
+
+    def _one_image(self, outputs: tuple[str, ...]) -> str:
+        """What keeps the module from taking several images; "" where nothing does."""
+        given = [self.known[name] for name in self.meta["inputs"]]
+        if any(operand.many is None for operand in given):  # it takes what the file says, no images
+            return ""
+        made = [self.known[name] for name in outputs]
+        if any(operand.many is None for operand in made):
+            return self.mixer
+        beside = (operand for operand in made if images.images_axis(operand) not in {0, None})
+        return next((f"output {operand.name!r} {operand.shape}" for operand in beside), "")
 
 
 def _constant(name: str, value: Array, kind: int | None = None) -> Operand:
-    return Operand(
-        name, torch.empty(value.shape, dtype=as_tensor(value.reshape(-1)[:1], kind).dtype, device="meta"), value
-    )
+    meta = torch.empty(value.shape, dtype=as_tensor(value.reshape(-1)[:1], kind).dtype, device="meta")
+    return Operand(name, meta, value, many=meta)
 
 
 def _meta_of(argument: Any) -> Any:

@@ -36,11 +36,13 @@ class Operand:
         name: in the ONNX graph.
         meta: a tensor of the same shape and dtype without values.
         value: of a constant.
+        many: the same as `meta` for several images; None where it is for one image alone.
     """
 
     name: str
     meta: Tensor
     value: Array | None = None
+    many: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

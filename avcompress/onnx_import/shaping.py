@@ -10,12 +10,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from avcompress.onnx_import.images import images_axis, place_in
 from avcompress.onnx_import.operand import Call, OnnxNode, normalized
 
 
-def reshape(x: Tensor, shape: tuple[int, ...], batch: bool) -> Tensor:
-    """Reshape; with `batch` the first dimension is the number of images, whatever it was in the ONNX file."""
-    return x.reshape(x.shape[0], *shape[1:]) if batch else x.reshape(shape)
+def reshape(x: Tensor, shape: tuple[int, ...], images: int | None) -> Tensor:
+    """Reshape; the dimension `images` takes as many as there are, whatever it was in the ONNX file."""
+    return x.reshape(shape) if images is None else x.reshape(*shape[:images], -1, *shape[images + 1 :])
+
+
+def join(tensors: list[Tensor], axis: int, images: int) -> Tensor:
+    """Concatenate what there is of each image and what is the same for all, which has one along `images`."""
+    count = max(tensor.shape[images] for tensor in tensors)
+    whole = [tensor.expand(*tensor.shape[:images], count, *tensor.shape[images + 1 :]) for tensor in tensors]
+    return torch.cat(whole, axis)
 
 
 def expand(x: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -120,8 +128,7 @@ def _lower_reshape(node: OnnxNode) -> Call:
     if -1 in shape:
         rest = int(np.prod([n for n in shape if n != -1], dtype=np.int64))
         shape[shape.index(-1)] = int(np.prod(node.x.shape, dtype=np.int64)) // max(rest, 1)
-    batch = bool(shape and node.x.shape) and shape[0] == node.x.shape[0] == 1
-    return Call(reshape, (node.x, tuple(shape), batch))
+    return Call(reshape, (node.x, tuple(shape), place_in(node.x, shape)))
 
 
 def _lower_flatten(node: OnnxNode) -> Call:
@@ -155,7 +162,11 @@ def _lower_tile(node: OnnxNode) -> Call:
 
 
 def _lower_concat(node: OnnxNode) -> Call:
-    return Call(torch.cat, (list(node.inputs), node.axis(0)))
+    axis, found = node.axis(0), {images_axis(operand) for operand in node.inputs if operand is not None}
+    (images, *more) = found - {None} or {None}
+    if images is None or more or None not in found or images == axis:
+        return Call(torch.cat, (list(node.inputs), axis))
+    return Call(join, (list(node.inputs), axis, images))
 
 
 def _lower_split(node: OnnxNode) -> Call:
@@ -188,6 +199,8 @@ def _bounded(start: int, end: int, step: int, size: int) -> slice:
     if step < 0 and end < -size:
         return slice(start, None, step)
     begin, stop, _ = slice(start, end, step).indices(size)
+    if (begin, stop, step) == (0, size, 1):  # of several images, too
+        return slice(None)
     return slice(begin, stop if stop >= 0 else None, step)
 
 

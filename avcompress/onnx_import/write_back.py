@@ -51,7 +51,7 @@ def write_back(module: fx.GraphModule, network: onnx.ModelProto) -> onnx.ModelPr
 
 def _changed(module: fx.GraphModule, network: onnx.ModelProto) -> dict[str, Tensor]:
     """What the module holds otherwise than the network, by the name of its constant."""
-    before = import_onnx(network)
+    before = import_onnx(network, module.meta.get("norms", False))
     places: dict[str, str] = {**before.meta["parameters"], **before.meta["buffers"]}
     if places != {**module.meta.get("parameters", {}), **module.meta.get("buffers", {})}:
         raise ModelError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,24 +16,31 @@ from avcompress.recipe import (
     Dynamic,
     Engine,
     Equalize,
+    GeneratedSource,
     Ptq,
     Recipe,
     Reconstruct,
     Repairing,
+    Shrinking,
     Smooth,
+    Sources,
     Stage,
     TrtEngine,
     WeightOnly,
 )
 from avcompress.recipe_distill import Distill
+from avcompress.recipe_lowrank import Factorize
+from avcompress.recipe_prune import Prune, Sparsify
 from avcompress.recipe_qat import Qat
 from avcompress.recipe_training import Train
+from avcompress.running.targeting import engine_of
 from avcompress.running.training_checks import check_training
 from avcompress.spec import MissingError, RecipeError, Track
 from avcompress.state import State
 from avcompress.steps import Step, Steps
 from avcompress.trial import Trial, metric_names, trial_of
 from avcompress.watch import Watch
+from calibration.generated import open_generated
 from calibration.preprocess import check_preprocess
 from calibration.source import Source, open_source
 from engines.build import require
@@ -106,15 +113,30 @@ def prepare(job: Job, watch: Watch) -> Bench:
     recipe = job.recipe
     inputs = find_inputs(recipe, job.recipe_path.parent, job.data_root)
     _check_recipe(recipe)
-    engines, notes = _engines(recipe)
+    engines, notes = usable_engines(recipe)
     validation = open_source(recipe.data.validation, job.data_root, recipe.classes)
     classes = recipe.classes or validation.classes
-    calibration = open_source(recipe.data.calibration, job.data_root, classes)
-    train = open_source(recipe.data.train, job.data_root, classes) if recipe.data.train else None
+    next(iter(validation))  # a mask or an image of the wrong kind is found before the work
+    calibration = open_part(job, "calibration", recipe.data.calibration, classes)
+    train = open_part(job, "train", recipe.data.train, classes) if recipe.data.train else None
     _check_contract(recipe, classes)
-    for source in filter(None, (calibration, validation, train)):
-        next(iter(source))  # a mask or an image of the wrong kind is found before the work
-    return Bench(job, watch, State(job.out / "state"), engines, classes, calibration, validation, train, inputs, notes)
+    _check_clocks(recipe, engines)
+    state = State(job.out / "state")
+    return Bench(job, watch, state, engines, classes, calibration, validation, train, inputs, notes)
+
+
+def generated_step(part: str) -> str:
+    """The step that makes the images of a part of the data, train or calibration."""
+    return f"generate-{part}"
+
+
+def open_part(job: Job, part: str, settings: Sources, classes: tuple[str, ...]) -> Source:
+    """Open what a network learns from or is calibrated on; what the job has to make itself need not be there yet."""
+    if isinstance(settings, GeneratedSource):
+        return open_generated(job.out / "state" / generated_step(part), settings.count, classes)
+    source = open_source(settings, job.data_root, classes)
+    next(iter(source))
+    return source
 
 
 def outside(bench: Bench) -> Iterator[str]:
@@ -125,7 +147,8 @@ def outside(bench: Bench) -> Iterator[str]:
             yield f"{label} leaves {start}: it is {path}"
 
 
-def _engines(recipe: Recipe) -> tuple[tuple[Engine, ...], list[str]]:
+def usable_engines(recipe: Recipe) -> tuple[tuple[Engine, ...], list[str]]:
+    """The engines that this machine has, and a note on each that is skipped; raises MissingError for a required one."""
     usable: list[Engine] = []
     notes: list[str] = []
     for engine in recipe.target.engines:
@@ -143,6 +166,13 @@ def _engines(recipe: Recipe) -> tuple[tuple[Engine, ...], list[str]]:
     return tuple(usable), notes
 
 
+def _check_clocks(recipe: Recipe, engines: Sequence[Engine]) -> None:
+    """Every stage that measures latency has an engine to measure it on."""
+    for index, stage in enumerate(recipe.stages):
+        if isinstance(stage, Factorize) or (isinstance(stage, Prune) and stage.ratio is None):
+            engine_of(engines, stage.backend, f"stages[{index}]")
+
+
 def _check_contract(recipe: Recipe, classes: tuple[str, ...]) -> None:
     check_contract(recipe.contract, metric_names(recipe.task, classes), recipe.measure)
 
@@ -156,11 +186,13 @@ def _check_recipe(recipe: Recipe) -> None:
     parse_corruptions(recipe.validation.corruptions)
     check_labelled("data.validation", recipe.data.validation, recipe.task)
     backends = [engine.backend for engine in recipe.target.engines]
-    for index, term in enumerate(recipe.contract.latency):
-        if term.engine not in backends:
+    terms = [(f"contract.latency[{i}]", term.engine) for i, term in enumerate(recipe.contract.latency)]
+    terms += [(f"contract.speedup[{i}]", term.engine) for i, term in enumerate(recipe.contract.speedup)]
+    for key, named in terms:
+        if named not in backends:
             raise RecipeError(
-                f"contract.latency[{index}].engine: expected one of target.engines ({', '.join(backends)}), got "
-                f"{term.engine!r}; add it there, or name another"
+                f"{key}.engine: expected one of target.engines ({', '.join(backends)}), got "
+                f"{named!r}; add it there, or name another"
             )
 
 
@@ -180,11 +212,24 @@ def _check_stages(recipe: Recipe) -> None:
         stage, before = recipe.stages[index], recipe.stages[index - 1]
         if ranks[index] < ranks[index - 1] or (ranks[index] == ranks[index - 1] and ranks[index] in _ONCE):
             raise RecipeError(f"stages[{index}]: {_misplaced(stage, before)}; {_ORDER}")
+    _check_sparse(recipe)
     repairing = [i for i, stage in enumerate(recipe.stages) if isinstance(stage, Repairing | Qat)]
     if repairing and not any(isinstance(stage, Ptq) for stage in recipe.stages):
         kind = recipe.stages[repairing[0]].kind
         raise RecipeError(f"stages[{repairing[0]}]: expected `ptq` before `{kind}`, got none; add it, or drop `{kind}`")
     check_training(recipe)
+
+
+def _check_sparse(recipe: Recipe) -> None:
+    """What changes the shapes of weights would break their patterns of zeros."""
+    sparse = next((i for i, stage in enumerate(recipe.stages) if isinstance(stage, Sparsify)), len(recipe.stages))
+    later = [(i, stage) for i, stage in enumerate(recipe.stages) if i > sparse and not isinstance(stage, Sparsify)]
+    for index, stage in later:
+        if isinstance(stage, Shrinking):
+            raise RecipeError(
+                f"stages[{index}]: expected `{stage.kind}` before `sparsify`, got it after, where it would change the "
+                "shapes of sparse weights; exchange the two"
+            )
 
 
 def _misplaced(stage: Stage, before: Stage) -> str:
@@ -196,12 +241,15 @@ def _misplaced(stage: Stage, before: Stage) -> str:
 
 
 _ONCE = frozenset({2, 5})
-_ORDER = "order them: train or distill, equalize, smooth, one of ptq, dynamic or weight_only, what repairs, qat, cast"
+_ORDER = (
+    "order them: train, distill, prune, factorize and sparsify as you like, equalize, smooth, one of ptq, dynamic or "
+    "weight_only, what repairs, qat, cast"
+)
 
 
 def _rank(stage: Stage) -> int:
     match stage:
-        case Train() | Distill():
+        case Train() | Distill() | Prune() | Factorize() | Sparsify():
             return 0
         case Equalize() | Smooth():
             return 1

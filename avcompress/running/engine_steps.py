@@ -70,9 +70,10 @@ def _manifest(bench: Bench, compressed: Compressed, engine: Engine, facts: Mappi
         task=bench.recipe.task,
         classes=bench.classes,
         contract=bench.recipe.contract,
-        calibration=calibration_facts(bench),
+        calibration=calibration_facts(compressed),
         onnx_sha256=sha256_file(compressed.network),
         recipe_sha256=sha256_file(bench.job.out / "recipe.yaml"),
+        updated_from=compressed.updated_from or None,
     )
 
 

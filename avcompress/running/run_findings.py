@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 from avcompress.files import sha256_file
 from avcompress.judging.findings import Findings
 from avcompress.judging.measuring import Measured, skipped
 from avcompress.judging.reporting import Background, skipped_note, source_facts
-from avcompress.recipe import DataSource, Engine
+from avcompress.recipe import Engine, Sources
 from avcompress.running.bench import Bench
 from avcompress.running.compress import Compressed
+from avcompress.running.smaller_facts import smaller_facts
 from avcompress.spec import LayerPlan
 from calibration.source import Source
 from engines.built import LAYERS, MODEL, Built
 from engines.layer_map import compare, read_counts
+from engines.layer_times import LayerTimes
 from engines.planned import plan_in
 from validation.report import EngineFacts, LayerCounts, Provenance, SourceFacts
+from validation.report.facts import layer_times
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,13 @@ def mismatches(layers: tuple[LayerPlan, ...], results: tuple[EngineResult, ...])
 
 
 def run_background(
-    bench: Bench, compressed: Compressed, findings: Findings, results: tuple[EngineResult, ...]
+    bench: Bench,
+    compressed: Compressed,
+    findings: Findings,
+    results: tuple[EngineResult, ...],
+    dense_times: Mapping[str, LayerTimes],
 ) -> Background:
-    """What the report of a run says beside the measurements."""
+    """What the report of a run says beside the measurements; `dense_times` are of the float network's layers."""
     validation = skipped(findings.trial, findings.truth)
     left_out = {**compressed.skipped, "validation": validation}
     notes = (line for role, names in left_out.items() for line in skipped_note(role, names))
@@ -56,6 +63,7 @@ def run_background(
         logs=compressed.logs,
         inputs={label: str(path) for label, path in bench.inputs.items()},
         notes=(*bench.notes, *notes),
+        smaller=smaller_facts(compressed, {name: layer_times(found) for name, found in dense_times.items()}),
         provenance=Provenance(
             seeds={"bootstrap and corruptions": bench.recipe.validation.seed},
             networks={"float": sha256_file(compressed.reference), "compressed": sha256_file(compressed.network)},
@@ -98,10 +106,17 @@ def _sources(bench: Bench, findings: Findings, compressed: Compressed) -> Iterat
     opened = {"train": bench.train, "calibration": bench.calibration}
     for role, source in opened.items():
         if source is not None:
-            yield role, _source(getattr(bench.recipe.data, role), source, compressed.skipped.get(role, ()))
+            settings = getattr(bench.recipe.data, role)
+            yield role, images_facts(settings.format, source, compressed.skipped.get(role, ()))
     yield "validation", source_facts(findings.trial, findings, bench.recipe.data.validation.format)
 
 
-def _source(settings: DataSource, source: Source, left_out: tuple[str, ...]) -> SourceFacts:
+def _source(settings: Sources, source: Source, left_out: tuple[str, ...]) -> SourceFacts:
+    formats = [each.format for each in (settings if isinstance(settings, tuple) else (settings,))]
+    return images_facts(", ".join(dict.fromkeys(formats)), source, left_out)
+
+
+def images_facts(kind: str, source: Source, left_out: tuple[str, ...]) -> SourceFacts:
+    """A set of images of a format; `left_out` are the names of those, of any set, that could not be read."""
     used = len(source.names) - sum(name in left_out for name in source.names)
-    return SourceFacts(format=settings.format, images=used, skipped=left_out, fingerprint=source.fingerprint)
+    return SourceFacts(format=kind, images=used, skipped=left_out, fingerprint=source.fingerprint)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avcompress.files import sha256_file
+from avcompress.outputs import chosen
 from avcompress.recipe import Detection
-from avcompress.recipe_training import Train
+from avcompress.recipe_training import LabelLoss
 from avcompress.running.bench import Bench
-from avcompress.spec import DataError, ModelError
+from avcompress.spec import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,16 +23,19 @@ if TYPE_CHECKING:
     from calibration.sample import Sample
 
 
-def task_loss(bench: Bench, index: int, stage: Train) -> TaskLoss | None:
-    """The loss of a stage; None for the module's own. Raises RecipeError for a function that is not there."""
+def task_loss(bench: Bench, where: str, stage: LabelLoss) -> TaskLoss | None:
+    """The loss of a stage; None for the module's own. Raises RecipeError for a function that is not there.
+
+    `where` is the stage's place in the recipe: `stages[0]`.
+    """
     from avcompress.train import TaskLoss
     from avcompress.train.recovery import in_float32
 
-    of = _loss_of(bench, index, stage)
+    of = _loss_of(bench, where, stage)
     return None if of is None else TaskLoss(in_float32(of), labels=":" not in (stage.loss or ""))
 
 
-def _loss_of(bench: Bench, index: int, stage: Train) -> LossOf | None:
+def _loss_of(bench: Bench, where: str, stage: LabelLoss) -> LossOf | None:
     from avcompress.train.pixels import cross_entropy
     from avcompress.train.yolox import yolox_loss
 
@@ -47,7 +51,7 @@ def _loss_of(bench: Bench, index: int, stage: Train) -> LossOf | None:
             weights = stage.loss_args.get("class_weights")
             return lambda outputs, samples: cross_entropy(chosen(outputs, output), samples, weights)
         case named:
-            function = _own(bench, index, named)
+            function = _own(bench, where, named)
 
             def of(outputs: Any, samples: Sequence[Sample]) -> Tensor:
                 found: Tensor = function(chosen(outputs, output), samples, **stage.loss_args)
@@ -66,47 +70,34 @@ def _ltrb(outputs: Tensor, samples: Sequence[Sample]) -> Tensor:
     return ltrb_loss(outputs, moved(box_targets(samples), outputs.device))
 
 
-def chosen(outputs: Any, name: str | None) -> Any:
-    """The output that the recipe names, as the export would name it; all of them where it names none."""
-    if name is None or not isinstance(outputs, dict | list | tuple):
-        return outputs
-    by_name = outputs if isinstance(outputs, dict) else {f"output_{i}": item for i, item in enumerate(outputs)}
-    if name not in by_name:
-        raise ModelError(
-            f"model.output: expected {name!r} among what the module returns in training, got {', '.join(by_name)}; "
-            "return the same in training and in eval mode"
-        )
-    return by_name[name]
-
-
-def _own(bench: Bench, index: int, named: str) -> Callable[..., Any]:
+def _own(bench: Bench, where: str, named: str) -> Callable[..., Any]:
     from avcompress.models.loading import load_function
 
-    return load_function(named, _loss_folder(bench, index), bench.job.recipe_path.parent, f"stages[{index}].loss")
+    return load_function(named, _loss_folder(bench, where), bench.job.recipe_path.parent, f"{where}.loss")
 
 
-def _loss_folder(bench: Bench, index: int) -> Path | None:
-    return bench.inputs.get(f"stages[{index}].import_from") or bench.inputs.get("model.import_from")
+def _loss_folder(bench: Bench, where: str) -> Path | None:
+    return bench.inputs.get(f"{where}.import_from") or bench.inputs.get("model.import_from")
 
 
-def loss_code(bench: Bench, index: int, stage: Train) -> list[str]:
+def loss_code(bench: Bench, where: str, stage: LabelLoss) -> list[str]:
     """Hashes of the files that a user's own loss comes from; of a module's own, those of the module stand for it."""
     if stage.loss is None or ":" not in stage.loss:
         return []
-    return _code([_own(bench, index, stage.loss)], _loss_folder(bench, index))
+    return code_of([_own(bench, where, stage.loss)], _loss_folder(bench, where))
 
 
 def module_code(module: nn.Module, folder: Path | None) -> list[str]:
     """Hashes of the source files that training may run: those of the module's parts, and those of the user's folder."""
-    return _code({type(part) for part in module.modules() if not _is_torch(type(part))}, folder)
+    return code_of({type(part) for part in module.modules() if not _is_torch(type(part))}, folder)
 
 
 def _is_torch(kind: type) -> bool:
     return kind.__module__.partition(".")[0] == "torch"
 
 
-def _code(parts: Iterable[Any], folder: Path | None) -> list[str]:
-    """Hashes of the source files of classes and functions, and of all that is loaded from a folder."""
+def code_of(parts: Iterable[Any], folder: Path | None) -> list[str]:
+    """Hashes of the source files of classes and functions, and of all that is loaded from a user's folder."""
     files = {inspect.getsourcefile(part) for part in parts}
     loaded = (getattr(found, "__file__", None) for found in list(sys.modules.values()))
     if folder is not None:

@@ -5,7 +5,9 @@ from avcompress.train.data import Dataset, Feed, batch_order, feed, load
 from avcompress.train.descent import average_, rate
 from avcompress.train.loop import Around, Trained, Turn, run_steps
 from avcompress.train.recovery import TaskLoss, Trainable, settled, train
+from avcompress.train.replay import old_places, replaying
 from avcompress.train.state import Store
+from avcompress.train.zeros import Zeros, joined, zeros_of
 
 __all__ = [
     "Around",
@@ -16,13 +18,18 @@ __all__ = [
     "Trainable",
     "Trained",
     "Turn",
+    "Zeros",
     "average_",
     "batch_order",
     "feed",
+    "joined",
     "load",
     "mirror",
+    "old_places",
     "rate",
+    "replaying",
     "run_steps",
     "settled",
     "train",
+    "zeros_of",
 ]

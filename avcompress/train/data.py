@@ -85,17 +85,33 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Feed:
-    """The batches of a training: what each step shows, and what chance does to it."""
+    """The batches of a training: what each step shows, and what chance does to it.
+
+    Attributes:
+        order: (steps, batch_size) indices of samples.
+        starts: where the samples of each sort begin in the dataset: of one sort at 0.
+    """
 
     dataset: Dataset
     settings: Training
     order: Array
+    starts: tuple[int, ...] = (0,)
 
     def __call__(self, turn: Turn) -> tuple[Tensor, list[Sample]]:
         """Inputs and samples of one turn."""
         indices = self.order[turn.step]
         chance = np.random.default_rng((self.settings.seed, turn.step))
         return self.dataset.batch(indices, chance, self.settings.augment, turn.share(len(indices)))
+
+    def some(self, count: int) -> Tensor:
+        """The inputs of a few samples, of each sort about as many: the first ones, as they are trained on."""
+        ends = (*self.starts[1:], len(self.dataset.pictures))
+        each = -(-count // len(self.starts))
+        indices = [
+            i for start, end in zip(self.starts, ends, strict=True) for i in range(start, min(start + each, end))
+        ]
+        chance = np.random.default_rng(self.settings.seed)
+        return self.dataset.batch(indices, chance, self.settings.augment)[0]
 
     def names(self, step: int) -> tuple[str, ...]:
         """Of a step's samples, those of all its turns."""

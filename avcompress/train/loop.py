@@ -23,6 +23,7 @@ from avcompress.spec import MissingError, ModelError, Track, untracked
 from avcompress.train.descent import average_, groups, kept, make_optimizer, relative, set_rate_
 from avcompress.train.norms import BATCHES, joint_statistics, reestimate_, set_mode_
 from avcompress.train.state import Best, Progress, Store, all_finite, identity, keep_, restore_
+from avcompress.train.zeros import Masks, Zeros, mask_, mask_gradients_
 
 _TAIL = 20
 """So many losses at the end are averaged."""
@@ -60,6 +61,7 @@ class Around:
         log: takes a step and its values by name.
         groups: the optimizer's parameters, given the module and the weight decay; each group may have a `factor` on
             the learning rate.
+        zeros: of the module, that stay.
     """
 
     track: Track = untracked
@@ -69,6 +71,7 @@ class Around:
     store: Store | None = None
     log: Callable[[int, Mapping[str, float]], None] | None = None
     groups: Groups = groups
+    zeros: Zeros | None = None
 
 
 class Trained(NamedTuple):
@@ -113,7 +116,8 @@ def run_steps(
         for step in around.track(range(progress.step, steps), steps - progress.step):
             _step_(progress, settings, compute, step, around)
             last = progress.step == steps
-            if _due(settings.validate_every, progress.step, last) and _waits_too_long(progress, settings, around):
+            due = _due(settings.validate_every, progress.step, last) and _has_its_zeros(progress, around)
+            if due and _waits_too_long(progress, settings, around):
                 break
             if around.store and progress.step % settings.keep_every == 0 and not last:
                 _refuse_bad(all_finite(progress), "value of every weight", step, around)
@@ -155,17 +159,29 @@ def _step_(progress: Progress, settings: Training, compute: nn.Module, step: int
     """Go one step down."""
     steps = settings.count_steps(0)
     current = set_rate_(progress.optimizer, settings, step, steps)
+    masks = around.zeros.masks(progress.module) if around.zeros else {}
     with ranks.listening():
         value = _descend_(progress, settings, compute, step, around)
+    mask_gradients_(progress.module, masks)
     norm = _clip_(progress, settings)
     _refuse_bad(progress.scaler.is_enabled() or norm is None or math.isfinite(norm), "gradient", step, around)
     progress.scaler.step(progress.optimizer)
     progress.scaler.update()
-    average_(progress.averaged, progress.module, kept(settings, steps))
+    _average_(progress, kept(settings, steps), masks, around.zeros)
     progress.tail = [*progress.tail[1 - _TAIL :], value]
     progress.step = step + 1
     if around.log:
         around.log(step, {"loss": value, "learning rate": current} | ({} if norm is None else {"gradient": norm}))
+
+
+def _average_(progress: Progress, keep: float, masks: Masks, zeros: Zeros | None) -> None:
+    """Move the averaged network towards the one that a step has changed; both have the same zeros."""
+    mask_(progress.module, masks)
+    if zeros and zeros.grow_:
+        zeros.grow_(progress.module, progress.step + 1)
+    average_(progress.averaged, progress.module, keep)
+    if zeros:
+        mask_(progress.averaged, zeros.masks(progress.module))
 
 
 def _descend_(progress: Progress, settings: Training, compute: nn.Module, step: int, around: Around) -> float:
@@ -207,7 +223,7 @@ def _refuse_bad(good: bool, what: str, step: int, around: Around, got: float = m
     still = f"the checkpoint {around.store.path} stays; " if around.store and kept_one else ""
     raise ModelError(
         f"train: expected a finite {what}, got {got} at step {step}{batch}; {still}"
-        "lower the learning rate, or look for damaged labels"
+        "lower the learning rate, or look for damaged labels, and start without --resume"
     )
 
 
@@ -216,6 +232,10 @@ def _refuse_bad(good: bool, what: str, step: int, around: Around, got: float = m
 
 def _due(every: int | None, done: int, last: bool) -> bool:
     return every is not None and (last or done % every == 0)
+
+
+def _has_its_zeros(progress: Progress, around: Around) -> bool:
+    return around.zeros is None or progress.step >= around.zeros.final
 
 
 def _waits_too_long(progress: Progress, settings: Training, around: Around) -> bool:

@@ -120,7 +120,7 @@ class explained:  # noqa: N801 (reads as a function)
         self.module, self.inputs = module, inputs
 
     def __enter__(self) -> None:
-        return None
+        refuse_several(self.module, self.inputs)
 
     def __exit__(self, kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, Exception) and not isinstance(error, AvcompressError):
@@ -129,6 +129,16 @@ class explained:  # noqa: N801 (reads as a function)
                 f"{type(error).__name__}: {' '.join(str(error).split())[:200]}; check preprocess.size, model.args and "
                 "the classes"
             ) from error
+
+
+def refuse_several(module: nn.Module, inputs: Tensor) -> None:
+    """Raise ModelError for several images where a network that was imported from ONNX has place for one alone."""
+    alone = getattr(module, "meta", {}).get("one_image")
+    if alone and len(inputs) > 1:
+        raise ModelError(
+            f"{alone}: expected one image at a time, as the file's shapes have no place for more there, got "
+            f"{len(inputs)}; set accumulate to batch_size"
+        )
 
 
 def own_loss(module: nn.Module) -> TaskLoss:

@@ -24,6 +24,7 @@ _FORMAT = 1
 _ASIDE = frozenset({"keep_every", "log", "hold_mb"})
 """Settings that a training may be gone on with under other values."""
 _METADATA = "avcompress"
+_SETTINGS, _START = "settings", "start"
 
 
 @dataclass
@@ -61,11 +62,12 @@ class Progress:
 class Store:
     """Where the checkpoint of one training lies, and what that training is besides its module and settings.
 
-    `belongs`: by what people call it, such as {"data": fingerprint}; a checkpoint of anything else is refused.
+    `belongs`: by what people call it, such as {"data": fingerprint}, values that JSON has; a checkpoint of anything
+    else is refused.
     """
 
     folder: Path
-    belongs: Mapping[str, str] = field(default_factory=dict)
+    belongs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -80,8 +82,8 @@ def identity(module: nn.Module, settings: Training, store: Store) -> dict[str, A
     return {
         "format": _FORMAT,
         "network": hashlib.sha256(json.dumps([parts, trained]).encode()).hexdigest(),
-        "weights it started from": _digest(module.state_dict()),
-        "settings": settings.model_dump(mode="json", exclude=set(_ASIDE)),
+        _START: _digest(module.state_dict()),
+        _SETTINGS: settings.model_dump(mode="json", exclude=set(_ASIDE)),
         **store.belongs,
     }
 
@@ -174,16 +176,33 @@ def _damaged(path: Path, got: str) -> ModelError:
 def _refuse_other(theirs: Mapping[str, Any], ours: Mapping[str, Any], store: Store) -> None:
     for part in dict.fromkeys((*ours, *theirs)):
         old, new = theirs.get(part), ours.get(part)
-        if old == new:
-            continue
-        what = f"one of another {part}" if part != "weights it started from" else f"one of other {part}"
-        if isinstance(old, dict) and isinstance(new, dict):
+        if old != new:
+            raise ModelError(
+                f"{store.path}: expected a checkpoint of this training, got {_difference(part, old, new)}; undo the "
+                f"change, or delete the folder {store.folder} to train anew"
+            )
+
+
+def _difference(part: str, old: Any, new: Any) -> str:
+    """What another training's checkpoint is of, in words."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return f"one with {_first_change('' if part == _SETTINGS else part, old, new)}"
+    if part == _START:
+        return "one that started from other weights or scales: the network or a stage before has changed"
+    return f"one of another {part}"
+
+
+def _first_change(name: str, old: Any, new: Any) -> str:
+    """What a value is instead of what, as deep inside as only one thing differs."""
+    match old, new:
+        case dict(), dict():
             key = next(key for key in dict.fromkeys((*new, *old)) if old.get(key) != new.get(key))
-            what = f"one with {key} {old.get(key)} instead of {new.get(key)}"
-        raise ModelError(
-            f"{store.path}: expected a checkpoint of this training, got {what}; undo the change, or start without "
-            "--resume"
-        )
+            return _first_change(f"{name}.{key}".removeprefix("."), old.get(key), new.get(key))
+        case list(), list() if len(old) == len(new) and all(isinstance(each, dict) for each in (*old, *new)):
+            index = next(index for index in range(len(old)) if old[index] != new[index])
+            return _first_change(f"{name}[{index}]", old[index], new[index])
+        case _:
+            return f"{name} {old} instead of {new}"
 
 
 def all_finite(progress: Progress) -> bool:

@@ -90,3 +90,24 @@ def test_a_recipe_that_quantizes_nothing_is_refused_in_one_line(folder, stages):
     done = analyze(folder)
 
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_after_training_a_layer_is_held_against_its_trained_weights(folder):
+    recipe = {**RECIPE, "stages": [{"kind": "ptq"}, {"kind": "qat", "steps": 3, "learning_rate": 8.0, "batch_size": 2}]}
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+
+    done = analyze(folder, "--json", "facts.json")
+
+    assert done.returncode == 0, done.stderr
+    layers = json.loads((folder / "facts.json").read_text())["layers"]
+    before, after = (
+        {
+            i.name: numpy_helper.to_array(i)
+            for i in onnx.load(folder / "out" / "state" / "1-qat" / name).graph.initializer
+        }
+        for name in ("reference.onnx", "trained.onnx")
+    )
+    moved = {name: float(np.abs(after[name] - weight).max() / np.abs(weight).max()) for name, weight in before.items()}
+    # Training has moved weights by many steps of their grids; what rounding them costs is far less.
+    assert min(moved.values()) > 0.05
+    assert min(layer["weights_db"] for layer in layers) > 30

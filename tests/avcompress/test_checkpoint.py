@@ -22,7 +22,8 @@ def test_what_is_saved_comes_back_bit_for_bit(
 ) -> None:
     folder: Path = tmp_path_factory.mktemp("artifact")
     params = QuantParams(tuple(scale), (0,) * len(scale), axis=axis)
-    artifact = Artifact(network(), {"a": params}, (LayerPlan("conv", "Conv", "int8", reason, 7),), ("one", "two"))
+    layers, sparse = (LayerPlan("conv", "Conv", "int8", reason, 7),), {"w": "2:4"}
+    artifact = Artifact(network(), {"a": params}, layers, ("one", "two"), sparse=sparse)
 
     save_artifact(artifact, folder)
 

@@ -567,7 +567,7 @@ def test_the_output_that_the_recipe_names_is_the_network(tmp_path: Path, job: di
 def test_an_output_that_the_network_lacks_is_refused(tmp_path: Path, job: dict[str, Any]) -> None:
     job["model"]["output"] = "main"
 
-    assert_refused(run(tmp_path, job), "model.output: expected one of the network's, logits, got 'main'")
+    assert_refused(run(tmp_path, job), "model.output: expected one of the network's outputs, logits, or a tensor")
 
 
 def test_more_classes_than_the_network_has_are_refused(tmp_path: Path, job: dict[str, Any]) -> None:

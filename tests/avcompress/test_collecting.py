@@ -146,7 +146,9 @@ def test_an_output_is_kept_by_its_name(folder):
 
     assert with_output(model, None) is model
     assert [node.op_type for node in with_output(model, "c").graph.node] == ["Conv", "Relu", "Conv", "Add"]
-    with pytest.raises(RecipeError, match=r"model\.output: expected one of the network's, y, c, got 'z'"):
+    with pytest.raises(
+        RecipeError, match=r"model\.output: expected one of the network's outputs, y, c, or a tensor inside, got 'z'"
+    ):
         with_output(model, "z")
 
 

@@ -181,6 +181,19 @@ def test_a_folded_batch_norm_is_scale_over_deviation() -> None:
     np.testing.assert_allclose(constants["0.bias"], [-0.5])  # 1 - 3 * 0.5
 
 
+def test_normalization_that_is_kept_has_the_parameters_names_and_the_same_numbers() -> None:
+    module = Residual().eval()
+
+    model = to_onnx(module, SIZE, keep_norms=True)
+
+    (norm,) = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
+    kept = ("weight", "bias", "running_mean", "running_var")
+    assert list(norm.input[1:]) == [f"stem.1.{name}" for name in kept]
+    assert "stem.0.weight" in {item.name for item in model.graph.initializer}
+    folded = to_onnx(module, SIZE)
+    np.testing.assert_allclose(run(model, image())["output"], run(folded, image())["output"], atol=1e-5)
+
+
 def test_a_module_that_is_called_twice_gets_two_nodes_and_one_weight() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
@@ -290,6 +303,55 @@ def test_a_changed_weight_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(export, "_export", wrong)
     assert "export changed the numbers" in complaint(Returns(lambda x: x))
+
+
+class Decides(nn.Module):
+    """Python code that takes one of two ways by the result of a function."""
+
+    def __init__(self, decision: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.conv, self.decision = nn.Conv2d(3, 4, 1), decision
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x)
+        if self.decision(x):  # decided here
+            return y * 2
+        return y
+
+
+def test_a_decision_by_the_images_values_is_refused_with_its_line() -> None:
+    text = complaint(Decides(lambda x: x.mean() > 0))
+
+    assert text.startswith("model: expected the same operations for every image, got a decision by values at ")
+    assert f"{__file__}:" in text
+    assert "(if self.decision(x):  # decided here)" in text
+    assert "torch.where" in text
+
+
+@pytest.mark.parametrize(
+    "decision", [lambda x: x.shape[2] % 2, lambda x: torch.isnan(x).any(), lambda _: torch.ones(1) > 0]
+)
+def test_decisions_that_are_the_same_for_every_image_are_exported(decision: Callable[[Tensor], object]) -> None:
+    module = Decides(decision).eval()
+    model = to_onnx(module, SIZE)
+
+    (found,) = run(model, image()).values()
+    np.testing.assert_allclose(found, module(image()).detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("network", [Residual, Nested, Linear])
+def test_batch_norms_stay_nodes_where_they_are_asked_to(network: type[nn.Module]) -> None:
+    module = network().eval()
+    model = to_onnx(module, SIZE, keep_norms=True)
+
+    norms = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
+    expected = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+    assert len(norms) == len(expected)
+    assert not any(attribute.i for node in norms for attribute in node.attribute if attribute.name == "training_mode")
+    assert {name for name, _ in module.named_parameters()} <= {item.name for item in model.graph.initializer}
+    for found, part in zip(norms, expected, strict=True):
+        scale = next(item for item in model.graph.initializer if item.name == found.input[1])
+        np.testing.assert_array_equal(onnx.numpy_helper.to_array(scale), part.weight.detach().numpy())
 
 
 # --- the state of a module

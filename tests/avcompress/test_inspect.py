@@ -109,7 +109,9 @@ def test_a_recipe_says_what_stays_float_and_by_which_rules(folder):
 def test_an_output_that_the_network_lacks_is_an_error_of_the_recipe(folder):
     (folder / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, "model": {"onnx": "net.onnx", "output": "boxes"}}))
 
-    with pytest.raises(RecipeError, match=r"model\.output: expected one of the network's, y, got 'boxes'"):
+    with pytest.raises(
+        RecipeError, match=r"model\.output: expected one of the network's outputs, y, or a tensor inside, got 'boxes'"
+    ):
         inspect_file(folder / "recipe.yaml", folder, None, None)
 
 

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from avcompress import contract, recipe_distill, recipe_network, recipe_training
+from avcompress import contract, recipe_distill, recipe_lowrank, recipe_network, recipe_prune, recipe_training
 from avcompress import recipe as layout
 from avcompress.frozen import Model
 from avcompress.recipe import Recipe
@@ -23,6 +23,7 @@ SECTIONS = {
     "Segmentation": "task: segmentation",
     "OnnxModel": "model: an ONNX file",
     "TorchModel": "model: a torch module",
+    "SavedModel": "model: a network that was made smaller",
     "Preprocess": "preprocess",
     "Data": "data",
     "ImageSource": "data, format: images",
@@ -30,8 +31,16 @@ SECTIONS = {
     "KittiSource": "data, format: kitti",
     "MaskSource": "data, format: masks",
     "SceneSource": "data, format: scenes",
+    "GeneratedSource": "data, format: generated",
     "Train": "stages, kind: train",
     "Distill": "stages, kind: distill",
+    "Prune": "stages, kind: prune",
+    "ScoreFile": "importance: a file",
+    "ScoreFunction": "importance: a function",
+    "Factorize": "stages, kind: factorize",
+    "Energy": "rank: energy",
+    "Speedup": "rank: speedup",
+    "Sparsify": "stages, kind: sparsify",
     "Labels": "losses, kind: labels",
     "Soft": "losses, kind: soft",
     "Features": "losses, kind: features",
@@ -64,12 +73,13 @@ SECTIONS = {
     "Contract": "contract",
     "AccuracyTerm": "contract.accuracy",
     "LatencyTerm": "contract.latency",
+    "SpeedupTerm": "contract.speedup",
     "DriftTerm": "contract.drift",
     "Int8Term": "contract.int8",
     "Validation": "validation",
     "Measure": "measure",
 }
-ABSTRACT = {"Model", "SourceSettings", "Training", "Teaching", "LossSettings"}
+ABSTRACT = {"Model", "SourceSettings", "Training", "Teaching", "LossSettings", "LabelLoss", "Choosing"}
 ELSEWHERE = {"Generation"}  # settings of Python alone
 TAGS = ("kind", "format", "backend")  # where they are required, the section's title says them
 
@@ -77,7 +87,7 @@ TAGS = ("kind", "format", "backend")  # where they are required, the section's t
 def models() -> dict[str, type[BaseModel]]:
     return {
         name: value
-        for module in (layout, contract, recipe_network, recipe_training, recipe_distill)
+        for module in (layout, contract, recipe_network, recipe_training, recipe_distill, recipe_prune, recipe_lowrank)
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, Model) and name not in ABSTRACT | ELSEWHERE
     }

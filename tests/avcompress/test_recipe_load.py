@@ -23,6 +23,7 @@ GOOD: dict[str, Any] = {
     "data": {
         "calibration": {"format": "images", "images": "train"},
         "validation": {"format": "coco", "images": "val", "labels": "val.json"},
+        "train": [{"format": "images", "images": "day"}, {"format": "scenes", "count": 2}],
     },
     "stages": [{"kind": "ptq", "keep_float": {"head": True}}],
     "target": {"engines": [{"backend": "ort"}]},
@@ -61,6 +62,7 @@ def test_a_good_recipe_loads(tmp_path: Path) -> None:
     [
         (("stagess",), "stagess", "stages"),
         (("data", "calibration", "limitt"), "data.calibration.limitt", "limit"),
+        (("data", "train", 1, "limitt"), "data.train[1].limitt", "limit"),
         (("stages", 0, "keep_flot"), "stages[0].keep_flot", "keep_float"),
         (("stages", 0, "keep_float", "haed"), "stages[0].keep_float.haed", "head"),
         (("target", "engines", 0, "requird"), "target.engines[0].requird", "required"),
@@ -100,9 +102,14 @@ def test_an_unknown_backend_is_answered_with_the_known_ones(tmp_path: Path) -> N
         (
             ("contract", "accuracy", 0),
             {"metric": "AP"},
-            "contract.accuracy[0]: expected `min`, `max`, `max_drop` or `max_drop_relative`",
+            "contract.accuracy[0]: expected `min`, `max`, `max_drop`, `max_drop_relative` or `min_gain`",
         ),
         (("stages",), [], "stages: "),
+        (("data", "train"), [], "data.train: "),
+        (("data", "train", 0, "format"), "image", "data.train[0]: expected one of 'coco', 'kitti', 'masks', 'images'"),
+        (("data", "train", 1), {"format": "scenes"}, "data.train[1].count: expected this key, got nothing"),
+        (("data", "train"), {"format": "scenes"}, "data.train.count: expected this key, got nothing"),
+        (("data", "train"), 3, "data.train: "),
     ],
 )
 def test_a_bad_value_is_named_with_what_was_expected(tmp_path: Path, keys, value, expected) -> None:

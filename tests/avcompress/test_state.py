@@ -26,6 +26,15 @@ def test_another_key_computes_the_step_again(tmp_path: Path) -> None:
     assert [path.name for path in sorted(folder.iterdir())] == ["b", "step.json"]
 
 
+def test_a_finished_step_is_whole_with_any_key_until_a_file_of_it_changes(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    folder = state.step("ptq", "key", lambda folder: (folder / "a").touch())
+
+    assert (state.is_whole("ptq"), state.is_whole("qat")) == (True, False)
+    (folder / "a").write_text("changed")
+    assert not state.is_whole("ptq")
+
+
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
 def test_a_step_that_fails_leaves_nothing(tmp_path: Path, failure: type[BaseException]) -> None:
     def compute(folder: Path) -> None:

@@ -43,6 +43,20 @@ def test_the_logits_have_the_images_size(example: ModuleType, classes: int, p: i
     assert logits.shape == (2, classes, 48, 64)
 
 
+def test_half_the_width_is_half_the_channels_of_the_encoder_and_the_seed_its_weights(example: ModuleType) -> None:
+    whole, half, again, other = (
+        example.espnet(**each) for each in ({}, {"width": 0.5}, {"width": 0.5}, {"width": 0.5, "seed": 1})
+    )
+
+    with torch.no_grad():
+        levels = [each.encoder.eval()(torch.zeros(1, 3, 48, 64)) for each in (whole, half)]
+    assert [level.shape[1] - 3 for level in levels[0][:2]] == [16, 128]
+    assert [level.shape[1] - 3 for level in levels[1][:2]] == [8, 64]
+    assert half.encoder.classifier.conv.weight.shape == (12, 128, 1, 1)
+    assert torch.equal(half.conv.conv.weight, again.conv.conv.weight)
+    assert not torch.equal(half.conv.conv.weight, other.conv.conv.weight)
+
+
 def test_it_has_the_papers_number_of_parameters(example: ModuleType) -> None:
     count = sum(parameter.numel() for parameter in example.espnet(classes=20, p=2, q=8).parameters())
 

@@ -87,6 +87,18 @@ def test_a_relative_drop_is_a_share_of_the_reference():
     assert (check.low, check.high) == (0.4, 0.6)
 
 
+def test_a_gain_is_a_drop_seen_from_the_other_side_and_decided_by_its_own_worst_end():
+    better = {"ort": comparison(all=slice_of({"AP": 0.3, "ece": 0.4}, {"AP": 0.35, "ece": 0.3}, half=0.02))}
+    gain = only({"metric": "AP", "min_gain": 0.04}, better)
+    proven = only({"metric": "AP", "min_gain": 0.04, "decide": "proven_kept"}, better)
+    fall = only({"metric": "ece", "min_gain": 0.1}, better)
+
+    assert (gain.name, gain.sense, gain.measured, gain.passed) == ("AP gain @ ort", ">=", 0.05, True)
+    assert (gain.low, gain.high) == (0.03, 0.07)
+    assert (proven.judged, proven.passed) == (0.03, False)
+    assert (fall.name, fall.measured, fall.passed) == ("ece fall @ ort", 0.1, True)
+
+
 def test_of_a_reference_of_nothing_no_loss_is_kept_and_any_loss_is_not():
     nothing = slice_of({"AP": 0.0, "false_alarms": 0.0}, {"AP": 0.0, "false_alarms": 0.1}, half=0.0)
     comparisons = {"ort": comparison(all=nothing)}
@@ -216,7 +228,7 @@ def test_a_name_that_is_not_there_is_told_with_its_nearest(name, nearest):
     st.sampled_from(["point", "proven_kept", "unless_proven_broken"]),
 )  # fmt: skip
 def test_a_better_network_never_breaks_what_a_worse_one_keeps(reference, value, more, half, limit, decide):
-    term = AccuracyTerm(metric="AP", min=limit, max_drop=limit, max_drop_relative=limit, decide=decide)
+    term = AccuracyTerm(metric="AP", min=limit, max_drop=limit, max_drop_relative=limit, min_gain=limit, decide=decide)
 
     def kept(measured):
         found = {"ort": comparison(all=slice_of({"AP": reference}, {"AP": measured}, half))}
@@ -230,7 +242,7 @@ def test_proven_kept_is_the_strictest_rule_and_unless_proven_broken_the_mildest(
     found = {"ort": comparison(all=slice_of({"AP": reference}, {"AP": value}, half))}
 
     def kept(decide):
-        term = AccuracyTerm(metric="AP", min=limit, max_drop=limit, decide=decide)
+        term = AccuracyTerm(metric="AP", min=limit, max_drop=limit, min_gain=limit, decide=decide)
         return [check.passed for check in accuracy_checks(term, found)]
 
     for proven, point, mild in zip(*map(kept, ("proven_kept", "point", "unless_proven_broken")), strict=True):

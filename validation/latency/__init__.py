@@ -4,6 +4,7 @@ from validation.latency.bounds import CONFIDENCE, miss_rate_bounds, runs_for_bou
 from validation.latency.load import background_load
 from validation.latency.measuring import Instruments, ScenarioResult, measure_scenario
 from validation.latency.scenarios import WAITING, run_scenario, schedule, warm_up
+from validation.latency.speedup import Speedup, speedup_of, time_in_turns
 from validation.latency.stages import TOTAL, Stages, measure_latency, measure_stages
 from validation.latency.terms import MISS_RATE, TermFigure, hardest_claim, runs_needed, term_figures
 from validation.latency.timing import REAL, Clock, Time
@@ -22,6 +23,7 @@ __all__ = [
     "Instruments",
     "Latency",
     "ScenarioResult",
+    "Speedup",
     "Stages",
     "TermFigure",
     "Time",
@@ -35,6 +37,8 @@ __all__ = [
     "runs_for_bound",
     "runs_needed",
     "schedule",
+    "speedup_of",
     "term_figures",
+    "time_in_turns",
     "warm_up",
 ]

@@ -13,6 +13,8 @@ _SCENARIOS = ("constant_stream", "multi_camera")
 
 def cause(line: ContractLine, report: Report) -> str:
     """What the line itself notes, or what stands out among the figures behind it; empty where nothing does."""
+    if line.domain:  # what else the report holds is of other images, beside another network
+        return line.note
     found = [line.note] if line.note else []
     if line.metric:
         found += _objects(line, report) or ([] if line.note else _classes(line, report))

@@ -134,7 +134,7 @@ def _added(report: Report) -> Iterator[tuple[str, float, float]]:
 def _rows(report: Report) -> list[LayerRow]:
     drift = {layer.layer: layer for layer in report.drift.layers} if report.drift else {}
     weighted = {layer.name: layer for layer in report.layers}
-    times = {engine: _times(layers) for engine, layers in report.layer_times.items()}
+    times = {engine: node_times(layers) for engine, layers in report.layer_times.items()}
     bound = report.drift.bound_db if report.drift else None
     return [
         _row(name, weighted.get(name), drift.get(name), times, bound) for name in _merged(list(drift), list(weighted))
@@ -167,7 +167,7 @@ def _row(
     )
 
 
-def _times(layers: Sequence[LayerTime]) -> dict[str, LayerTime]:
+def node_times(layers: Sequence[LayerTime]) -> dict[str, LayerTime]:
     """By the network's node: a layer that stands for several is shown at the first of them."""
     found: dict[str, LayerTime] = {}
     for layer in layers:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from avcompress.files import write_atomically
-from validation.page import accuracy, changes, layers, slices, verdict
+from validation.page import accuracy, changes, layers, slices, smaller, verdict
 from validation.page.candidates import pareto
 from validation.page.latency import latency_blocks
 from validation.page.template import page_template
+from validation.page.versions import version_rows
 from validation.pictures import BOX_LEGEND, Picture
 from validation.report import Report, report_json
 
@@ -28,6 +29,7 @@ def render_html(report: Report, pictures: Sequence[Picture] = ()) -> str:
     main = accuracy.main_metric(report)
     family = accuracy.main_family(main)
     families = dict.fromkeys(name.partition("/")[0] for name in report.accuracy.reference if "/" in name)
+    shrunk = smaller.smaller(report)
     tables = {name: slices.slice_groups(report, name) for name in dict.fromkeys((main, "recall", "precision"))}
     return page_template("report.html.j2").render(
         report=report,
@@ -42,6 +44,7 @@ def render_html(report: Report, pictures: Sequence[Picture] = ()) -> str:
         notes=verdict.notes(report),
         figures=verdict.key_figures(report),
         lines=verdict.contract_lines(report),
+        versions=version_rows(report),
         main=main,
         family=family,
         engines=list(report.accuracy.engines),
@@ -58,6 +61,8 @@ def render_html(report: Report, pictures: Sequence[Picture] = ()) -> str:
         grids=slices.corruption_grids(report, main),
         changes=changes.change_tables(report),
         latencies=latency_blocks(report),
+        smaller=shrunk,
+        smaller_lead=smaller.lead(shrunk) if shrunk else "",
         reasons=layers.reasons(report.layers),
         layer_table=layers.layer_table(report),
         macs=sum(layer.macs for layer in report.layers),

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from validation.page.accuracy import drop_of, main_metric
 from validation.page.causes import cause
 from validation.page.layers import int8_share
-from validation.page.write import MISSING, bare, by_unit, duration, ends, metric, ms, share, signed, size
+from validation.page.write import MISSING, bare, by_unit, duration, ends, metric, ms, share, signed, size, times
 from validation.report import ContractLine, Interval, LatencyFacts, Report
 
 SHOWN_FAILURES = 8
+SHOWN_FIGURES = 4
 _SENSES = {"<=": "≤", ">=": "≥", "==": "="}
 
 
@@ -99,8 +100,9 @@ def notes(report: Report) -> list[str]:
 
 
 def key_figures(report: Report) -> list[Figure]:
-    """The main metric on its worst engine, the latency, the INT8 share, the size: those that there are."""
-    return [*_accuracy_figure(report), *_latency_figure(report), *_layer_figure(report), *_size_figure(report)]
+    """The main metric on its worst engine, latency, speed-up, INT8 share, size: the first four that there are."""
+    parts = (_accuracy_figure, _latency_figure, _speedup_figure, _layer_figure, _size_figure)
+    return [figure for part in parts for figure in part(report)][:SHOWN_FIGURES]
 
 
 def contract_lines(report: Report) -> list[Line]:
@@ -141,6 +143,17 @@ def _latency_figure(report: Report) -> list[Figure]:
         context = f"p99 {ms(percentiles.get('p99'))} ms"
         return [Figure(f"median latency, {scenario.engine}", f"{ms(percentiles.get('p50'))} ms", context)]
     return []
+
+
+def _speedup_figure(report: Report) -> list[Figure]:
+    return [
+        Figure(
+            f"times as fast, {name}",
+            times(found.ratio.value),
+            f"float {ms(found.before_ms)} ms, now {ms(found.after_ms)} ms",
+        )
+        for name, found in itertools.islice(report.speedups.items(), 1)
+    ]
 
 
 def _layer_figure(report: Report) -> list[Figure]:

@@ -66,6 +66,11 @@ def decibels(value: float | None) -> str:
     return MISSING if value is None else f"{value:.1f}"
 
 
+def times(value: float | None) -> str:
+    """A factor, in two decimals."""
+    return MISSING if value is None else f"{value:.2f}"
+
+
 def span(value: Range, unit: str) -> str:
     """The least and the most, or the one figure that both are."""
     low, high = count(value.low), count(value.high)
@@ -109,7 +114,7 @@ def layer_line(counts: LayerCounts) -> str:
 
 def bare(unit: str) -> Callable[[float | None], str] | None:
     """What writes the ends of an interval of a unit, without the unit; None: as metrics are."""
-    return {"": None, "ms": ms, "dB": decibels}.get(unit, count)
+    return {"": None, "ms": ms, "dB": decibels, "×": times}.get(unit, count)
 
 
 def by_unit(unit: str) -> Callable[[float | None], str]:
@@ -119,6 +124,8 @@ def by_unit(unit: str) -> Callable[[float | None], str]:
             return lambda value: MISSING if value is None else f"{ms(value)} ms"
         case "dB":
             return lambda value: MISSING if value is None else f"{decibels(value)} dB"
+        case "×":
+            return lambda value: MISSING if value is None else f"{times(value)} ×"
         case "":
             return metric
         case _:

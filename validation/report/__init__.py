@@ -18,6 +18,7 @@ from validation.report.latency import (
     Misses,
     Percentiles,
     ScenarioFacts,
+    SpeedupFacts,
 )
 from validation.report.layers import DriftFacts, DriftLayer, LayerCounts, LayerFacts, LayerTime
 from validation.report.model import (
@@ -31,6 +32,16 @@ from validation.report.model import (
     StageFacts,
     report_json,
 )
+from validation.report.smaller import (
+    Factor,
+    Factorization,
+    GroupImportance,
+    LatencyGoal,
+    LayerWidth,
+    Pruning,
+    SmallerFacts,
+)
+from validation.report.update import DomainFacts, UpdateFacts
 from validation.report.values import Interval, Measured, Range
 
 __all__ = [
@@ -41,15 +52,21 @@ __all__ = [
     "ComparisonFacts",
     "ContractLine",
     "Deadline",
+    "DomainFacts",
     "DriftFacts",
     "DriftLayer",
     "EngineFacts",
+    "Factor",
+    "Factorization",
+    "GroupImportance",
     "Histogram",
     "Interval",
     "LatencyFacts",
+    "LatencyGoal",
     "LayerCounts",
     "LayerFacts",
     "LayerTime",
+    "LayerWidth",
     "Machine",
     "MachineState",
     "Measured",
@@ -58,12 +75,16 @@ __all__ = [
     "Percentiles",
     "PixelChanges",
     "Provenance",
+    "Pruning",
     "Range",
     "Report",
     "ScenarioFacts",
     "SliceFacts",
+    "SmallerFacts",
     "SourceFacts",
+    "SpeedupFacts",
     "StageFacts",
+    "UpdateFacts",
     "WorstImage",
     "report_json",
 ]

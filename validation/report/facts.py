@@ -39,6 +39,7 @@ def contract_lines(verdict: Verdict) -> tuple[ContractLine, ...]:
             engine=check.engine,
             metric=check.metric,
             slice=check.slice,
+            domain=check.domain,
             note=check.note,
         )
         for check in verdict.checks

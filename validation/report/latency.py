@@ -65,6 +65,14 @@ class MachineState(Model):
     load_average: Range | None = Field(None, description="runnable processes, mean of a minute")
 
 
+class SpeedupFacts(Model):
+    """An engine timed in turns with the float network on the same engine, without pre- and post-processing."""
+
+    before_ms: float = Field(description="median of the float network")
+    after_ms: float = Field(description="median of the compressed one")
+    ratio: Interval = Field(description="median of the ratio of each turn, with exact bounds, each by itself")
+
+
 class ScenarioFacts(Model):
     """One engine in one scenario; latencies count from an image's scheduled arrival, so that waiting is in them."""
 

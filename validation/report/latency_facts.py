@@ -7,10 +7,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from validation.latency import CONFIDENCE, PERMILLE, Latency, ScenarioResult, miss_rate_bounds
+from validation.latency import CONFIDENCE, PERMILLE, Latency, ScenarioResult, Speedup, miss_rate_bounds
 from validation.machine import MachineLog
 from validation.report.facts import percentiles
-from validation.report.latency import MachineState, Misses, ScenarioFacts
+from validation.report.latency import MachineState, Misses, ScenarioFacts, SpeedupFacts
 from validation.report.values import Interval, Range
 
 
@@ -27,6 +27,12 @@ class Asked:
     deadlines_ms: tuple[float, ...] = ()
     confidence: float = CONFIDENCE
     end_to_end: bool = True
+
+
+def speedup_facts(found: Speedup) -> SpeedupFacts:
+    """An engine timed in turns with the float network."""
+    ratio = Interval(value=found.ratio, low=found.low, high=found.high)
+    return SpeedupFacts(before_ms=found.before_ms, after_ms=found.after_ms, ratio=ratio)
 
 
 def scenario_facts(engine: str, result: ScenarioResult, asked: Asked = Asked()) -> ScenarioFacts:

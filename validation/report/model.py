@@ -9,8 +9,10 @@ from pydantic import AwareDatetime, Field, model_validator
 from avcompress.frozen import Model
 from avcompress.spec import Decide, Sense
 from validation.report.accuracy import Accuracy, ChangeFacts, ComparisonFacts, OperatingPoint
-from validation.report.latency import LatencyFacts, ScenarioFacts
+from validation.report.latency import LatencyFacts, ScenarioFacts, SpeedupFacts
 from validation.report.layers import DriftFacts, LayerCounts, LayerFacts, LayerTime
+from validation.report.smaller import SmallerFacts
+from validation.report.update import UpdateFacts
 from validation.report.values import Measured
 
 
@@ -26,7 +28,7 @@ class Machine(Model):
 class SourceFacts(Model):
     """One set of images."""
 
-    format: str = Field(description="coco, kitti, masks, images or scenes")
+    format: str = Field(description="coco, kitti, masks, images or scenes; several where sources were listed")
     images: int = Field(description="images used")
     skipped: tuple[str, ...] = Field((), description="names of the images left out because they could not be read")
     fingerprint: str = Field(description="hash over the names and contents of what was used")
@@ -71,6 +73,11 @@ class ContractLine(Model):
     engine: str = Field("", description="the engine that it is about; empty where it is about none")
     metric: str = Field("", description="of a line on accuracy, the metric")
     slice: str = Field("", description="of a line on accuracy, the slice; empty: everywhere")
+    domain: str = Field(
+        "",
+        description="of an update, whose images it is measured on, beside the version before; empty: the validation "
+        "images, beside the reference",
+    )
     note: str = Field("", description="why it fails or could not be measured, where more is known than the figures")
 
 
@@ -114,6 +121,13 @@ class Report(Model):
     changes: dict[str, ChangeFacts] = Field(default_factory=dict, description="by engine: what was lost and gained")
     latency: dict[str, LatencyFacts] = Field(description="by engine that ran here")
     scenarios: tuple[ScenarioFacts, ...] = Field((), description="latency by engine and scenario, with every sample")
+    smaller: SmallerFacts | None = Field(
+        None, description="what made the float network smaller; null where nothing did"
+    )
+    speedups: dict[str, SpeedupFacts] = Field(
+        default_factory=dict, description="by engine that was timed in turns with the float network"
+    )
+    update: UpdateFacts | None = Field(None, description="of an update: what it was made from, and what it changed")
     layers: tuple[LayerFacts, ...] = Field(description="every weighted layer")
     drift: DriftFacts | None = Field(None, description="error by layer")
     layer_times: dict[str, tuple[LayerTime, ...]] = Field(
@@ -122,7 +136,9 @@ class Report(Model):
     engines: tuple[EngineFacts, ...] = Field(description="engines built or skipped, in the recipe's order")
     candidates: tuple[Candidate, ...] = Field((), description="results to choose from, where there were several")
     stages: tuple[StageFacts, ...] = Field(description="every step of the run, in order")
-    sources: dict[str, SourceFacts] = Field(description="images by role: calibration, validation, train")
+    sources: dict[str, SourceFacts] = Field(
+        description="images by role: calibration, validation, train; of an update, those of its name, too"
+    )
     inputs: dict[str, str] = Field(description="resolved paths of the input files and folders, by key of the recipe")
     machine: Machine = Field(description="where it ran")
     versions: dict[str, str] = Field(description="of this tool and of the libraries it used")

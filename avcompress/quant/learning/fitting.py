@@ -68,7 +68,7 @@ def learn_integers(problem: Problem, moments: Moments, steps: int, learning_rate
         return 2 * slope(integers) * scale / unit
 
     _learn_(start, derivative, steps, learning_rate)
-    candidates = (start.floor.clamp(qmin, qmax), (start.floor + 1).clamp(qmin, qmax))
+    candidates = (start.integers(torch.zeros(())), start.integers(torch.ones(())))
     integers = torch.where(start.v >= 0, candidates[1], candidates[0])
     found: NDArray[np.float32] = _turned(integers, candidates, scale, slope(integers), inputs, unit).numpy()
     return found

@@ -28,7 +28,7 @@ from avcompress.quant.placement.patterns import link
 from avcompress.quant.placement.ties import ties
 from avcompress.recipe_qat import Qat
 from avcompress.spec import Artifact, QuantParams, RecipeError
-from engines.onnx_graph import initializers
+from engines.onnx_graph import folded_names, initializers
 
 _LAYERS = frozenset({F.conv1d, F.conv2d, F.conv3d, F.linear, padded_conv})
 """Functions of (input, weight, bias, ...) whose weight is (outputs, inputs of a group, ...)."""
@@ -293,17 +293,34 @@ def _float_weights(artifact: Artifact) -> dict[str, tuple[str, Tensor]]:
     return found
 
 
+def weight_paths(module: fx.GraphModule, weights: Iterable[str]) -> tuple[str, ...]:
+    """The parameters of a `qat_module` that hold some weights of the float network, by the names of their constants."""
+    sites: tuple[Site, ...] = module.meta["sites"]
+    plain: Mapping[str, tuple[str, ...]] = module.meta["constants"]
+    paths = {**{name: path for name, (path, *_) in plain.items()}, **{site.tensor: site.quantizer for site in sites}}
+    return tuple(f"{paths[name]}.steps" for weight in weights for name in folded_names(weight, paths))
+
+
 # --- before it is trained
 
 
 @torch.no_grad()
+@torch.no_grad()
 def centre_(module: fx.GraphModule, inputs: Tensor) -> None:
     """Let every bias take in what a change of its weight gives on average of these inputs, (N, C, H, W)."""
-    _Means(module).run(inputs)
+    means = _Means(module)
+    for part in torch.split(inputs, 1) if module.meta.get("one_image") else [inputs]:
+        means.run(part)
+    for bias, found in means.found.items():
+        bias.set_mean_(torch.stack(found).mean(0))
 
 
 class _Means(fx.Interpreter):
-    """Tells each bias the mean of every channel that its layer reads."""
+    """Finds, for each bias and run, the mean of every channel that its layer reads."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.found: dict[Bias, list[Tensor]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op == "call_function" and n.target in _LAYERS and isinstance(n.args[2], fx.Node):
@@ -312,7 +329,8 @@ class _Means(fx.Interpreter):
             if isinstance(part, Bias):
                 data = self.env[cast(fx.Node, n.args[0])]
                 axis = data.dim() - 1 if n.target is F.linear else 1
-                part.set_mean_(data.mean([i for i in range(data.dim()) if i != axis]))
+                mean = data.mean([i for i in range(data.dim()) if i != axis])
+                self.found.setdefault(part, []).append(mean)
         return super().run_node(n)
 
 

@@ -85,9 +85,13 @@ class Rounding(NamedTuple):
 
 
 def start(steps: Tensor, qmin: Tensor, qmax: Tensor, integers: Tensor | None = None) -> Rounding:
-    """Begin at the float weight, given as its number of scale steps, or half-way from there to given integers."""
+    """Begin at the float weight, given as its number of scale steps, or half-way from there to given integers.
+
+    A weight that is exactly 0 stays 0: it may have been pruned.
+    """
     floor = torch.floor(steps)
     share = steps - floor
     if integers is not None:
         share = (share + (integers - floor).clamp(0, 1)) / 2
-    return Rounding(unrectified(share), floor, qmin, qmax)
+    low, high = (limit.expand_as(steps).masked_fill(steps == 0, 0) for limit in (qmin, qmax))
+    return Rounding(unrectified(share), floor, low, high)

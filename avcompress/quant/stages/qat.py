@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from avcompress.onnx_import import import_onnx
-from avcompress.quant.learning.qat_module import Site, centre_, qat_module, trained_artifact
+from avcompress.quant.learning.float_twin import float_twin
+from avcompress.quant.learning.qat_module import Site, centre_, qat_module, trained_artifact, weight_paths
 from avcompress.quant.learning.quantizers import QuantizedWeight, Quantizer, groups
 from avcompress.recipe import Preprocess
 from avcompress.recipe_qat import Qat
-from avcompress.recipe_training import Training
 from avcompress.spec import Artifact
-from avcompress.train import Around, Dataset, Turn, feed, load, run_steps, settled
+from avcompress.train import Around, Feed, Turn, Zeros, feed, load, run_steps, settled, zeros_of
 from avcompress.train.recovery import explained
 from calibration.sample import Sample, Source
 
@@ -111,14 +111,21 @@ def qat(
     Raises RecipeError for settings that do not fit the network, ModelError when the loss stops being a number or an
     operator cannot be trained, DataError when there is nothing to learn from.
     """
-    around, lesson, start = around or Around(), lesson or by(output_distance), time.monotonic()
+    around, lesson = around or Around(), lesson or by(output_distance)
+    dataset = load(samples, preprocessing, around.track, settings.hold_mb, labels=lesson.labels)
+    return learn(artifact, settings, feed(dataset, settled(settings, len(dataset.pictures))), lesson, around)
+
+
+def learn(artifact: Artifact, settings: Qat, batches: Feed, lesson: Lesson, around: Around) -> Artifact:
+    """Train a quantized onnx.ModelProto on batches that are at hand; the rest is as in `qat`.
+
+    The feed's own settings are `settings` with their number of steps.
+    """
+    start, plan = time.monotonic(), batches.settings
     student = qat_module(artifact, settings)
     float_self = import_onnx(artifact.reference).requires_grad_(False).eval()
-    dataset = load(samples, preprocessing, around.track, settings.hold_mb, labels=lesson.labels)
-    plan = settled(settings, len(dataset.pictures))
-    batches = feed(dataset, plan)
-    example, _ = dataset.batch([0], np.random.default_rng(plan.seed))
-    centre_(student, _some(dataset, plan))
+    example, _ = batches.dataset.batch([0], np.random.default_rng(plan.seed))
+    centre_(student, batches.some(_CENTRED_ON))
     learner = lesson.make(student, float_self, example)
 
     def loss_of(turn: Turn) -> Tensor:
@@ -128,20 +135,16 @@ def qat(
             loss = learner.loss(inputs, batch)
         return loss + clip_penalty(learner.student, settings) if settings.method == "pact" else loss
 
-    trained = run_steps(cast(nn.Module, learner), plan, loss_of, _surroundings(around, settings, batches.names))
+    around = replace(_surroundings(around, settings, batches.names), zeros=_zeros(student, artifact))
+    trained = run_steps(cast(nn.Module, learner), plan, loss_of, around)
     network = network_of(trained.module)
-    line = f"{settings.method}, {trained.steps} steps of {plan.batch_size} from {len(samples)} images"
+    line = f"{settings.method}, {trained.steps} steps of {plan.batch_size} from {len(batches.dataset.names)} images"
     line += f", loss {trained.loss:.4g}" + ("" if trained.metric is None else f", best metric {trained.metric:.4f}")
     lines = (f"{line}, {time.monotonic() - start:.0f} s", _moves(network))
     done = trained_artifact(artifact, network)
-    return replace(done, log=(*artifact.log, *(f"qat: {each}" for each in lines)))
-
-
-def _some(dataset: Dataset, settings: Training) -> Tensor:
-    """A few images, as they are trained on."""
-    count = min(_CENTRED_ON, len(dataset.pictures))
-    inputs, _ = dataset.batch(range(count), np.random.default_rng(settings.seed), settings.augment)
-    return inputs
+    return replace(
+        done, trained=float_twin(artifact, network), log=(*artifact.log, *(f"qat: {each}" for each in lines))
+    )
 
 
 _CENTRED_ON = 8
@@ -150,6 +153,12 @@ _CENTRED_ON = 8
 def network_of(learner: nn.Module) -> fx.GraphModule:
     """The network that a learner, or a copy of it, holds."""
     return cast(fx.GraphModule, learner.student)
+
+
+def _zeros(student: fx.GraphModule, artifact: Artifact) -> Zeros | None:
+    """Those of the artifact's sparse weights, which stay."""
+    paths = weight_paths(student, artifact.sparse)
+    return zeros_of(f"student.{path}" for path in paths) if paths else None
 
 
 def _surroundings(around: Around, settings: Qat, names: Callable[[int], Sequence[str]]) -> Around:

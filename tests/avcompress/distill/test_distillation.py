@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812
 
-from avcompress.distill import distillation
+from avcompress.distill import Subject, distillation
 from avcompress.distill.features import attention_transfer, channel_wise, mimicry
 from avcompress.distill.soft import softmax_divergence
 from avcompress.models import detector
@@ -136,6 +137,54 @@ def test_a_copy_learns_on_its_own_from_the_same_teacher(net, images):
     assert copied.loss(images()) < distilled.loss(images())
 
 
+def test_a_teacher_sees_the_pictures_at_its_own_size(net, images):
+    student, teacher, x = net(seed=1).eval(), net(seed=2).eval(), images()
+    soft = {"losses": [{"kind": "soft", "temperature": 1}]}
+    enlarged = Teaching.model_validate({**soft, "teacher_size": (32, 32)})
+    asked = []
+    teacher.first.register_forward_pre_hook(lambda _, given: asked.append(tuple(given[0].shape)))
+
+    found = distillation(student, teacher, enlarged, x).eval().loss(x)
+
+    assert asked == [(2, 3, 32, 32)] * 2
+    theirs = F.interpolate(teacher(F.interpolate(x, (32, 32), mode="bilinear")), (8, 8), mode="area")
+    assert found.item() == pytest.approx(softmax_divergence(student(x), theirs, 1.0).item(), rel=0.05)
+    same = Teaching.model_validate({**soft, "teacher_size": (16, 16)})
+    plain = distillation(student, teacher, Teaching.model_validate(soft), x).eval().loss(x)
+    assert torch.equal(distillation(student, teacher, same, x).eval().loss(x), plain)
+
+
+class Several(nn.Module):
+    """A network with a second output beside its own."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        y = self.inner(x)
+        return {"aux": y.mean(), "out": y}
+
+    def loss(self, outputs, targets):
+        return (outputs["out"].mean() - targets).square() + outputs["aux"].square()
+
+
+def test_of_several_outputs_the_named_one_is_compared_and_labels_see_all(net, images):
+    inner, teacher, x = net(seed=1).eval(), net(seed=2).eval(), images()
+    student, losses = Several(inner), teaching({"kind": "soft", "alpha": 0.25}, {"kind": "cwd"}, {"kind": "labels"})
+
+    parts = distillation(student, teacher, losses, x, Subject(output="out")).eval().parts(x, 3.0)
+
+    ours, theirs = inner(x), teacher(x)
+    hard = student.loss({"out": ours, "aux": ours.mean()}, 3.0)
+    mixed = 0.25 * hard + 0.75 * softmax_divergence(ours, theirs, 4.0)
+    assert parts["0 soft"].item() == pytest.approx(mixed.item(), rel=1e-4)
+    assert parts["1 cwd"].item() == pytest.approx(channel_wise(ours, theirs, 4.0).item(), rel=1e-4)
+    assert parts["2 labels"].item() == pytest.approx(hard.item(), rel=1e-4)
+    with pytest.raises(RecipeError, match=r"model\.output: expected one of what the module returns, aux, out, got 'y'"):
+        distillation(student, teacher, losses, x, Subject(output="y"))
+
+
 def test_an_imported_network_learns_from_a_torch_module_with_other_names(small_onnx, net, images):
     student, teacher = import_onnx(small_onnx), net(seed=3, width=8, stride=1)
     losses = teaching(
@@ -217,7 +266,7 @@ def test_a_detector_learns_a_larger_ones_boxes_and_scores_without_labels():
         {"kind": "localisation"},
         {"kind": "mutual", "by": {"kind": "response"}},
     )
-    distilled = distillation(student, teacher, losses, x, LTRB)
+    distilled = distillation(student, teacher, losses, x, Subject(LTRB))
 
     found = descend(distilled.train(), x, 30)
 
@@ -316,7 +365,7 @@ def test_a_loss_of_another_task_or_of_another_head_is_refused(net, images):
             detector(3, width=4, seed=1),
             teaching({"kind": "response"}),
             images(size=32),
-            Detection(kind="detection", decode="ltrb", strides=(8, 16)),
+            Subject(Detection(kind="detection", decode="ltrb", strides=(8, 16))),
         )
 
 

@@ -48,6 +48,15 @@ def test_a_file_is_imported_and_computes_what_the_runtime_does(small_onnx, tmp_p
     assert not module.training
 
 
+def test_a_file_of_fixed_size_is_read_at_the_size_that_the_teacher_sees(small_onnx, tmp_path, net):
+    onnx.save(small_onnx, tmp_path / "teacher.onnx")
+    settings = teaching({"onnx": "teacher.onnx"}).model_copy(update={"teacher_size": (16, 16)})
+
+    module = load_teacher(settings, net(), (8, 8), tmp_path, tmp_path)
+
+    assert module(torch.zeros(1, 3, 16, 16)).shape == (1, 4, 16, 16)
+
+
 @pytest.mark.parametrize(("factory", "output"), [("Two", "aux"), ("Listed", "output_1")])
 def test_a_torch_module_gives_the_output_that_is_named(factory, output, tmp_path, net, images):
     (tmp_path / "teacher_code.py").write_text(CODE)
@@ -57,7 +66,7 @@ def test_a_torch_module_gives_the_output_that_is_named(factory, output, tmp_path
 
     assert torch.equal(module(images()), -module.conv(images()))
     wrong = load_teacher(teaching({**settings, "output": "logits"}), net(), (16, 16), tmp_path, tmp_path)
-    with pytest.raises(RecipeError, match=r"teacher.output: expected one of the network's, out.*, got 'logits'"):
+    with pytest.raises(RecipeError, match=r"teacher\.output: expected one of .*, out.*, got 'logits'"):
         wrong(images())
 
 

@@ -130,6 +130,16 @@ def test_an_onnx_network_keeps_its_graph_and_gets_new_weights(small_onnx):
     assert difference(import_onnx(trained), teacher) < 0.5 * difference(import_onnx(worse), teacher)
 
 
+@pytest.mark.parametrize(("batch_norm", "moves"), [(None, False), ("frozen", False), ("train", True)])
+def test_normalization_of_an_onnx_network_learns_statistics_where_it_is_told_to(small_onnx, batch_norm, moves):
+    settings = plan({"kind": "features", "taps": ["y"]}, steps=2, batch_norm=batch_norm)
+
+    trained = distill(Artifact(small_onnx), settings, pictures(), PREPROCESS, Guidance(import_onnx(small_onnx))).model
+
+    means = [onnx.numpy_helper.to_array(initializers(model)["mean"]) for model in (small_onnx, trained)]
+    assert np.array_equal(*means) != moves
+
+
 def test_a_quantized_network_learns_from_its_float_self(small_onnx):
     batches = [{"x": np.random.default_rng(i).standard_normal((1, 3, 16, 16)).astype(np.float32)} for i in range(4)]
     quantized = quantize(Artifact(small_onnx), Ptq(kind="ptq", keep_float=KeepFloat(head=False)), batches)

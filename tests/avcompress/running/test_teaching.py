@@ -1,7 +1,11 @@
 """The `distill` stage and the teacher of `qat` in a run: through the command line, resumed, and what is refused."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,10 +89,10 @@ def write(folder: Path, facts: dict[str, Any]) -> Path:
 
 
 class Following(SilentWatch):
-    """Counts the steps of training, and interrupts it in front of one."""
+    """Counts the steps of training, and kills its own process in front of one."""
 
-    def __init__(self, interrupt: int | None = None) -> None:
-        self.interrupt = interrupt
+    def __init__(self, kill: int | None = None) -> None:
+        self.kill = kill
         self.seen: list[int] = []
 
     @contextmanager
@@ -98,8 +102,8 @@ class Following(SilentWatch):
     def _track(self, items: Iterable[Any], *_: Any) -> Iterator[Any]:
         for item in items:
             if isinstance(items, range):
-                if len(self.seen) == self.interrupt:
-                    raise KeyboardInterrupt
+                if len(self.seen) == self.kill:
+                    os.kill(os.getpid(), signal.SIGKILL)
                 self.seen.append(item)
             yield item
 
@@ -140,14 +144,24 @@ def test_a_network_is_distilled_quantized_and_trained_on_by_the_command_line(cli
     assert {n.op_type for n in onnx.load(out / "model.onnx").graph.node} >= {"QuantizeLinear", "DequantizeLinear"}
 
 
-def test_a_distill_step_that_is_interrupted_goes_on_inside_and_ends_the_same(tmp_path, plain):
+def kill_run(folder: Path, facts: dict[str, Any], before: int) -> None:
+    """Run in a process of its own, until kill -9 in front of a step."""
+    script = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_teaching as t; "
+        "t.torch.set_num_threads(1); "
+        f"t.run(t.Path({str(folder)!r}), t.json.load(sys.stdin), watch=t.Following({before}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], input=json.dumps(facts), text=True, check=False, timeout=600)
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_a_distill_step_that_is_killed_goes_on_inside_and_ends_the_same(tmp_path, plain):
     facts = {
         **plain,
         "stages": [{**DISTILL, "keep_every": 1, "losses": [{"kind": "mgd", "taps": ["mix.1"]}, {"kind": "soft"}]}],
     }
     whole = run(tmp_path, facts, "whole")
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, facts, watch=Following(2))
+    kill_run(tmp_path, facts, 2)
     assert not (tmp_path / "out" / "state" / "0-distill").exists()
     torch.rand(7)  # another process has drawn other numbers: the adapter and the generator are the same
 
@@ -190,19 +204,85 @@ def test_the_network_itself_teaches_beside_labels(tmp_path, plain):
     assert "best metric 0." in (out / "state" / "0-distill" / "artifact.json").read_text()
 
 
+OWN = """
+import torch
+from torch import nn
+from avcompress.models import segmenter
+
+
+def brightness(outputs, samples, wanted):
+    assert all(sample.mask is None for sample in samples)
+    return (outputs.mean() - wanted).square()
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = segmenter(10, 8)
+
+    def forward(self, x):
+        y = self.inner(x)
+        return {"aux": y.mean(dim=1), "out": y}
+"""
+
+
+def test_a_loss_of_ones_own_stands_beside_the_teacher_and_needs_no_labels(tmp_path, plain):
+    (tmp_path / "mine.py").write_text(OWN)
+    own = {"loss": "mine:brightness", "loss_args": {"wanted": 50.0}, "import_from": ".", "losses": [{"kind": "labels"}]}
+    own["losses"].append({"kind": "soft"})
+    facts = {**plain, "stages": [{**DISTILL, **own}, {"kind": "ptq"}, {**QAT, **own}]}
+
+    out = run(tmp_path, facts)
+
+    assert 1500 < loss(out) < 3500  # the mean of a network that begins near 0 shall be 50
+    told = json.loads((out / "state" / "2-qat" / "artifact.json").read_text())["log"]
+    assert float(next(line for line in told if "steps" in line and "qat" in line).split("loss ")[1].split(",")[0]) > 500
+    (tmp_path / "mine.py").write_text(OWN.replace("square()", "abs()"))
+    sys.modules.pop("mine")
+    again = Following()
+    run(tmp_path, facts, resume=True, watch=again)
+    assert again.seen == [0, 1, 2, 0, 1]
+
+
+def test_a_student_with_several_outputs_learns_at_the_one_that_the_recipe_names(tmp_path, plain):
+    (tmp_path / "two.py").write_text(OWN)
+    plain["model"] = {"factory": "two:Two", "import_from": ".", "output": "out"}
+    plain["data"]["train"] = {**plain["data"]["calibration"], "count": 4}
+    stage = {**DISTILL, "losses": [{"kind": "soft", "alpha": 0.5}, {"kind": "cwd"}], "validate_every": 3}
+
+    out = run(tmp_path, {**plain, "stages": [stage, {"kind": "ptq"}, QAT]})
+
+    assert [value.name for value in onnx.load(out / "model.onnx").graph.output] == ["out"]
+    assert loss(out) > 0
+
+
 LABELS = {"losses": [{"kind": "soft", "alpha": 0.3}]}
-UNLABELLED = r"data\.train: expected a format with masks for segmentation, got 'images' with no labels; give labelled"
+UNLABELLED = r"data\.train: expected a format with masks for segmentation, got 'images' with no labels; give labelled "
+UNLABELLED += r"images, or stages\[{}\] \({}\) losses that need no labels"
 
 
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
-        ([{**DISTILL, **LABELS}], UNLABELLED),
-        ([{"kind": "ptq"}, {**QAT, "losses": [{"kind": "labels"}]}], UNLABELLED),
+        ([{**DISTILL, **LABELS}], UNLABELLED.format(0, "distill")),
+        ([{"kind": "ptq"}, {**QAT, "losses": [{"kind": "labels"}]}], UNLABELLED.format(1, "qat")),
         ([{**DISTILL, "teacher": "self"}], r"stages\[0\]\.teacher: expected another network, got self"),
         (
             [{**DISTILL, "teacher": "self", **LABELS, "losses": [*LABELS["losses"], {"kind": "mutual"}]}],
             r"stages\[0\]\.teacher: expected another network, got self",
+        ),
+        (
+            [{**DISTILL, "loss": "cross_entropy"}],
+            r"stages\[0\]\.loss: expected a loss of kind labels, or alpha above 0, that cross_entropy is for, got none",
+        ),
+        (
+            [{"kind": "ptq"}, {**QAT, "loss": "cross_entropy"}],
+            r"stages\[1\]\.loss: expected a loss of kind labels, or alpha above 0",
+        ),
+        ([{**DISTILL, **LABELS, "loss": "yolox"}], r"stages\[0\]\.loss: expected one that fits the task, segmentation"),
+        (
+            [{**DISTILL, **LABELS, "loss": "mine:gone", "import_from": "nowhere"}],
+            r"stages\[0\]\.import_from: expected a folder, got nothing",
         ),
         ([{**DISTILL, "teacher": {"onnx": "gone.onnx"}}], r"stages\[0\]\.teacher\.onnx: expected a file, got nothing"),
         (

@@ -18,10 +18,9 @@ from onnx import numpy_helper
 
 from avcompress.export import to_onnx
 from avcompress.models import segmenter
-from avcompress.pipeline import execute
 from avcompress.recipe import Recipe
-from avcompress.running.bench import Job
-from avcompress.running.task_loss import chosen
+from avcompress.running.bench import Job, prepare
+from avcompress.running.compress import compress
 from avcompress.spec import DataError, MissingError, ModelError, RecipeError, Track
 from avcompress.watch import SilentWatch
 
@@ -29,7 +28,7 @@ CLASSES = 10
 SIZE = (64, 96)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -59,10 +58,19 @@ def job(**changes: Any) -> dict[str, Any]:
 
 
 def run(folder: Path, facts: dict[str, Any], out: str, resume: bool = False, watch: Any = None) -> Path:
+    """The steps up to the compressed network, with the folder that they are kept in."""
     path = folder / "recipe.yaml"
     path.write_text(json.dumps(facts))
-    execute(Job(Recipe.model_validate(facts), path, folder, folder / out, resume), watch or SilentWatch())
-    return folder / out
+    bench = prepare(Job(Recipe.model_validate(facts), path, folder, folder / out, resume), watch or SilentWatch())
+    bench.job.out.mkdir(exist_ok=True)
+    compress(bench)
+    return bench.job.out
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """What the job gives without interruption."""
+    return run(tmp_path_factory.mktemp("whole"), job(), "out")
 
 
 class Following(SilentWatch):
@@ -89,8 +97,7 @@ def weights(out: Path) -> bytes:
     return (out / "state" / "0-train" / "weights.safetensors").read_bytes()
 
 
-def test_a_train_step_that_is_interrupted_goes_on_inside_and_ends_the_same(tmp_path):
-    whole = run(tmp_path, job(), "whole")
+def test_a_train_step_that_is_interrupted_goes_on_inside_and_ends_the_same(tmp_path, whole):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, job(), "out", watch=Following(5))
     assert (tmp_path / "out" / "state" / "0-train-under-way" / "checkpoint.safetensors").exists()
@@ -108,16 +115,35 @@ def test_a_checkpoint_of_another_recipe_is_refused_and_kept(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, job(), "out", watch=Following(5))
 
+    folder = tmp_path / "out" / "state" / "0-train-under-way"
     with pytest.raises(
-        ModelError, match=r"got one with learning_rate 0\.002 instead of 0\.01; undo the change, or start"
-    ):
+        ModelError,
+        match=r"got one with learning_rate 0\.002 instead of 0\.01; undo the change, or delete the folder (.*) to",
+    ) as told:
         run(tmp_path, job(train={"learning_rate": 0.01}), "out", resume=True)
+    assert f"delete the folder {folder} to train anew" in str(told.value)
     other = job()
     other["data"]["train"]["seed"] = 9
     with pytest.raises(ModelError, match="expected a checkpoint of this training, got one of another data"):
         run(tmp_path, other, "out", resume=True)
+    other = job(preprocess={"size": SIZE, "mean": [110.0] * 3, "std": [58.0] * 3})
+    with pytest.raises(
+        ModelError, match=r"got one with preprocess\.mean \[114\.0, .* instead of \[110\.0, 110\.0, 110\.0\]"
+    ):
+        run(tmp_path, other, "out", resume=True)
 
-    assert (tmp_path / "out" / "state" / "0-train-under-way" / "checkpoint.safetensors").exists()
+    assert (folder / "checkpoint.safetensors").exists()
+
+
+def test_what_changes_no_result_may_change_before_it_goes_on(tmp_path, whole):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, job(), "out", watch=Following(5))
+
+    again = Following()
+    out = run(tmp_path, job(train={"keep_every": 3, "hold_mb": 0}), "out", resume=True, watch=again)
+
+    assert again.seen[:2] == [4, 5]
+    assert weights(out) == weights(whole)
 
 
 def test_the_contract_s_metric_is_measured_and_the_best_network_kept(tmp_path):
@@ -148,8 +174,8 @@ def test_an_onnx_file_is_trained_and_stays_the_graph_that_it_was(tmp_path, file)
     values = [[numpy_helper.to_array(i) for i in graph.initializer] for graph in (before, after)]
     moved = [not np.array_equal(a, b) for a, b in zip(*values, strict=True)]
     assert sum(moved) > len(moved) / 2
-    logs = [stage["log"] for stage in json.loads((out / "report.json").read_text())["stages"] if stage["log"]]
-    assert logs[0][-1].startswith("train: 6 steps of 2 from 6 samples")
+    log = json.loads((out / "state" / "0-train" / "artifact.json").read_text())["log"]
+    assert log[-1].startswith("train: 6 steps of 2 from 6 samples")
 
 
 OWN = """
@@ -243,17 +269,6 @@ def test_a_log_that_is_not_installed_is_missed_with_the_command_that_installs_it
         MissingError, match=r'stages\[0\]\.log: expected mlflow, got none .* pip install "avcompress\[mlflow\]"'
     ):
         run(tmp_path, job(train={"log": "mlflow"}), "out")
-
-
-def test_the_loss_is_given_the_output_that_the_recipe_names():
-    main, other = torch.zeros(2, 2), torch.ones(2, 2)
-
-    assert chosen({"out": main, "aux": other}, "out") is main
-    assert chosen((other, main), "output_1") is main
-    assert chosen(main, "output") is main
-    assert chosen([main], None) == [main]
-    with pytest.raises(ModelError, match="expected 'out' among what the module returns in training, got output_0"):
-        chosen((main,), "out")
 
 
 # --- several processes

@@ -1,11 +1,18 @@
 """The `qat` stage of a recipe: steps that resume, the losses it learns by, and what is refused before any work."""
 
+import os
+import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import onnx
 import pytest
 import yaml
+from PIL import Image
 
 from avcompress.checkpoint import load_artifact
 from avcompress.quant.stages import qat as stage_module
@@ -20,6 +27,8 @@ from engines.qdq import qdq_sites
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 QAT = {"kind": "qat", "steps": 3, "batch_size": 2, "keep_every": 1}
+LABELS = {"losses": [{"kind": "labels"}]}
+LONG = {**QAT, "steps": 20}
 TASK = {"kind": "detection", "decode": "ltrb"}
 
 
@@ -101,6 +110,36 @@ def test_a_killed_stage_goes_on_to_the_bytes_of_an_uninterrupted_one_and_is_then
     assert again.network.read_bytes() == whole.network.read_bytes()
 
 
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+import test_tuning as t
+from pathlib import Path
+network, out = Path({network!r}), Path({out!r})
+t.compress(t.bench(network, t.recipe(network, t.LONG), out))
+"""
+
+
+def test_a_stage_that_is_killed_at_any_moment_ends_with_the_bytes_of_one_that_was_not(network, tmp_path):
+    out, moment = tmp_path / "killed", random.Random(0).uniform(0, 0.5)  # noqa: S311
+    script = SCRIPT.format(tests=str(Path(__file__).parent), network=str(network), out=str(out))
+    under_way = out / "state" / "1-qat-under-way"
+    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while not under_way.exists() and process.poll() is None:
+        time.sleep(0.005)
+    time.sleep(moment)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+    whole = compress(bench(network, recipe(network, LONG), tmp_path / "whole"))
+    resumed = compress(bench(network, recipe(network, LONG), out, resume=True))
+
+    assert resumed.network.read_bytes() == whole.network.read_bytes()
+    assert not under_way.exists()
+
+
 def test_it_learns_from_the_training_images_where_there_are_some_and_else_from_calibration(network, tmp_path):
     plain = bench(network, recipe(network), tmp_path)
     other = {"format": "scenes", "count": 2, "size": [64, 64], "seed": 3}
@@ -111,6 +150,21 @@ def test_it_learns_from_the_training_images_where_there_are_some_and_else_from_c
     assert images_of(trained) is trained.train
 
 
+def test_images_of_a_list_are_learned_from_together_and_each_of_its_sources_needs_what_losses_need(network, tmp_path):
+    data = recipe(network).data.model_dump()
+    Image.new("RGB", (64, 64)).save(network.parent / "plain.png")
+    listed = [data["calibration"], {"format": "images", "images": "."}]
+    free = bench(network, recipe(network, data={**data, "train": listed, "calibration": listed}), tmp_path)
+
+    names = [*(f"scenes/scene_0_{i:05d}" for i in range(4)), "./plain.png"]
+    assert list(images_of(free).names) == list(free.calibration.names) == names
+    with pytest.raises(RecipeError, match=r"data\.train\[1\]: expected a format with boxes .* 'images' with no labels"):
+        bench(network, recipe(network, {**QAT, **LABELS}, data={**data, "train": listed}), tmp_path)
+    listed[1]["images"] = "gone"
+    with pytest.raises(RecipeError, match=r"data\.train\[1\]\.images: expected a folder, got nothing"):
+        bench(network, recipe(network, data={**data, "train": listed}), tmp_path)
+
+
 def test_losses_of_a_task_need_no_labels_and_those_of_the_recipe_may(network, tmp_path):
     free = bench(network, recipe(network), tmp_path)
     labelled = bench(network, recipe(network, {**QAT, "losses": [{"kind": "labels"}, {"kind": "response"}]}), tmp_path)
@@ -118,10 +172,10 @@ def test_losses_of_a_task_need_no_labels_and_those_of_the_recipe_may(network, tm
         network, recipe(network, {**QAT, "losses": [{"kind": "labels"}]}, task={**TASK, "decode": "yolov5"}), tmp_path
     )
 
-    assert not lesson_of(free, 1, free.recipe.stages[1]).labels
-    assert lesson_of(labelled, 1, labelled.recipe.stages[1]).labels
+    assert not lesson_of(free, "stages[1]", free.recipe.stages[1]).labels
+    assert lesson_of(labelled, "stages[1]", labelled.recipe.stages[1]).labels
     with pytest.raises(RecipeError, match=r"stages\[1\].losses: expected losses without labels for decode: yolov5"):
-        lesson_of(without, 1, without.recipe.stages[1])
+        lesson_of(without, "stages[1]", without.recipe.stages[1])
 
 
 @pytest.mark.parametrize(

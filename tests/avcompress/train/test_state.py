@@ -18,6 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 from avcompress.recipe_training import Train
 from avcompress.spec import ModelError
 from avcompress.train import Around, Store, run_steps
+from avcompress.train.state import _refuse_other
 
 STEPS = 24
 INPUTS = torch.randn(STEPS, 4, 3, 6, 6, generator=torch.Generator().manual_seed(1))
@@ -133,8 +134,20 @@ def stopped(tmp_path) -> Path:
 
 
 def test_a_checkpoint_of_other_settings_names_what_differs(stopped):
-    with pytest.raises(ModelError, match=r"got one with learning_rate 0\.002 instead of 0\.1; undo the change, or"):
+    with pytest.raises(
+        ModelError, match=r"got one with learning_rate 0\.002 instead of 0\.1; undo .*, or delete the folder"
+    ):
         fit(stopped, plan(learning_rate=0.1))
+
+
+def test_what_differs_deep_inside_is_named_alone(tmp_path):
+    def belongs(temperature):
+        return {"settings": {"steps": 5, "losses": [{"kind": "soft", "weight": 1.0}, {"temperature": temperature}]}}
+
+    with pytest.raises(ModelError, match=r"got one with losses\[1\]\.temperature 4\.0 instead of 9\.0; undo"):
+        _refuse_other(belongs(4.0), belongs(9.0), Store(tmp_path))
+    with pytest.raises(ModelError, match=r"got one with preprocess\.size \[8, 8\] instead of \[8, 9\]; undo"):
+        _refuse_other({"preprocess": {"size": [8, 8]}}, {"preprocess": {"size": [8, 9]}}, Store(tmp_path))
 
 
 def test_settings_that_change_no_result_may_change(stopped):
@@ -144,7 +157,7 @@ def test_settings_that_change_no_result_may_change(stopped):
 def test_a_checkpoint_of_another_network_of_other_weights_or_data_is_refused(stopped):
     with pytest.raises(ModelError, match="got one of another network;"):
         fit(stopped, plan(), module=noisy(width=5))
-    with pytest.raises(ModelError, match="got one of other weights it started from;"):
+    with pytest.raises(ModelError, match="got one that started from other weights or scales: the network or a stage"):
         fit(stopped, plan(), module=noisy(seed=1))
     module = noisy()
     with pytest.raises(ModelError, match="got one of another data;"):

@@ -9,9 +9,11 @@ from avcompress.spec import Check, OutputError
 from validation.page import render_html, write_report
 from validation.page.accuracy import absent_classes, by_class, overall
 from validation.page.bars import forest_scale
+from validation.page.causes import cause
 from validation.page.layers import layer_table, reasons
 from validation.page.slices import corruption_grids, slice_groups, standing_apart
 from validation.page.verdict import contract_lines, failures, headline, key_figures
+from validation.page.versions import version_rows
 from validation.page.write import (
     amount,
     change,
@@ -25,7 +27,16 @@ from validation.page.write import (
     share,
     size,
 )
-from validation.report import Accuracy, ContractLine, EngineFacts, Interval, LayerCounts, LayerFacts
+from validation.report import (
+    Accuracy,
+    ContractLine,
+    DomainFacts,
+    EngineFacts,
+    Interval,
+    LayerCounts,
+    LayerFacts,
+    UpdateFacts,
+)
 
 NAN = float("nan")
 VOID_TAGS = {"meta", "link", "image", "use", "rect", "path", "circle", "br", "img", "col"}
@@ -174,6 +185,34 @@ def test_a_reference_that_is_not_the_float_network_is_called_by_its_name(full_re
 
     assert "The reference, the baseline baselines/released, beside the compressed network" in words
     assert "the float network" not in words
+
+
+def test_an_update_has_both_versions_on_every_set_of_images_beside_what_it_was_made_from(full_report, rendered):
+    comparison = full_report.comparisons["ort"]
+    domain = DomainFacts(name="day", new=False, images=40, fingerprint="d", comparisons={"ort": comparison})
+    facts = UpdateFacts(
+        name="fog<b>", previous="out/day", previous_sha256="abc123", number=2, replay=0.25, metric="AP",
+        domains=(domain, domain.model_copy(update={"name": "fog<b>", "new": True})),
+    )  # fmt: skip
+    updated = full_report.model_copy(update={"update": facts})
+
+    old, new = version_rows(updated)
+    told = " ".join("".join(Page(rendered(updated)).words).split())
+
+    assert (old.before, old.after, old.drop) == tuple(
+        getattr(comparison.slices[0], part)["AP"] for part in ("reference", "network", "drop")
+    )
+    assert (old.new, new.new, new.images, new.engine) == (False, True, 40, "ort")
+    assert "Update 2, fog<b>, of the network in out/day (abc123); 25.0 % of each batch was old images." in told
+    assert version_rows(full_report) == []
+
+
+def test_a_line_about_an_update_s_images_is_not_explained_by_other_images(failed_report):
+    line = next(line for line in failed_report.contract if line.metric == "AP/person")
+    other = line.model_copy(update={"domain": "fog", "note": ""})
+
+    assert cause(line, failed_report)
+    assert cause(other, failed_report) == ""
 
 
 def test_what_failed_says_why(failed_report):

@@ -34,7 +34,7 @@ ZOO = {
 
 
 def plan(**changes) -> Qat:
-    return Qat(kind="qat", steps=1, **changes)
+    return Qat.model_validate({"kind": "qat", "steps": 1, "weight_scales": "learned"} | changes)
 
 
 def noise(network: onnx.ModelProto, count: int = 2) -> list[dict[str, np.ndarray]]:

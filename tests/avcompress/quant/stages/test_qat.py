@@ -5,8 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from onnx import numpy_helper
 
+from avcompress.checkpoint import load_artifact, save_artifact
 from avcompress.onnx_import import import_onnx
+from avcompress.quant.analysis.restore import quantized_layers, restored
 from avcompress.quant.stages.ptq import quantize
 from avcompress.quant.stages.qat import Lesson, by, output_distance, qat
 from avcompress.recipe import KeepFloat, Preprocess, Ptq
@@ -15,6 +18,8 @@ from avcompress.spec import Artifact, DataError, ModelError
 from avcompress.train import Around, Store
 from calibration.sample import Sample
 from engines.in_memory import open_model
+from engines.onnx_graph import initializers
+from engines.qdq import dequantize_array, quantize_array
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PREPROCESS = Preprocess(size=(12, 12), fit="stretch", mean=(128.0,) * 3, std=(64.0,) * 3)
@@ -62,7 +67,7 @@ def coarse(small_net, small_batches):
 
 def plan(**changes) -> Qat:
     settings = {"kind": "qat", "steps": 40, "batch_size": 4, "learning_rate": 0.05, "scale_rate": 0.02}
-    return Qat.model_validate(settings | changes)
+    return Qat.model_validate(settings | {"weight_scales": "learned"} | changes)
 
 
 def error(artifact: Artifact) -> float:
@@ -212,3 +217,66 @@ def test_it_trains_in_half_precision_in_parts_and_by_plain_descent(coarse, pictu
         trained = qat(artifact, plan(steps=3, **changes), pictures, PREPROCESS)
 
         assert stored(trained) != stored(artifact)
+
+
+# --- its float twin
+
+
+def values(model):
+    return {name: numpy_helper.to_array(tensor) for name, tensor in initializers(model).items()}
+
+
+@pytest.mark.parametrize("settings", [{}, {"activations": "shifted"}], ids=["symmetric", "shifted"])
+def test_the_float_twin_has_the_trained_weights_before_they_were_rounded(coarse, pictures, settings):
+    trained = qat(coarse(**settings), plan(weight_decay=0.0), pictures, PREPROCESS)
+
+    ours, before = values(trained.trained), values(trained.reference)
+    assert [node.name for node in trained.trained.graph.node] == [node.name for node in trained.reference.graph.node]
+    for name in ("wa", "wb", "wy"):
+        params = trained.qparams[name]
+        assert not np.allclose(ours[name], before[name], atol=float(max(params.scale)) / 4)
+        integers = quantize_array(ours[name], params)
+        assert (integers == stored_integers(trained.model, name)).all()
+
+
+def stored_integers(model, name):
+    """Of a weight: what the layer's DequantizeLinear reads."""
+    (layer,) = [
+        node for node in model.graph.node if node.name == {"wa": "Conv_0", "wb": "Conv_2", "wy": "Conv_4"}[name]
+    ]
+    (dequantize,) = [node for node in model.graph.node if layer.input[1] in node.output]
+    return values(model)[dequantize.input[0]]
+
+
+def test_a_bias_of_the_float_twin_gives_the_layer_the_mean_that_the_quantized_one_has(coarse, pictures):
+    start = coarse()
+    trained = qat(start, plan(augment={"mirror": 0.0, "brightness": 0.0}), pictures, PREPROCESS)
+
+    images = np.stack([(p.image.transpose(2, 0, 1) - 128.0) / 64 for p in pictures]).astype(np.float32)
+    mean = dequantize_array(quantize_array(images, start.qparams["x"]), start.qparams["x"]).mean((0, 2, 3))
+    ours, quantized = values(trained.trained), values(trained.model)
+    params = trained.qparams["wa"]
+    rounded = dequantize_array(stored_integers(trained.model, "wa"), params)
+    change = ((rounded - ours["wa"]) * mean[None, :, None, None]).sum((1, 2, 3))
+    np.testing.assert_allclose(ours["ba"], quantized["ba"] + change, atol=1e-5)
+    assert np.abs(change).max() > 1e-4
+
+
+@pytest.mark.parametrize("settings", [{}, {"activations": "shifted"}], ids=["symmetric", "shifted"])
+def test_layers_that_are_set_back_to_float_compute_what_the_twin_does(coarse, pictures, settings):
+    trained = qat(coarse(**settings), plan(), pictures, PREPROCESS)
+    layers = quantized_layers(trained.model, trained.trained)
+    image = np.random.default_rng(5).standard_normal((1, 3, 12, 12)).astype(np.float32)
+
+    back = open_model(restored(trained.model, trained.trained, layers)).run(None, {"x": image})[0]
+    twin = open_model(trained.trained).run(None, {"x": image})[0]
+
+    np.testing.assert_allclose(back, twin, atol=1e-5)
+
+
+def test_the_twin_is_kept_with_the_artifact(coarse, pictures, tmp_path):
+    trained = qat(coarse(), plan(steps=2), pictures, PREPROCESS)
+
+    save_artifact(trained, tmp_path)
+
+    assert load_artifact(tmp_path).trained == trained.trained

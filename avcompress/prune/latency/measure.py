@@ -1,0 +1,141 @@
+"""Measuring the table: the network at several widths, each one built and timed, node by node and as a whole."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from avcompress.prune.groups import Coupling, Removed
+from avcompress.prune.latency.table import Design, LatencyTable
+from avcompress.prune.latency.widths import Counts, counts_of
+from avcompress.prune.slicing import without
+from avcompress.recipe import Engine
+from avcompress.spec import Array, Track, untracked
+from engines.build import build_engine, open_engine
+from engines.layer_times import LayerTimes, Timing
+from engines.layer_times.measure import time_layers
+from validation.machine import describe_machine, runtime_versions
+
+DESIGNS = 12
+_TIMING = Timing(warmup=3, runs=15)
+_SEED = 0
+
+
+def measure_table(
+    network: onnx.ModelProto, coupling: Coupling, engine: Engine, align: int = 8, track: Track = untracked
+) -> LatencyTable:
+    """Time a network at `DESIGNS` sets of widths, the first as it is.
+
+    Widths are drawn at random, group by group, from the aligned ones: so each layer is seen at many pairs of input and
+    output widths, in its place between its neighbours. Importance plays no part: what is left does not change times.
+    Raises EngineError, MissingError where the backend cannot run here.
+    """
+    drawn = designs(coupling, align)
+    networks = [without(network, coupling, removed) for removed in drawn]
+    inputs = random_inputs(network)
+    with tempfile.TemporaryDirectory() as folder:
+        folders = [_built(each, Path(folder) / str(index), engine) for index, each in enumerate(networks)]
+        times = [
+            time_layers(place / "engine", engine, place / "model.onnx", inputs, _TIMING)
+            for place in track(folders, len(folders))
+        ]
+        totals = interleaved_ms([place / "engine" for place in folders], engine, inputs)
+    return LatencyTable(
+        network=structure_digest(network),
+        groups=tuple((group.name, len(group.channels)) for group in coupling.groups),
+        backend=engine.backend,
+        machine=describe_machine().cpu,
+        versions=runtime_versions(),
+        designs=tuple(
+            _design(counts_of(coupling, removed), found, total)
+            for removed, found, total in zip(drawn, times, totals, strict=True)
+        ),
+    )
+
+
+def latencies_ms(networks: Sequence[onnx.ModelProto], engine: Engine, seconds: float = 4.0) -> list[float]:
+    """The medians of several networks' latencies on one backend, in turns, so that a busy machine is busy for all."""
+    inputs = random_inputs(networks[0])
+    with tempfile.TemporaryDirectory() as folder:
+        folders = [_built(each, Path(folder) / str(index), engine) for index, each in enumerate(networks)]
+        return interleaved_ms([place / "engine" for place in folders], engine, inputs, seconds)
+
+
+def designs(coupling: Coupling, align: int, count: int = DESIGNS) -> list[Removed]:
+    """Sets of channels to remove: none, then random aligned widths; the same for the same coupling."""
+    random = np.random.default_rng(_SEED)
+    drawn: list[Removed] = [{}]
+    for _ in range(1, count):
+        least = random.uniform(0.05, 0.8)  # narrow networks and wide ones, not all of a middle width
+        removed = {}
+        for group in coupling.groups:
+            width = len(group.channels)
+            kept = [w for w in range(align, width, align) if w >= least * width] + [width]
+            chosen = int(random.choice(kept))
+            if chosen < width:
+                removed[group.name] = tuple(range(chosen, width))
+        drawn.append(removed)
+    return drawn
+
+
+def structure_digest(network: onnx.ModelProto) -> str:
+    """The sha256 of a network without the values of its weights: what latency depends on."""
+    bare = onnx.ModelProto()
+    bare.graph.node.extend(network.graph.node)
+    bare.graph.input.extend(network.graph.input)
+    sizes = [(item.name, tuple(item.dims)) for item in network.graph.initializer]
+    return hashlib.sha256(bare.SerializeToString(deterministic=True) + repr(sizes).encode()).hexdigest()
+
+
+def random_inputs(network: onnx.ModelProto) -> Mapping[str, Array]:
+    """One image of noise for each input."""
+    constants = {item.name for item in network.graph.initializer}
+    random = np.random.default_rng(_SEED)
+    return {
+        value.name: random.standard_normal([d.dim_value for d in value.type.tensor_type.shape.dim], dtype=np.float32)
+        for value in network.graph.input
+        if value.name not in constants
+    }
+
+
+def interleaved_ms(
+    engines: Sequence[Path], engine: Engine, inputs: Mapping[str, Array], seconds: float = 4.0
+) -> list[float]:
+    """The median latency of each engine, run in turns for so long each."""
+    with contextlib.ExitStack() as stack:
+        sessions = [stack.enter_context(open_engine(place, engine)) for place in engines]
+        taken: list[list[float]] = [[] for _ in sessions]
+        for session in sessions:
+            for _ in range(_TIMING.warmup):
+                session.run(inputs)
+        end = time.perf_counter() + seconds * len(sessions)
+        while time.perf_counter() < end or len(taken[0]) < _TIMING.runs:
+            for session, samples in zip(sessions, taken, strict=True):
+                start = time.perf_counter()
+                session.run(inputs)
+                samples.append((time.perf_counter() - start) * 1000)
+    return [statistics.median(samples) for samples in taken]
+
+
+def _built(network: onnx.ModelProto, place: Path, engine: Engine) -> Path:
+    place.mkdir()
+    onnx.save(network, place / "model.onnx")
+    build_engine(place / "model.onnx", place / "engine", engine)
+    return place
+
+
+def _design(counts: Counts, times: LayerTimes, total_ms: float) -> Design:
+    return Design(
+        removed=tuple(counts.tolist()),
+        layers_ms={layer.layer: layer.median_ms for layer in times.layers if layer.own},
+        others_ms=sum(layer.median_ms for layer in times.layers if not layer.own),
+        total_ms=total_ms,
+    )

@@ -1,0 +1,44 @@
+"""What pruning has to know of a recipe's targets: the widths that their kernels like, and whose latency counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from avcompress.recipe import Engine, Ptq, Recipe, RtxEngine, TrtEngine
+from avcompress.spec import RecipeError
+from engines.profile_load import load_profile
+
+CPU = 8
+"""Eight floats fill a 256-bit vector; runtimes store tensors in blocks of them."""
+GPU = {"int8": 32, "fp16": 8}
+"""What all shipped profiles of GPUs say. Source: TensorRT developer guide, Optimizing for Tensor Cores."""
+
+
+def alignment_of(recipe: Recipe) -> int:
+    """The widest of the recipe's engines."""
+    precision = "int8" if any(isinstance(stage, Ptq) for stage in recipe.stages) else "fp16"
+    return max(_of_engine(engine, precision) for engine in recipe.target.engines)
+
+
+def _of_engine(engine: Engine, precision: str) -> int:
+    if engine.backend in {"ort", "openvino"}:
+        return CPU
+    known: Mapping[str, int] = {}
+    if isinstance(engine, TrtEngine) and engine.target is not None:
+        profile = load_profile(engine.target).profile
+        own = profile.dla if engine.dla is not None and profile.dla is not None else profile
+        known = {str(kind): channels for kind, channels in own.channel_alignment.items()}
+    return known.get(precision, GPU[precision])
+
+
+def engine_of(engines: Sequence[Engine], backend: str | None, where: str) -> Engine:
+    """The engine whose latency counts, the first one that runs here where none is named; raises RecipeError."""
+    running = [engine for engine in engines if not isinstance(engine, RtxEngine)]
+    named = [engine for engine in running if backend in {None, engine.backend}]
+    if not named:
+        got = ", ".join(engine.backend for engine in engines)
+        raise RecipeError(
+            f"{where}.backend: expected {backend or 'an engine'} among target.engines, one that runs here, got "
+            f"{got}; add it there, or name another"
+        )
+    return named[0]
