@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for the factorized networks, and what was decided")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    turns = Turns() if given.wall else Turns(least=10, seconds=0.05, timer=time.process_time)
+    turns = Turns() if given.wall else Turns(warmup=1, least=7, seconds=0.05, timer=time.process_time)
     clock = engine_clock(OpenVinoEngine(backend="openvino", threads=1), turns)
     match given.part:
         case "errors":

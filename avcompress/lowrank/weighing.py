@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 
@@ -31,21 +31,11 @@ def weigh(
     """
     if not images:
         return dict.fromkeys(gains, 1.0)
+    fastest = [choices[0] for choices in gains.values()]
     found: dict[str, float] = {}
-    names = list(gains)
-    for start in range(0, len(names), _TOGETHER):
-        part = names[start : start + _TOGETHER]
-        choices = [gains[name][0] for name in part]
-        errors = errors_of(network, [[choice] for choice in choices], images)
-        pairs = zip(part, choices, errors, strict=True)
-        found |= {name: error / max(choice.candidate.error, _SMALLEST) for name, choice, error in pairs}
+    for start in range(0, len(fastest), _TOGETHER):
+        part = fastest[start : start + _TOGETHER]
+        errors = output_errors(network, [apply(network, [choice.candidate.into]) for choice in part], images)
+        for choice, error in zip(part, errors, strict=True):
+            found[choice.layer] = error / max(choice.candidate.error, _SMALLEST)
     return found
-
-
-def errors_of(
-    network: onnx.ModelProto, ways: Sequence[Sequence[Choice]], images: Iterable[Array]
-) -> tuple[float, ...]:
-    """The output error of the network with each of these sets of layers taken apart, in parts of the output's square."""
-    return output_errors(
-        network, [apply(network, [choice.candidate.into for choice in way]) for way in ways], images
-    )
