@@ -47,7 +47,7 @@ def test_layers_are_taken_apart_quantized_and_reported(cli, tmp_path, job, rank)
     [
         (
             {"rank": 17},
-            r"stages\[0\]\.rank, layer 'conv1', svd of 16x16x3x3: expected a rank of 1 to 16, got 17; give a smaller one",
+            r"stages\[0\]\.rank, layer 'conv1', svd of 16x16x3x3: expected a rank of 1 to 16, got 17; give a smaller",
         ),
         (
             {"layers": ["backbone.*"]},
@@ -82,7 +82,9 @@ def test_without_calibration_images_it_is_one_line(cli, tmp_path, job):
 def test_a_backend_that_is_not_installed_is_one_line_with_what_installs_it(cli, tmp_path, job, monkeypatch):
     def without(engine):
         if engine.backend == "openvino":
-            raise MissingError("openvino: expected the package openvino, got nothing of that name; pip install openvino")
+            raise MissingError(
+                "openvino: expected the package openvino, got nothing of that name; pip install openvino"
+            )
 
     monkeypatch.setattr("avcompress.running.bench.require", without)
 
