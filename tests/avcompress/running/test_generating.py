@@ -152,7 +152,7 @@ def test_a_command_that_makes_none_says_where_they_are(tmp_path, facts, cli):
 
 
 def test_generated_images_are_the_old_ones_of_an_update_and_stay_those_of_the_next(tmp_path, facts):
-    run(tmp_path, facts)
+    execute(job_of(tmp_path, facts), SilentWatch())
     settings = {
         "name": "more",
         "data": {"train": {"format": "images", "images": "val/images"}},
