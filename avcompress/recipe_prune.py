@@ -29,7 +29,7 @@ class ScoreFunction(Model):
     import_from: str | None = Field(None, description="folder to import it from, relative to the recipe")
 
 
-Criterion = Literal["l1", "l2", "bn_scale", "gradient", "taylor", "fisher", "fpgm", "activation", "random"]
+Criterion = Literal["l1", "l2", "bn_scale", "gradient", "taylor", "fisher", "measured", "fpgm", "activation", "random"]
 
 
 def _importance_kind(value: Any) -> str:
@@ -64,10 +64,16 @@ class Prune(Choosing):
 
     kind: Literal["prune"]
     importance: Importance = Field(
-        "l2",
-        description="l1, l2: of weights; bn_scale; taylor, fisher: what changes without the channel, to first or "
-        "second order; gradient: of weights; activation: how active it is; fpgm: how different from the others; "
-        "random; {file: FILE} or {function: module:function}",
+        "fisher",
+        description="taylor, fisher: what changes without the channel, to first or second order; measured: what is "
+        "really lost, group by group, which takes minutes; l1, l2: of weights; bn_scale; gradient: of weights; "
+        "activation: how active it is; fpgm: how different from the others; random; {file: FILE} or {function: "
+        "module:function}",
+    )
+    fit: bool = Field(
+        True,
+        description="fit what is left of each layer to what the whole one gave, by least squares on `images`; not with "
+        "schedule: during_training",
     )
     scope: Literal["global", "local"] = Field(
         "global", description="global: the least important channels, wherever they are; local: the same share of all"

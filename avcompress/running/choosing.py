@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from avcompress.files import sha256_file
+from avcompress.recipe import Detection
 from avcompress.recipe_prune import Choosing, Prune, ScoreFile, ScoreFunction, Sparsify
 from avcompress.running.bench import Bench
 from avcompress.running.float_model import FloatModel
@@ -25,6 +26,7 @@ from validation.report import Factorization, Pruning
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from avcompress.distill.closeness import Closeness
     from avcompress.prune import Coupling
     from avcompress.prune.importance import Lesson, Scores
     from avcompress.train import Dataset, TaskLoss
@@ -66,7 +68,21 @@ class Chooser(Generic[S]):
         from avcompress.prune.importance import Lesson
 
         loss = self._loss()
-        return Lesson(self._batches(loss is not None and loss.labels), None if loss is None else loss.of)
+        of = None if loss is None else loss.of
+        return Lesson(self._batches(loss is not None and loss.labels), of, self._closeness())
+
+    def batches(self) -> Batches:
+        """The images that importance is measured on, whatever their labels."""
+        return self._batches(labels=False)
+
+    def _closeness(self) -> Closeness:
+        """What an error in the answers counts."""
+        from avcompress.distill.closeness import of_detector, of_segmenter
+
+        task = self.bench.recipe.task
+        if isinstance(task, Detection):
+            return of_detector(task, self.bench.recipe.preprocess.size)
+        return of_segmenter()
 
     def _loss(self) -> TaskLoss | None:
         if self.stage.loss == "response":
@@ -122,6 +138,9 @@ def channel_scores(chooser: Chooser[Prune], network: onnx.ModelProto, coupling: 
         case "gradient" | "taylor" | "fisher" as name:
             measure = {"gradient": by.gradient, "taylor": by.taylor, "fisher": by.fisher}[name]
             return measure(import_onnx(network), coupling, chooser.lesson())
+        case "measured":
+            stage = chooser.stage
+            return by.measured(network, coupling, chooser.lesson(), stage.align or 1, chooser.track)
         case "activation":
             return by.activation(import_onnx(network), coupling, chooser.lesson().batches)
         case "random":

@@ -106,8 +106,7 @@ def _sources(bench: Bench, findings: Findings, compressed: Compressed) -> Iterat
     opened = {"train": bench.train, "calibration": bench.calibration}
     for role, source in opened.items():
         if source is not None:
-            settings = getattr(bench.recipe.data, role)
-            yield role, images_facts(settings.format, source, compressed.skipped.get(role, ()))
+            yield role, _source(getattr(bench.recipe.data, role), source, compressed.skipped.get(role, ()))
     yield "validation", source_facts(findings.trial, findings, bench.recipe.data.validation.format)
 
 

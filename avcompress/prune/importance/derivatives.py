@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, fx, nn
 
+from avcompress.prune.answers import answers
 from avcompress.prune.importance.lesson import Lesson
 from avcompress.spec import ModelError
 
@@ -38,18 +38,6 @@ def gradients(
         count += 1
     if not count:
         raise no_batches()
-
-
-def answers(run: Callable[[Tensor], Any], inputs: Tensor) -> Any:
-    """What a network returns; raises ModelError where it does not take these inputs."""
-    try:
-        return run(inputs)
-    except Exception as error:  # whatever its functions raise
-        got = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-        raise ModelError(
-            f"importance: expected the network to take images {tuple(inputs.shape)}, got {got}; one that was exported "
-            "for a single image may want batches of one"
-        ) from error
 
 
 def checked(loss: Tensor, batch: int) -> Tensor:

@@ -12,13 +12,14 @@ arXiv:1905.12558.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from avcompress.distill.closeness import Closeness, of_values
 
 Loss = Callable[[Any, Any], Tensor]
 """A scalar, of what the network returns and the targets of a batch."""
@@ -31,47 +32,36 @@ class Lesson:
     Attributes:
         batches: inputs (N, C, H, W) with what the loss wants of them; gone through once for each criterion.
         loss: a mean over the images of a batch; None is `response`, which looks at no targets.
+        closeness: what `response` counts a movement of the outputs.
         seed: of the directions of `response`.
     """
 
     batches: Iterable[tuple[Tensor, Any]]
     loss: Loss | None = None
+    closeness: Closeness = field(default_factory=of_values)
     seed: int = 0
 
     def loss_of(self) -> Loss:
         """The loss; that of `response` draws the same directions each time that it is asked for."""
-        return self.loss or _Response(self.seed)
+        return self.loss or _Response(self.closeness, self.seed)
+
+    def lost(self, outputs: Any, targets: Any, whole: Any) -> float:
+        """What a smaller network loses on a batch, `whole` what the network returns itself."""
+        if self.loss is None:
+            return self.closeness.distance(outputs, whole)
+        return float(self.loss(outputs, targets)) - float(self.loss(whole, targets))
 
 
 class _Response:
-    """The outputs of each image times signs drawn by chance, in parts of their own deviation, the mean over images: ().
+    """The outputs, in the units of a closeness, times signs drawn by chance: ()."""
 
-    The square of an image's counts each output by the mean over its values, and several outputs by their mean.
-    """
-
-    def __init__(self, seed: int) -> None:
+    def __init__(self, closeness: Closeness, seed: int) -> None:
+        self.closeness = closeness
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, outputs: Any, _targets: Any) -> Tensor:
-        parts = [self._part(output) for output in _floats(outputs)]
-        total: Tensor = torch.stack(parts).sum()
-        return total / math.sqrt(len(parts))
+        return torch.stack([self._along(part) for part in self.closeness.moves(outputs)]).sum()
 
-    def _part(self, output: Tensor) -> Tensor:
-        values = output.float()
-        signs = torch.randint(0, 2, output.shape, generator=self.generator).to(values) * 2 - 1
-        spread = (values.detach() - values.detach().mean()).square().mean().sqrt()
-        spread = spread.clamp(min=torch.finfo(torch.float32).tiny)
-        images = len(values) if values.dim() else 1
-        part: Tensor = (values * (signs / spread)).sum() / math.sqrt(values.numel() * images)
-        return part
-
-
-def _floats(outputs: Any) -> list[Tensor]:
-    match outputs:
-        case Tensor():
-            return [outputs] if outputs.is_floating_point() else []
-        case dict():
-            return [part for value in outputs.values() for part in _floats(value)]
-        case _:
-            return [part for value in outputs for part in _floats(value)]
+    def _along(self, values: Tensor) -> Tensor:
+        signs = torch.randint(0, 2, values.shape, generator=self.generator).to(values) * 2 - 1
+        return (values * signs).sum()

@@ -174,9 +174,9 @@ def test_a_network_is_trained_pruned_taught_by_itself_quantized_and_trained_agai
         "distill, 2 steps",
         "quantize (PTQ, int8, mse ranges)",
     ]
-    assert told["prune (50 % of channels)"] == [
-        "prune: keeps 24 of 40 channels that can go, 293,376 of 792,576 MACs, 1,566 of 4,182 parameters"
-    ]
+    kept, fit = told["prune (50 % of channels)"]
+    assert kept == "prune: keeps 24 of 40 channels that can go, 293,376 of 792,576 MACs, 1,566 of 4,182 parameters"
+    assert re.match(r"prune: [12] layers? fitted to what they gave: ", fit)
     # What drops are measured against is the network before it was pruned.
     assert widths(out / "state" / "network" / "model.onnx")["/second/second.0/Conv"] == (24, 16, 3, 3)
     assert report["provenance"]["networks"]["float"] != report["provenance"]["networks"]["compressed"]
@@ -201,9 +201,8 @@ def test_a_network_without_channels_of_its_own_has_normalization_folded_in_as_a_
 
 def test_the_smaller_network_is_what_the_masked_one_computes(tmp_path, job):
     """By another road: the reference, with zeros in its weights where channels are gone."""
-    made = run(
-        job, tmp_path, {**PRUNE, "importance": {"function": "net_that_shrinks:twice_the_width", "import_from": "."}}
-    )
+    importance = {"function": "net_that_shrinks:twice_the_width", "import_from": "."}
+    made = run(job, tmp_path, {**PRUNE, "fit": False, "importance": importance})
 
     model = onnx.load(made.reference)
     for item in model.graph.initializer:
@@ -403,8 +402,9 @@ def test_sparsity_grows_while_the_network_trains(tmp_path, job, importance):
         name: float((numpy_helper.to_array(initializers(onnx.load(made.network))[name]) == 0).mean())
         for name in made.artifact.sparse
     }
-    assert shares == pytest.approx(dict.fromkeys(("first.0.weight", "second.0.weight", "head.weight"), 0.8), abs=0.01)
-    assert made.artifact.log[-1].startswith("sparse: 80.0 % of 4,128 weights in 3 layers are zero")
+    # A weight that was zero for a while stays so where nothing pulls at it.
+    assert shares == pytest.approx(dict.fromkeys(("first.0.weight", "second.0.weight", "head.weight"), 0.8), abs=0.03)
+    assert re.match(r"sparse: 8[0-2]\.\d % of 4,128 weights in 3 layers are zero", made.artifact.log[-1])
 
 
 def test_a_stage_that_loses_zeros_is_a_named_defect(tmp_path, job, monkeypatch):

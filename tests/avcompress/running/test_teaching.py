@@ -129,6 +129,8 @@ def loss(out: Path) -> float:
 )
 def test_a_network_is_distilled_quantized_and_trained_on_by_the_command_line(cli, tmp_path, plain, model, teacher):
     stages = [{**DISTILL, "teacher": teacher}, {"kind": "ptq"}, {**QAT, "teacher": teacher}]
+    drawn = {**plain["data"]["calibration"], "count": 1}
+    plain["data"]["train"] = [plain["data"]["train"], drawn]
     recipe = write(tmp_path, {**plain, "model": model, "stages": stages})
 
     code, _, complaint = cli("run", str(recipe), "--out", "out")
@@ -137,8 +139,9 @@ def test_a_network_is_distilled_quantized_and_trained_on_by_the_command_line(cli
     out = tmp_path / "out"
     report = json.loads((out / "report.json").read_text())
     told = {stage["name"]: stage["log"] for stage in report["stages"] if stage["log"]}
-    assert told["distill, 3 steps"][-1].startswith("distill: 3 steps of 2 from 4 samples, loss ")
-    assert told["train quantized (lsq, 2 steps)"][0].startswith("qat: lsq, 2 steps of 2 from 4 images")
+    assert told["distill, 3 steps"][-1].startswith("distill: 3 steps of 2 from 5 samples, loss ")
+    assert (report["sources"]["train"]["format"], report["sources"]["train"]["images"]) == ("images, scenes", 5)
+    assert told["train quantized (lsq, 2 steps)"][0].startswith("qat: lsq, 2 steps of 2 from 5 images")
     first, kept = (onnx.load(path).graph.node for path in (tmp_path / "small.onnx", out / "state/network/model.onnx"))
     assert [node.op_type for node in kept] == [node.op_type for node in first]
     assert {n.op_type for n in onnx.load(out / "model.onnx").graph.node} >= {"QuantizeLinear", "DequantizeLinear"}
