@@ -65,7 +65,7 @@ def find_candidates(layer: Layer, seen: Seen | None, settings: Factorize) -> tup
         case int() | tuple():
             ranks = settings.rank if isinstance(settings.rank, tuple) else (settings.rank,)
             ranks = ranks * 2 if methods[0] == "tucker2" and len(ranks) == 1 else ranks
-            check_ranks(f"layer {layer.name!r}", methods[0], layer.shape, ranks)
+            check_ranks(f"factorize.rank, layer {layer.name!r}", methods[0], layer.shape, ranks)
             found = [task.of(methods[0], ranks)]
             reason = "the rank saves no multiply-accumulates"
     saving = [each for each in found if each is not None and each.macs < layer.macs]

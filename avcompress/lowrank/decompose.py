@@ -1,7 +1,7 @@
 """Decompositions of a weight alone: nearest in the sum of squares, or as near as alternating least squares lead.
 
-Our own loops for Tucker and CP: tensorly's, which the tests hold them against, took 12 times as long for a CP of rank
-64 of a weight of 128x64x3x3, and left a larger error in as many sweeps.
+Our own loops for Tucker and CP: tensorly's, which the tests hold them against, take 13 times as long for a CP of rank
+64 of a weight of 128x64x3x3 (1.3 s of one processor), twice as long for its Tucker, and come no nearer.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ from avcompress.lowrank.moments import measure
 from avcompress.lowrank.speedup import reach
 from avcompress.lowrank.surgery import apply
 from avcompress.lowrank.values import Choice, Factorized, decomposition
+from avcompress.lowrank.weighing import weigh
+from avcompress.output_error import held_out
 from avcompress.recipe_lowrank import Factorize, Speedup
 from avcompress.spec import Batch, Track, untracked
 from engines.onnx_graph import check, fold_constants, infer_shapes, macs, name_nodes
@@ -79,28 +81,26 @@ def plan(
             reasons[layer.name] = found
         else:
             gains[layer.name] = found
-    return _planned(network, gains, reasons, settings, clock)
+    chosen, spared = _chosen(network, gains, settings, batches, clock)
+    before, after = clock([network, apply(network, [choice.candidate.into for choice in chosen])])
+    if not chosen or after >= before:
+        chosen, after = (), before
+    reasons |= dict.fromkeys(gains.keys() - {choice.layer for choice in chosen}, spared)
+    return Plan(chosen, tuple(Left(name, reasons[name]) for name in macs(network) if name in reasons), before, after)
 
 
-def _planned(
+def _chosen(
     network: onnx.ModelProto,
     gains: Mapping[str, tuple[Choice, ...]],
-    reasons: dict[str, str],
     settings: Factorize,
+    batches: Iterable[Batch],
     clock: Clock,
-) -> Plan:
-    """Hold what is faster alone against the whole network."""
+) -> tuple[tuple[Choice, ...], str]:
+    """Of what is faster alone, what the whole network is faster with, and why the others are left."""
     if isinstance(settings.rank, Speedup):
-        chosen, spared = reach(network, gains, settings.rank.speedup, clock), _SPARED
-    else:
-        chosen, spared = confirmed(network, [choices[0] for choices in gains.values()], clock), _UNCONFIRMED
-    before, after = clock([network, apply(network, [choice.candidate.into for choice in chosen])])
-    if after >= before:
-        chosen, after = (), before
-    there = {choice.layer for choice in chosen}
-    reasons |= {name: spared for name in gains if name not in there}
-    left = tuple(Left(name, reasons[name]) for name in macs(network) if name in reasons)
-    return Plan(chosen, left, before, after)
+        images = list(held_out(network, batches)) if gains and settings.fit == "output" else []
+        return reach(network, gains, weigh(network, gains, images), settings.rank.speedup, clock), _SPARED
+    return confirmed(network, [choices[0] for choices in gains.values()], clock), _UNCONFIRMED
 
 
 # --- what to say of it

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -176,8 +176,3 @@ def _extent(how: Geometry, data: Sequence[int], output: Sequence[int]) -> Extent
         return Extent((data[2], data[3]), (output[2], output[3]), data[0])
     rows = int(np.prod(data[:-1]))
     return Extent((rows, 1), (rows, 1))
-
-
-def by_name(layers: Sequence[Layer]) -> Mapping[str, Layer]:
-    """Layers by their nodes' names."""
-    return {layer.name: layer for layer in layers}

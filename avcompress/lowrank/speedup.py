@@ -19,13 +19,18 @@ _AT_LEAST = 1.02
 
 
 def reach(
-    network: onnx.ModelProto, gains: Mapping[str, tuple[Choice, ...]], speedup: float, clock: Clock
+    network: onnx.ModelProto,
+    gains: Mapping[str, tuple[Choice, ...]],
+    weights: Mapping[str, float],
+    speedup: float,
+    clock: Clock,
 ) -> tuple[Choice, ...]:
-    """The choices that reach a speed-up with the least sum of errors, or come as near as there are gains.
+    """The choices that reach a speed-up with the least sum of weighted errors, or come as near as there are gains.
 
     Args:
         network: float, with shapes stated.
         gains: by layer, the choices that are faster alone, the fastest first.
+        weights: by layer, what its errors count; see `weigh`.
         speedup: of the whole network, above 1.
         clock: that measures it.
 
@@ -37,7 +42,7 @@ def reach(
     rest = dict(gains)
     chosen: tuple[Choice, ...] = ()
     for _ in range(_ROUNDS):
-        wanted, is_all = _pick(rest, needed)
+        wanted, is_all = _pick(rest, weights, needed)
         chosen = confirmed(network, wanted, clock)
         refused = {choice.layer for choice in wanted} - {choice.layer for choice in chosen}
         before, after = clock([network, apply(network, [choice.candidate.into for choice in chosen])])
@@ -50,9 +55,14 @@ def reach(
     return chosen
 
 
-def _pick(rest: Mapping[str, tuple[Choice, ...]], needed_ms: float) -> tuple[tuple[Choice, ...], bool]:
+def _pick(
+    rest: Mapping[str, tuple[Choice, ...]], weights: Mapping[str, float], needed_ms: float
+) -> tuple[tuple[Choice, ...], bool]:
     """The choices of least error that save so much alone, and whether they are the fastest of all layers."""
-    options = [[Option(choice.saved_ms, choice.candidate.error) for choice in choices] for choices in rest.values()]
+    options = [
+        [Option(choice.saved_ms, choice.candidate.error * weights[name]) for choice in choices]
+        for name, choices in rest.items()
+    ]
     picked = least_error(options, needed_ms)
     if picked is None:
         return tuple(choices[0] for choices in rest.values()), True

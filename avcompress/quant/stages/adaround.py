@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from avcompress.output_error import better, held_out
 from avcompress.quant.int8_layers import int8_layers, replace_constants
 from avcompress.quant.learning.moments import Fit, Moments, fit, measure, parts
-from avcompress.quant.learning.output_error import better, held_out
 from avcompress.recipe import AdaRound
 from avcompress.spec import Artifact, Batch, MissingError
 from engines.onnx_graph import initializers

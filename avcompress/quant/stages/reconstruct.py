@@ -25,10 +25,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from avcompress.output_error import better
 from avcompress.quant.int8_layers import Int8Layer, int8_layers, replace_constants
 from avcompress.quant.learning.block_values import HELD_OUT, begin, choose_images, collect
 from avcompress.quant.learning.blocks import Block, cut, extract
-from avcompress.quant.learning.output_error import better
 from avcompress.quant.stages.adaround import Limits, require_torch
 from avcompress.recipe import Reconstruct
 from avcompress.spec import Artifact, Batch

@@ -93,6 +93,24 @@ def small_net():
 
 
 @pytest.fixture(scope="session")
+def two_branches():
+    """`two_branches(weight, (f, g), image)`: y = f p(x) + g q(x), p and q convolutions of 1x1 of the same weight."""
+
+    def make(weight, factors, image):
+        nodes = [
+            helper.make_node("Conv", ["x", "p.weight"], ["p"], "p"),
+            helper.make_node("Conv", ["x", "q.weight"], ["q"], "q"),
+            helper.make_node("Mul", ["p", "f"], ["fp"], "fp"),
+            helper.make_node("Mul", ["q", "g"], ["gq"], "gq"),
+            helper.make_node("Add", ["fp", "gq"], ["y"], "y"),
+        ]
+        kernel = np.asarray(weight)[:, :, None, None]
+        return model_of(nodes, {"p.weight": kernel, "q.weight": kernel, "f": factors[0], "g": factors[1]}, image)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def small_batches():
     rng = np.random.default_rng(1)
     return [{"x": rng.standard_normal((1, 3, 16, 16)).astype(np.float32)} for _ in range(6)]

@@ -96,7 +96,9 @@ def test_a_rank_of_ones_own_is_taken_as_it_is(layers, seen):
 
 
 def test_a_rank_larger_than_the_layer_allows_is_refused_by_name(layers, seen):
-    with pytest.raises(RecipeError, match=r"layer 'a', svd of 32x3x3x3: expected a rank of 1 to 27, got 28; give"):
+    with pytest.raises(
+        RecipeError, match=r"factorize\.rank, layer 'a', svd of 32x3x3x3: expected a rank of 1 to 27, got 28; give"
+    ):
         find_candidates(layers["a"], seen["a"], settings_of(method="svd", rank=28))
 
 

@@ -87,6 +87,16 @@ def test_where_no_layer_gains_the_network_stays_itself_and_the_log_says_so(small
     )
 
 
+def test_where_no_layer_gains_nothing_is_said_to_be_faster_on_a_clock_that_wavers(small_net, small_batches):
+    def wavering(networks):
+        return tuple(10.0 * len(each.graph.node) - number for number, each in enumerate(networks))
+
+    found = factorize(small_net, settings_of(), small_batches, wavering)
+
+    assert found.network is small_net
+    assert found.ms_before == found.ms_after
+
+
 def test_what_is_faster_alone_but_not_in_the_network_is_left(small_net, small_batches, mac_clock):
     def clock(networks):
         whole = [len(each.graph.node) > 5 for each in networks]
@@ -104,6 +114,20 @@ def test_a_speedup_is_reached_with_the_layers_that_it_needs(small_net, small_bat
     assert found.ms_before / found.ms_after >= 1.3
     assert found.decompositions
     assert len(found.log) == 1
+
+
+@pytest.mark.parametrize(("factors", "taken"), [((5.0, 1.0), "q"), ((1.0, 5.0), "p")])
+def test_of_two_layers_of_the_same_error_the_one_that_the_output_feels_less_is_taken_apart(
+    two_branches, mac_clock, factors, taken
+):
+    rng = np.random.default_rng(0)
+    images = [{"x": rng.standard_normal((1, 8, 6, 6)).astype(np.float32)} for _ in range(8)]
+    weight = rng.standard_normal((8, 2)) @ rng.standard_normal((2, 8)) + 0.1 * rng.standard_normal((8, 8))
+    settings = settings_of(rank={"speedup": 1.05, "max_error": 0.2})
+
+    found = factorize(two_branches(weight, factors, images[0]["x"].shape), settings, images, mac_clock)
+
+    assert [each.layer for each in found.decompositions] == [taken]
 
 
 def test_a_speedup_that_is_out_of_reach_is_said(small_net, small_batches, mac_clock):

@@ -161,7 +161,7 @@ def test_the_log_names_each_layer_and_no_error_grows(small_artifact, small_batch
 def test_where_the_networks_outputs_get_worse_all_is_kept(small_artifact, small_batches, monkeypatch):
     """What is better layer by layer may be worse in the end."""
     assert adaround(small_artifact, FAST, small_batches).model != small_artifact.model
-    monkeypatch.setattr("avcompress.quant.learning.output_error.output_errors", lambda *_: (0.1, 0.2))
+    monkeypatch.setattr("avcompress.output_error.output_errors", lambda *_: (0.1, 0.2))
 
     after = adaround(small_artifact, FAST, small_batches)
 

@@ -189,7 +189,7 @@ def test_a_block_that_learning_makes_worse_keeps_what_it_has(small_artifact, ima
 
 def test_where_the_networks_outputs_get_worse_all_is_kept(small_artifact, images, monkeypatch):
     """What is better block by block may be worse in the end."""
-    monkeypatch.setattr("avcompress.quant.learning.output_error.output_errors", lambda *_: (0.1, 0.2))
+    monkeypatch.setattr("avcompress.output_error.output_errors", lambda *_: (0.1, 0.2))
 
     after = reconstruct(small_artifact, FAST.model_copy(update={"steps": 40}), images)
 

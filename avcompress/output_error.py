@@ -1,4 +1,4 @@
-"""The error that quantization leaves at a network's outputs: what a repair that learns is judged by in the end."""
+"""The error that a change of a network leaves at its outputs: what a repair that learns is judged by in the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""avcompress.quant.learning.output_error: which of two networks is nearer to the float one, on images kept apart."""
+"""avcompress.output_error: which of two networks is nearer to the float one, on images kept apart."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import numpy_helper, parser
 
-from avcompress.quant.learning.output_error import better, held_out, output_errors
+from avcompress.output_error import better, held_out, output_errors
 from avcompress.spec import Artifact, DataError
 from engines.onnx_graph import infer_shapes, name_nodes
 
