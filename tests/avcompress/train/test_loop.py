@@ -358,6 +358,13 @@ def test_a_gradient_that_is_not_finite_stops_the_training():
         run_steps(module, plan(), lambda _: (module.a - 1).abs().sqrt())
 
 
+def test_a_last_step_that_leaves_no_numbers_is_told_and_returns_nothing():
+    module = Line(1.0)
+
+    with pytest.raises(ModelError, match=r"expected a finite value of every weight, got .* at step 0; lower"):
+        run_steps(module, plan(steps=1, clip=None), lambda _: (module.a - 1).abs().sqrt())
+
+
 def test_relative_rates_change_small_and_large_weights_by_the_same_share():
     class Two(nn.Module):
         def __init__(self):
