@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx
 import torch
+from onnx import helper, numpy_helper
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
@@ -108,12 +109,30 @@ class _Builder:
                 f"node {proto.name!r} ({proto.op_type}): expected {missing!r} before it, got no such tensor"
             )
         node = OnnxNode(proto, tuple(self.known[name] if name else None for name in proto.input), self.opset)
+        if node.kind == "If" and node.x.value is not None:
+            self._branch(node, bool(node.x.value.item()))
+            return
         values = folded(node)
         if values is not None:
             for name, value in zip(proto.output, values, strict=False):
                 self.known[name] = _constant(name, value)
             return
         self._emit(node, self._lowered(node))
+
+    def _branch(self, node: OnnxNode, taken: bool) -> None:
+        """Lower the branch of an If that shapes alone decide, as exporters write it around a Squeeze."""
+        branch: onnx.GraphProto = node.attribute("then_branch" if taken else "else_branch")
+        named = {inner.name: outer for inner, outer in zip(branch.output, node.proto.output, strict=True)}
+        whole = fold_constants(helper.make_model(branch, opset_imports=[helper.make_opsetid("", self.opset)])).graph
+        for item in whole.initializer:
+            self.known[item.name] = _constant(item.name, numpy_helper.to_array(item), item.data_type)
+        for proto in whole.node:
+            for names in (proto.input, proto.output):
+                names[:] = [named.get(name, name) for name in names]
+            self.add(proto)
+        for inner, outer in named.items():
+            if outer not in self.known:  # a constant, or a tensor from before the branch
+                self.known[outer] = self.known[inner]
 
     def _lowered(self, node: OnnxNode) -> Call:
         domain = node.proto.domain

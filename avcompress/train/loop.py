@@ -116,11 +116,13 @@ def run_steps(
         for step in around.track(range(progress.step, steps), steps - progress.step):
             _step_(progress, settings, compute, step, around)
             last = progress.step == steps
+            keeps = around.store is not None and progress.step % settings.keep_every == 0 and not last
+            # The loss of the next step tells of the others; after the last one there is none.
+            _refuse_bad(not (keeps or last) or all_finite(progress), "value of every weight", step, around)
             due = _due(settings.validate_every, progress.step, last) and _has_its_zeros(progress, around)
             if due and _waits_too_long(progress, settings, around):
                 break
-            if around.store and progress.step % settings.keep_every == 0 and not last:
-                _refuse_bad(all_finite(progress), "value of every weight", step, around)
+            if around.store and keeps:
                 keep_(progress, around.store, belongs)
         return _finish(progress, settings, around)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -101,7 +102,10 @@ def settled(settings: Training, images: int) -> Training:
 
 
 def in_float32(of: LossOf) -> LossOf:
-    """The loss as it is without mixed precision, of outputs that may have been computed with it."""
+    """The loss as it is without mixed precision, of outputs that may have been computed with it.
+
+    Where it raises because outputs are no numbers, it is none either: the loop names step and samples then.
+    """
 
     def widened(outputs: Any, samples: Sequence[Sample]) -> Tensor:
         device = _device_of(outputs)
@@ -110,7 +114,26 @@ def in_float32(of: LossOf) -> LossOf:
         with torch.autocast(device.type, enabled=False):
             return of(_mapped(outputs, lambda value: value.float() if value.is_floating_point() else value), samples)
 
-    return widened
+    def told(outputs: Any, samples: Sequence[Sample]) -> Tensor:
+        try:
+            return widened(outputs, samples)
+        except (RuntimeError, ValueError):
+            if _all_finite(outputs):
+                raise
+            return torch.tensor(math.nan, device=_device_of(outputs))
+
+    return told
+
+
+def _all_finite(outputs: Any) -> bool:
+    found: list[bool] = []
+
+    def look(value: Tensor) -> Tensor:
+        found.append(bool(torch.isfinite(value).all()))
+        return value
+
+    _mapped(outputs, look)
+    return all(found)
 
 
 class explained:  # noqa: N801 (reads as a function)

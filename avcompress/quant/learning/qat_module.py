@@ -305,7 +305,6 @@ def weight_paths(module: fx.GraphModule, weights: Iterable[str]) -> tuple[str, .
 
 
 @torch.no_grad()
-@torch.no_grad()
 def centre_(module: fx.GraphModule, inputs: Tensor) -> None:
     """Let every bias take in what a change of its weight gives on average of these inputs, (N, C, H, W)."""
     means = _Means(module)

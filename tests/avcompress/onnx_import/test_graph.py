@@ -167,6 +167,53 @@ def test_equal_node_names_are_made_unique(network):
     assert [n.meta["onnx"][0] for n in module.graph.nodes if n.op == "call_function"] == ["n", "n_1"]
 
 
+def _branching(condition: list, feeds: dict) -> onnx.ModelProto:
+    """An If around a Squeeze, as torch's exporter writes it, whose condition the given nodes compute."""
+    one = onnx.numpy_helper.from_array(np.array([0]), "one")
+    squeeze = [helper.make_node("Constant", [], ["axes"], value=one), helper.make_node("Squeeze", ["r", "axes"], ["s"])]
+    same = [helper.make_node("Identity", ["r"], ["i"])]
+    info = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in "si"]
+    branches = {
+        "then_branch": helper.make_graph(squeeze, "then", [], info[:1]),
+        "else_branch": helper.make_graph(same, "else", [], info[1:]),
+    }
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        *condition,
+        helper.make_node("If", ["c"], ["y"], name="/if", **branches),
+        helper.make_node("Sigmoid", ["y"], ["z"]),
+    ]
+    constants = {"k": np.array(1), "n": np.array(1)}
+    initializers = [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()]
+    inputs = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, feeds["x"].shape)]
+    graph = helper.make_graph(
+        nodes, "g", inputs, [helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, None)], initializers
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_of_a_branch_that_shapes_decide_the_taken_one_is_lowered_under_the_name_outside(channels, agree):
+    feeds = {"x": image(1, channels, 4, 4)}
+    by_shape = [
+        helper.make_node("Shape", ["x"], ["h"]),
+        helper.make_node("Gather", ["h", "k"], ["d"]),
+        helper.make_node("Equal", ["d", "n"], ["c"]),
+    ]
+
+    module = agree(_branching(by_shape, feeds), feeds)
+
+    assert "y" in names_of(module.graph.nodes)
+
+
+def test_a_branch_that_values_decide_is_refused():
+    feeds = {"x": image(1, 1, 4, 4)}
+    by_value = [helper.make_node("ReduceSum", ["x"], ["t"], keepdims=0), helper.make_node("Cast", ["t"], ["c"], to=9)]
+
+    with pytest.raises(ModelError, match=r"node '/if' \(If\): expected an operator that can be trained through"):
+        import_onnx(_branching(by_value, feeds))
+
+
 def test_an_unknown_operator_is_named(network):
     node = helper.make_node("Det", ["x"], ["y"], "det")
 

@@ -1,6 +1,7 @@
 """The training loop: it learns, it repeats itself, and it says what went wrong."""
 
 import copy
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,8 +15,8 @@ from torch.nn import functional as F  # noqa: N812
 from avcompress.models import detector, segmenter
 from avcompress.recipe import Preprocess, SceneSource, Train
 from avcompress.spec import Artifact, DataError, ModelError
-from avcompress.train import Around, average_, load, rate, run_steps, train
-from avcompress.train.recovery import moved
+from avcompress.train import Around, TaskLoss, average_, load, rate, run_steps, train
+from avcompress.train.recovery import in_float32, moved
 from calibration.sample import Sample
 from calibration.scenes import open_scenes
 
@@ -157,6 +158,19 @@ def test_a_loss_that_is_not_a_number_names_the_step():
         ModelError, match=r"finite loss, got nan at step 1 \(scene_0_\d+, .*\); lower the learning rate"
     ):
         train(Artifact(Diverging()), plan(learning_rate=0.1), scenes("masks"), PREPROCESS)
+
+
+def test_a_loss_that_raises_over_outputs_that_are_no_numbers_names_the_step_and_any_other_error_stays():
+    def entropy(outputs, _):
+        return F.binary_cross_entropy(outputs.sigmoid(), torch.ones_like(outputs))  # raises for NaN
+
+    def broken(_outputs, _samples):
+        raise ValueError("no such class")
+
+    with pytest.raises(ModelError, match=r"train: expected a finite loss, got nan at step 0 \(scene_0_\d+, "):
+        train(Artifact(Line(math.nan)), plan(), scenes("boxes"), PREPROCESS, loss=TaskLoss(in_float32(entropy)))
+    with pytest.raises(ModelError, match="ValueError: no such class"):
+        train(Artifact(Line()), plan(), scenes("boxes"), PREPROCESS, loss=TaskLoss(in_float32(broken)))
 
 
 def test_samples_without_labels_and_no_samples_are_errors():
@@ -356,6 +370,13 @@ def test_a_gradient_that_is_not_finite_stops_the_training():
 
     with pytest.raises(ModelError, match=r"train: expected a finite gradient, got .* at step 0; lower"):
         run_steps(module, plan(), lambda _: (module.a - 1).abs().sqrt())
+
+
+def test_a_last_step_that_leaves_no_numbers_is_told_and_returns_nothing():
+    module = Line(1.0)
+
+    with pytest.raises(ModelError, match=r"expected a finite value of every weight, got .* at step 0; lower"):
+        run_steps(module, plan(steps=1, clip=None), lambda _: (module.a - 1).abs().sqrt())
 
 
 def test_relative_rates_change_small_and_large_weights_by_the_same_share():
