@@ -29,7 +29,7 @@ class ScoreFunction(Model):
     import_from: str | None = Field(None, description="folder to import it from, relative to the recipe")
 
 
-Criterion = Literal["l1", "l2", "bn_scale", "gradient", "taylor", "fisher", "measured", "fpgm", "activation", "random"]
+Criterion = Literal["l1", "l2", "bn_scale", "gradient", "taylor", "fisher", "fpgm", "activation", "random"]
 
 
 def _importance_kind(value: Any) -> str:
@@ -65,10 +65,9 @@ class Prune(Choosing):
     kind: Literal["prune"]
     importance: Importance = Field(
         "fisher",
-        description="taylor, fisher: what changes without the channel, to first or second order; measured: what is "
-        "really lost, group by group, which takes minutes; l1, l2: of weights; bn_scale; gradient: of weights; "
-        "activation: how active it is; fpgm: how different from the others; random; {file: FILE} or {function: "
-        "module:function}",
+        description="taylor, fisher: what changes without the channel, to first or second order; l1, l2: of weights; "
+        "bn_scale; gradient: of weights; activation: how active it is; fpgm: how different from the others; random; "
+        "{file: FILE} or {function: module:function}",
     )
     fit: bool = Field(
         True,

@@ -43,7 +43,6 @@ SPEEDUP = {"espnet": 1.5, "yolox": 1.15}
 Criterion = Callable[[onnx.ModelProto, Coupling, Lesson], Scores]
 CRITERIA: dict[str, Criterion] = {
     "fisher": lambda network, coupling, lesson: by.fisher(import_onnx(network), coupling, lesson),
-    "measured": by.measured,
     "taylor": lambda network, coupling, lesson: by.taylor(import_onnx(network), coupling, lesson),
     "gradient": lambda network, coupling, lesson: by.gradient(import_onnx(network), coupling, lesson),
     "activation": lambda network, coupling, lesson: by.activation(import_onnx(network), coupling, lesson.batches),
@@ -80,7 +79,7 @@ def compare(name: str, arguments: Any) -> None:
     engine = OpenVinoEngine(backend="openvino")
     table = measure_table(plain, beside_plain, engine)
     clock, dense_ms = fit(table, widths_of(plain, beside_plain)).total_ms, table.designs[0].total_ms
-    whole = example(network, lesson.batches)
+    whole = example(network, (images for images, _ in lesson.batches))
     metric = "AP" if isinstance(recipe.task, Detection) else "mIoU"
     print(f"\n{name}, {SPEEDUP[name]:g} times as fast; as it is: {metric} {judge(recipe, data_root, plain):.4f}\n")
     print(

@@ -49,10 +49,9 @@ _BYTES = 256 << 20
 
 
 class Chunk(NamedTuple):
-    """Images that pass together, and what belongs to each; all of them learned from, or all held out."""
+    """Images that pass together; all of them learned from, or all held out."""
 
     images: Tensor
-    targets: list[Any]
     held_out: bool
 
 
@@ -71,12 +70,10 @@ class Example:
     Attributes:
         chunks: the images.
         seen: by layer, for each chunk.
-        outputs: what the network returns, for each chunk.
     """
 
     chunks: Sequence[Chunk]
     seen: Mapping[str, Sequence[_Seen]]
-    outputs: Sequence[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,37 +83,35 @@ class Fitted:
     Attributes:
         lost: by layer that has other weights now, the part of its output's variance that it lost before, and after, on
             images that it was not fitted to.
-        outputs: what it returns for the example's chunks.
     """
 
     network: onnx.ModelProto
     lost: Mapping[str, tuple[float, float]]
-    outputs: Sequence[Any]
 
 
-def example(network: onnx.ModelProto, batches: Iterable[tuple[Tensor, Sequence[Any]]]) -> Example:
+def example(network: onnx.ModelProto, images: Iterable[Tensor]) -> Example:
     """Run a network on images, of which as many are used as memory allows.
 
     Args:
         network: before pruning.
-        batches: inputs (N, C, H, W) as the network takes them, with a target for each image.
+        images: batches (N, C, H, W) as the network takes them.
 
     Raises ModelError when there are fewer than four images, or the network does not take them.
     """
     network = ready(network)
     module = import_onnx(network)
-    chunks = _chunks(module, batches)
+    chunks = _chunks(module, images)
     watched = _Watched(module, _layers(network, module), sum(len(chunk.images) for chunk in chunks))
     with torch.no_grad():
-        outputs = [answers(watched.run, chunk.images) for chunk in chunks]
-    return Example(chunks, watched.found, outputs)
+        for chunk in chunks:
+            answers(watched.run, chunk.images)
+    return Example(chunks, watched.found)
 
 
 def fitted(
     beside: Example,
     small: onnx.ModelProto,
     gone: Mapping[str, Sequence[int]],
-    layers: Collection[str] | None = None,
     leave: Collection[str] = (),
 ) -> Fitted:
     """Fit a pruned network layer by layer. Transposed convolutions and shared weights are left as they are.
@@ -125,7 +120,6 @@ def fitted(
         beside: what the network gave before.
         small: what `without` made of it.
         gone: by layer, which of its outputs were removed; see `outputs_gone`.
-        layers: those to fit; default: all.
         leave: constants to leave as they are.
     """
     small = ready(small)
@@ -133,11 +127,11 @@ def fitted(
     found = {
         name: layer
         for name, layer in _layers(small, module).items()
-        if layer.weight not in leave and name in beside.seen and (layers is None or name in layers)
+        if layer.weight not in leave and name in beside.seen
     }
     with torch.no_grad():
-        lost, outputs = _fit_(module, found, beside, gone)
-    return Fitted(write_back(module, small), lost, outputs)
+        lost = _fit_(module, found, beside, gone)
+    return Fitted(write_back(module, small), lost)
 
 
 def outputs_gone(network: onnx.ModelProto, coupling: Coupling, removed: Removed) -> dict[str, tuple[int, ...]]:
@@ -195,22 +189,24 @@ def _plain(gemm: onnx.NodeProto) -> bool:
     return all(item.f == 1.0 for item in gemm.attribute if item.name in {"alpha", "beta"})
 
 
-def _chunks(module: fx.GraphModule, batches: Iterable[tuple[Tensor, Sequence[Any]]]) -> list[Chunk]:
+def _chunks(module: fx.GraphModule, images: Iterable[Tensor]) -> list[Chunk]:
     """As many images as fit, several at a time unless the network takes but one."""
     largest = max(int(np.prod(node.meta["shape"])) for node in module.graph.nodes if node.meta.get("shape"))
     most = max(_HELD_OUT, _BYTES // (4 * largest))
-    taken: list[tuple[Tensor, Any]] = []
-    for images, targets in batches:
-        taken += list(zip(torch.split(images, 1), targets, strict=True))[: most - len(taken)]
+    taken: list[Tensor] = []
+    for batch in images:
+        taken += torch.split(batch[: most - len(taken)], 1)
+        if len(taken) == most:
+            break
     if len(taken) < _HELD_OUT:
         raise ModelError(
             f"prune: expected {_HELD_OUT} images at least to fit layers to, got {len(taken)}; give more, or set fit: "
             "false"
         )
     size = 1 if module.meta.get("one_image") else _TOGETHER
-    parts = [[pair for i, pair in enumerate(taken) if (i % _HELD_OUT == 1) is held] for held in (False, True)]
+    parts = [[image for i, image in enumerate(taken) if (i % _HELD_OUT == 1) is held] for held in (False, True)]
     return [
-        Chunk(torch.cat([image for image, _ in part[i : i + size]]), [t for _, t in part[i : i + size]], held)
+        Chunk(torch.cat(part[i : i + size]), held)
         for held, part in zip((False, True), parts, strict=True)
         for i in range(0, len(part), size)
     ]
@@ -253,25 +249,24 @@ def _by_position(values: Tensor, is_conv: bool) -> Tensor:
 
 def _fit_(
     module: fx.GraphModule, layers: Mapping[str, _Layer], beside: Example, gone: Mapping[str, Sequence[int]]
-) -> tuple[dict[str, tuple[float, float]], list[Any]]:
+) -> dict[str, tuple[float, float]]:
     """Run all chunks abreast, and give each layer its new weights before it runs; returns what was and is lost."""
     found = {node: layers[weight.layer] for weight, node in layers_of(module) if weight.layer in layers}
     passes = [fx.Interpreter(module) for _ in beside.chunks]
     for each, chunk in zip(passes, beside.chunks, strict=True):
         each.args_iter = iter((chunk.images,))
-    lost, outputs = {}, []
+    lost = {}
     for node in module.graph.nodes:
         layer = found.get(node)
         if layer is not None:
             data = [each.env[node.args[0]].numpy() for each in passes]
             change = _fit_layer_(module, layer, _equations(module, layer, data, beside, gone.get(layer.name, ())))
             lost.update({} if change is None else {layer.name: change})
-        outputs = [each.run_node(node) for each in passes]
-        for each, value in zip(passes, outputs, strict=True):
-            each.env[node] = value
+        for each in passes:
+            each.env[node] = each.run_node(node)
             for dead in each.user_to_last_uses.get(node, ()):
                 del each.env[dead]
-    return lost, outputs
+    return lost
 
 
 class _Equations(NamedTuple):

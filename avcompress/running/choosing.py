@@ -71,9 +71,9 @@ class Chooser(Generic[S]):
         of = None if loss is None else loss.of
         return Lesson(self._batches(loss is not None and loss.labels), of, self._closeness())
 
-    def batches(self) -> Batches:
-        """The images that importance is measured on, whatever their labels."""
-        return self._batches(labels=False)
+    def images(self) -> Iterator[Tensor]:
+        """What importance is measured on, whatever their labels: batches (N, C, H, W)."""
+        return (images for images, _ in self._batches(labels=False))
 
     def _closeness(self) -> Closeness:
         """What an error in the answers counts."""
@@ -138,9 +138,6 @@ def channel_scores(chooser: Chooser[Prune], network: onnx.ModelProto, coupling: 
         case "gradient" | "taylor" | "fisher" as name:
             measure = {"gradient": by.gradient, "taylor": by.taylor, "fisher": by.fisher}[name]
             return measure(import_onnx(network), coupling, chooser.lesson())
-        case "measured":
-            stage = chooser.stage
-            return by.measured(network, coupling, chooser.lesson(), stage.align or 1, chooser.track)
         case "activation":
             return by.activation(import_onnx(network), coupling, chooser.lesson().batches)
         case "random":

@@ -70,7 +70,7 @@ def _fitted(chooser: Chooser[Prune], whole: Artifact, coupling: Coupling, remove
     from avcompress.prune.fitting import example, fitted, outputs_gone
 
     gone = outputs_gone(whole.model, coupling, removed)
-    fit = fitted(example(whole.model, chooser.batches()), done.model, gone, leave=tuple(whole.sparse))
+    fit = fitted(example(whole.model, chooser.images()), done.model, gone, leave=tuple(whole.sparse))
     if not fit.lost:
         return replace(done, log=(*done.log, "prune: no layer could be fitted better than it was"))
     before, after = (np.mean(side) for side in zip(*fit.lost.values(), strict=True))

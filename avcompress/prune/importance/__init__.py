@@ -7,7 +7,6 @@ from avcompress.prune.importance.given import given, read_scores
 from avcompress.prune.importance.gradients import fisher, gradient, taylor
 from avcompress.prune.importance.lesson import Lesson
 from avcompress.prune.importance.magnitude import l1, l2
-from avcompress.prune.importance.measured import measured
 from avcompress.prune.importance.norm_scale import bn_scale
 from avcompress.prune.importance.scores import Scores, check_scores
 
@@ -24,7 +23,6 @@ __all__ = [
     "gradient",
     "l1",
     "l2",
-    "measured",
     "read_scores",
     "taylor",
 ]

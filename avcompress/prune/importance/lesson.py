@@ -45,12 +45,6 @@ class Lesson:
         """The loss; that of `response` draws the same directions each time that it is asked for."""
         return self.loss or _Response(self.closeness, self.seed)
 
-    def lost(self, outputs: Any, targets: Any, whole: Any) -> float:
-        """What a smaller network loses on a batch, `whole` what the network returns itself."""
-        if self.loss is None:
-            return self.closeness.distance(outputs, whole)
-        return float(self.loss(outputs, targets)) - float(self.loss(whole, targets))
-
 
 class _Response:
     """The outputs, in the units of a closeness, times signs drawn by chance: ()."""
