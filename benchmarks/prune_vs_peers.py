@@ -122,7 +122,8 @@ def main() -> None:
             for arm in sorted(arguments.arms, key=list(ARMS).index):
                 run(Setting(name, arm, recipe, arguments))
         except AvcompressError as error:
-            sys.exit(f"{name}: {error}")
+            print(f"{name}: {error}", file=sys.stderr)
+            sys.exit(2)
         rows = read_rows(folder, list(ARMS))
         table = markdown(recipe.name, judged_metric(recipe, recipe.classes or ()), rows)
         write_atomically(folder / "table.md", table)
@@ -198,33 +199,26 @@ class Setting:
         return network
 
     @cached_property
-    def places(self) -> tuple[int, int]:
-        """Where the recipe's first `prune` and first `distill` behind it stand."""
-        stages = list(enumerate(self.recipe.stages))
-        prunes = [index for index, stage in stages if isinstance(stage, Prune)]
-        distills = [index for index, stage in stages if isinstance(stage, Distill) and prunes and index > prunes[0]]
-        if not distills:
-            raise AvcompressError(f"{self.task}: expected a recipe with `prune` and then `distill`, got one without")
-        return prunes[0], distills[0]
+    def prune(self) -> tuple[int, Prune]:
+        """The recipe's first stage that prunes, and its place."""
+        for index, stage in enumerate(self.recipe.stages):
+            if isinstance(stage, Prune):
+                return index, stage
+        raise AvcompressError(f"{self.task}: expected a recipe with `prune`, got one without")
 
-    @property
-    def prune(self) -> Prune:
-        """The recipe's stage."""
-        stage = self.recipe.stages[self.places[0]]
-        assert isinstance(stage, Prune)  # noqa: S101 (for the type checker)
-        return stage
-
-    @property
-    def distill(self) -> Distill:
-        """The recipe's stage, as long as it is asked for."""
-        stage = self.recipe.stages[self.places[1]]
-        assert isinstance(stage, Distill)  # noqa: S101 (for the type checker)
+    @cached_property
+    def distill(self) -> tuple[int, Distill]:
+        """The recipe's first `distill` stage behind that, as long as it is asked for, and its place."""
         steps = self.arguments.steps
-        return stage if steps is None else stage.model_copy(update={"steps": steps, "epochs": None})
+        for index, stage in enumerate(self.recipe.stages):
+            if isinstance(stage, Distill) and index > self.prune[0]:
+                return index, stage if steps is None else stage.model_copy(update={"steps": steps, "epochs": None})
+        raise AvcompressError(f"{self.task}: expected a recipe with `distill` behind `prune`, got one without")
 
     def takes_ms(self, networks: Sequence[onnx.ModelProto], times: float = 1.0) -> list[float]:
         """The latencies of networks as they are deployed, in turns."""
-        engine = engine_of(self.bench.engines, self.prune.backend, f"stages[{self.places[0]}]")
+        index, stage = self.prune
+        engine = engine_of(self.bench.engines, stage.backend, f"stages[{index}]")
         return latencies_ms([deployed(each) for each in networks], engine, times * self.arguments.seconds)
 
     def metric(self, network: onnx.ModelProto) -> float:
@@ -245,7 +239,7 @@ def run(setting: Setting) -> None:
         except (PeerError, InstallError, ValueError) as error:
             return keep(setting.folder, {"arm": setting.arm, "note": f"failed: {error}"})
         keep(setting.folder, result)
-    steps = setting.distill.count_steps(len(images_of(setting.bench)))
+    steps = setting.distill[1].count_steps(len(images_of(setting.bench)))
     if not setting.arguments.prune_only and result.get("steps") != steps:
         print(f"{setting.task}: {setting.arm}: train {steps} steps ...", flush=True)
         keep(setting.folder, {**result, **recovered(setting), "steps": steps})
@@ -267,7 +261,7 @@ def keep(folder: Path, result: dict[str, Any]) -> None:
 def prune_ours(setting: Setting) -> dict[str, Any]:
     """The recipe's stage, as a run takes it; what is known of the dense network is kept, too."""
     start = time.monotonic()
-    model, _ = shrink(setting.bench, setting.places[0], setting.prune, setting.model)
+    model, _ = shrink(setting.bench, *setting.prune, setting.model)
     seconds = time.monotonic() - start
     network = model.whole(model.artifact.model)
     before, after = setting.takes_ms([setting.dense, network], 3)
@@ -275,7 +269,7 @@ def prune_ours(setting: Setting) -> dict[str, Any]:
     keep(setting.beside(DENSE), {"arm": DENSE, **facts, "of_dense": 1.0, "of_ours": before / after})
     save(setting.folder, network)
     ratios = {"latency_ms": after, "of_dense": after / before, "of_ours": 1.0}
-    return {"arm": OURS, **sizes(network), **ratios, **judged(setting, network), "pruning_s": seconds}
+    return {"arm": OURS, **sizes(network), **ratios, "pruned": setting.metric(deployed(network)), "pruning_s": seconds}
 
 
 def prune_theirs(setting: Setting) -> dict[str, Any]:
@@ -306,7 +300,7 @@ def prune_theirs(setting: Setting) -> dict[str, Any]:
     ratios = {"latency_ms": own_ms, "of_dense": own_ms / dense_ms, "of_ours": own_ms / ours_ms}
     note = f"ratio {chosen.ratio:.4f}, {len(tries)} networks tried in {search_s:.0f} s beside"
     facts = {"pruning_s": importance_s + search_s, "ratio": chosen.ratio, "note": note, "tries": tries}
-    return {"arm": setting.arm, **sizes(network), **ratios, **judged(setting, network), **facts}
+    return {"arm": setting.arm, **sizes(network), **ratios, "pruned": setting.metric(deployed(network)), **facts}
 
 
 def confirmed(
@@ -339,7 +333,9 @@ def lesson(setting: Setting) -> tuple[Batches, Any]:
     if labelled is not None:
         settings = setting.recipe.data.validation.model_copy(update=labelled)  # type: ignore[union-attr]
         images = open_source(settings, setting.arguments.data_root, setting.recipe.classes)
-    dataset = load(few(images, setting.prune.images), setting.recipe.preprocess, untracked, labels=labelled is not None)
+    dataset = load(
+        few(images, setting.prune[1].images), setting.recipe.preprocess, untracked, labels=labelled is not None
+    )
     return Batches(dataset), cross_entropy if labelled else lambda outputs, _: outputs.square().sum()
 
 
@@ -351,9 +347,9 @@ def recovered(setting: Setting) -> dict[str, Any]:
     network = onnx.load(str(setting.folder / PRUNED))
     key = step_key("pruned", digest(network))
     model = smaller(setting.model, Artifact(network), key)
-    index = setting.places[1]
+    index, stage = setting.distill
     start = time.monotonic()
-    model, folder = train_step(setting.bench, Place(f"stages[{index}]", f"{index}-distill"), setting.distill, model)
+    model, folder = train_step(setting.bench, Place(f"stages[{index}]", f"{index}-distill"), stage, model)
     seconds = json.loads((folder / "step.json").read_text()).get("seconds", time.monotonic() - start)
     trained = model.export(model.artifact.model)
     onnx.save(trained, str(setting.folder / "recovered.onnx"))
@@ -369,10 +365,6 @@ def sizes(network: onnx.ModelProto) -> dict[str, int]:
     """As it is deployed: normalization is no multiplication of its own, and its statistics are no weights."""
     plain = deployed(network)
     return {"parameters": parameters(plain), "macs": total_macs(plain)}
-
-
-def judged(setting: Setting, network: onnx.ModelProto) -> dict[str, float]:
-    return {"pruned": setting.metric(deployed(network))}
 
 
 if __name__ == "__main__":
