@@ -323,7 +323,7 @@ def theirs(setting: Setting) -> Prunable:
         batches, loss = lesson(setting)
         take_gradients_(module, batches, loss)
     (name,) = network_inputs(setting.dense)
-    return Prunable(module, setting.recipe.preprocess.size, name, TASKS[setting.task].kept, importance)
+    return Prunable(module, setting.recipe.preprocess.size, name, TASKS[setting.task].kept, importance, original)
 
 
 def lesson(setting: Setting) -> tuple[Batches, Any]:

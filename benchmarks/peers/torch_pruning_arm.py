@@ -44,6 +44,7 @@ class Prunable:
         input_name: of the input in ONNX.
         kept: patterns of the names of the layers that give the output.
         importance: taylor or magnitude.
+        entered: whether the image needs a layer before all others; see Entered.
     """
 
     module: nn.Module
@@ -51,6 +52,26 @@ class Prunable:
     input_name: str
     kept: Sequence[str]
     importance: str
+    entered: bool = False
+
+
+class Entered(nn.Module):
+    """A network behind a convolution that gives the image as it is.
+
+    Torch-Pruning 1.6.1 follows gradients. A part of a concatenation that comes from the image through no layer has
+    none, its channels are missing in the sum (update_concat_index_mapping), and the network that is left does not run:
+    ESPNet's, "running_mean should contain 83 elements not 107".
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.entry = nn.Conv2d(3, 3, 1, bias=False)
+        nn.init.dirac_(self.entry.weight)
+        self.network = network
+
+    def forward(self, image: Tensor) -> Any:
+        """What the network gives."""
+        return self.network(self.entry(image))
 
 
 def install(work: Path) -> None:
@@ -113,6 +134,8 @@ def pruned(prunable: Prunable, ratio: float) -> onnx.ModelProto:
     ]
     if not kept:
         raise PeerError(f"expected layers that fit {', '.join(prunable.kept)}, got none")
+    if isinstance(traced, Entered):
+        kept.append(traced.entry)
     by = torch_pruning.importance
     importance = by.GroupTaylorImportance() if prunable.importance == TAYLOR else by.GroupMagnitudeImportance(p=2)
     image = torch.randn(1, 3, *prunable.size, generator=torch.Generator().manual_seed(0))
@@ -120,7 +143,7 @@ def pruned(prunable: Prunable, ratio: float) -> onnx.ModelProto:
         warnings.simplefilter("ignore")
         try:
             torch_pruning.pruner.BasePruner(
-                module,
+                traced,
                 image,
                 importance,
                 global_pruning=True,
