@@ -129,6 +129,7 @@ def pruned(prunable: Prunable, ratio: float) -> onnx.ModelProto:
     import torch_pruning
 
     module = _copied(prunable.module)
+    traced: nn.Module = Entered(module) if prunable.entered else module
     kept = [
         layer for name, layer in module.named_modules() if name and any(fnmatchcase(name, p) for p in prunable.kept)
     ]
