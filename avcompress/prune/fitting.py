@@ -315,7 +315,8 @@ def _fit_layer_(
     _set_(module, layer.weight, weight + step)
     if layer.bias is not None:
         _set_(module, layer.bias, _value(module, layer.bias) + change.bias.numpy().reshape(-1))
-    return before / held_out.variance, best / held_out.variance
+    whole = held_out.variance or before  # a layer that always gives the same
+    return before / whole, best / whole
 
 
 class _Change(NamedTuple):
