@@ -97,8 +97,8 @@ class Prune(Choosing):
     floor: Fraction = Field(0.1, description="share of its channels that every layer keeps at least")
     schedule: Literal["one_shot", "iterative", "during_training"] = Field(
         "one_shot",
-        description="iterative: a part, `recover`, the next part; during_training: channels fade while `recover` "
-        "trains, and are removed at its end",
+        description="iterative: a part, what is left fitted, `recover` if there is any, the next part; "
+        "during_training: channels fade while `recover` trains, and are removed at its end",
     )
     rounds: Annotated[int, Field(ge=2)] | None = Field(
         None,
@@ -127,7 +127,7 @@ class Prune(Choosing):
                     f"expected no {extra[0]} with schedule: one_shot, got one; remove it and add a stage behind this "
                     "one, or set schedule: iterative"
                 )
-        elif self.recover is None:
+        elif self.recover is None and (self.schedule == "during_training" or not self.fit):
             raise ValueError(f"expected `recover` for schedule: {self.schedule}, got nothing; add it")
         if self.schedule == "during_training" and self.ratio is None:
             raise ValueError("expected ratio with schedule: during_training, got a latency; set schedule: iterative")

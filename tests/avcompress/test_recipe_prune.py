@@ -23,6 +23,7 @@ def test_importance_is_a_name_a_file_or_a_function():
 def test_parts_are_those_of_the_schedule():
     assert prune().parts == 1
     assert prune(schedule="iterative", recover=TRAIN).parts == 4
+    assert prune(schedule="iterative", rounds=3).parts == 3  # fitted in between
     assert prune(schedule="during_training", recover=TRAIN, rounds=7).parts == 7
     assert Sparsify(kind="sparsify", pattern="2:4").share == 0.5
 
@@ -36,7 +37,8 @@ def test_parts_are_those_of_the_schedule():
         ({"backend": "ort"}, "expected no backend beside ratio, got ort"),
         ({"recover": TRAIN}, "expected no recover with schedule: one_shot"),
         ({"rounds": 3}, "expected no rounds with schedule: one_shot"),
-        ({"schedule": "iterative"}, "expected `recover` for schedule: iterative, got nothing"),
+        ({"schedule": "iterative", "fit": False}, "expected `recover` for schedule: iterative, got nothing"),
+        ({"schedule": "during_training"}, "expected `recover` for schedule: during_training, got nothing"),
         (
             {"ratio": None, "speedup": 2, "schedule": "during_training", "recover": TRAIN},
             "expected ratio with schedule: during_training",

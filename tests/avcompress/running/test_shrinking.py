@@ -530,3 +530,14 @@ def test_stages_that_cannot_be_are_refused_before_the_work(tmp_path, job, stages
     with pytest.raises(RecipeError, match=message):
         run(job, tmp_path, *stages)
     assert not (tmp_path / "out").exists()
+
+
+def test_rounds_without_training_measure_importance_anew_on_what_is_fitted(tmp_path, job):
+    stage = {**PRUNE, "importance": "taylor", "schedule": "iterative", "rounds": 2}
+
+    made = run(job, tmp_path, stage)
+
+    assert widths(made.network) == HALF
+    logs = [line for line in made.artifact.log if line.startswith("prune: ")]
+    assert [line.split()[1] for line in logs] == ["keeps", logs[1].split()[1], "keeps", logs[3].split()[1]]
+    assert all("fitted" in line or "no layer could be fitted" in line for line in logs[1::2])
