@@ -67,7 +67,11 @@ class Factorize(Model):
     fit: Literal["output", "weight"] = Field(
         "output", description="what is approximated: a layer's output on the calibration images, or its weights"
     )
-    backend: Literal["openvino", "ort", "trt"] = Field("openvino", description="what latency is measured on")
+    backend: Literal["openvino", "ort", "trt"] | None = Field(
+        None,
+        description="which of target.engines latency is measured on; default: the first that runs here and is no "
+        "reference",
+    )
     min_gain: Fraction = Field(0.05, description="share of a layer's time that its factors save at least")
 
     @model_validator(mode="after")

@@ -87,7 +87,9 @@ class Prune(Choosing):
         None, description="what one image may take the network, without what comes before and after it, on `backend`"
     )
     backend: Literal["ort", "openvino", "trt"] | None = Field(
-        None, description="which of target.engines latency is measured on; default: the first that runs here"
+        None,
+        description="which of target.engines latency is measured on; default: the first that runs here and is no "
+        "reference",
     )
     align: PositiveInt | None = Field(
         None,

@@ -25,11 +25,11 @@ def factorize(bench: Bench, where: str, stage: Factorize, artifact: Artifact, tr
 
     network: onnx.ModelProto = artifact.model
     images = Batches(bench.calibration, bench.recipe.preprocess, network.graph.input[0].name)
-    clock = engine_clock(engine_of(bench.engines, stage.backend, where))
-    found = take_apart(network, stage, images, clock, track)
+    engine = engine_of(bench.engines, stage.backend, where)
+    found = take_apart(network, stage, images, engine_clock(engine), track)
     facts = Factorization(
         step="",
-        engine=stage.backend,
+        engine=engine.backend,
         before_ms=found.ms_before,
         after_ms=found.ms_after,
         layers=tuple(Factor.model_validate(asdict(each)) for each in found.decompositions),

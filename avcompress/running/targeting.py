@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from avcompress.recipe import Engine, Ptq, Recipe, RtxEngine, TrtEngine
+from avcompress.recipe import Engine, OrtEngine, Ptq, Recipe, RtxEngine, TrtEngine
 from avcompress.spec import RecipeError
 from engines.profile_load import load_profile
 
@@ -32,7 +32,10 @@ def _of_engine(engine: Engine, precision: str) -> int:
 
 
 def engine_of(engines: Sequence[Engine], backend: str | None, where: str) -> Engine:
-    """The engine whose latency counts, the first one that runs here where none is named; raises RecipeError."""
+    """The engine whose latency counts; raises RecipeError.
+
+    Where none is named it is the first one that runs here and is not there as the numeric reference, if there is any.
+    """
     running = [engine for engine in engines if not isinstance(engine, RtxEngine)]
     named = [engine for engine in running if backend in {None, engine.backend}]
     if not named:
@@ -41,4 +44,5 @@ def engine_of(engines: Sequence[Engine], backend: str | None, where: str) -> Eng
             f"{where}.backend: expected {backend or 'an engine'} among target.engines, one that runs here, got "
             f"{got}; add it there, or name another"
         )
-    return named[0]
+    counting = [engine for engine in named if not (isinstance(engine, OrtEngine) and engine.is_reference)]
+    return (counting or named)[0]
