@@ -37,10 +37,10 @@ _WIDEST = 2304
 """Inputs of an output, as 256 channels under 3x3; above, the bias alone is fitted. The work grows with their cube."""
 _HELD_OUT = 4
 """Every fourth image tells which ridge is best, and whether any fit is better than none."""
-_RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
-"""In parts of the variance of each input value."""
-_LEAST = 1e-6
-"""Of the largest variance: inputs that hardly vary teach nothing."""
+_RIDGES = (1.0, 0.1, 1e-2, 1e-3, 1e-4)
+"""In parts of the inputs' mean variance, the strongest first."""
+_WORTH = 0.98
+"""A weaker ridge, whose weights are larger, is for what loses so much less."""
 _EXACT = 1e-9
 """Of an output's variance: what rounding makes of a layer that lost nothing."""
 _TOGETHER = 8
@@ -306,7 +306,7 @@ def _fit_layer_(
         return None
     for candidate in _candidates(layer, learned):
         error = _error(held_out.lacks - held_out.inputs @ candidate.weight - candidate.bias)
-        if error < best:
+        if error < _WORTH * best:
             best, change = error, candidate
     if change is None:
         return None
@@ -338,10 +338,10 @@ def _candidates(layer: _Layer, side: _Equations) -> Iterator[_Change]:
     centred = inputs - middle
     square = (centred.transpose(1, 2) @ centred / count).double()
     cross = (centred.transpose(1, 2) @ (lacks - rest) / count).double()
-    variance = square.diagonal(dim1=1, dim2=2)
-    floor = variance.amax(1, keepdim=True) * _LEAST + torch.finfo(torch.float32).tiny
+    # The same for all inputs: those that hardly vary get no large weights, which would be no good to train or quantize.
+    scale = square.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] + torch.finfo(torch.float32).tiny
     for ridge in _RIDGES:
-        solved = torch.linalg.solve(square + torch.diag_embed(ridge * variance + floor), cross).float()
+        solved = torch.linalg.solve(square + ridge * scale * torch.eye(width, dtype=torch.float64), cross).float()
         yield _Change(solved, rest - middle @ solved)
 
 
