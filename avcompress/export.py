@@ -79,7 +79,9 @@ def load_state_(module: nn.Module, data: bytes) -> None:
 
 @contextlib.contextmanager
 def _decisions() -> Iterator[list[str]]:
-    """Yield where Python code decides by a tensor's value, filled when the block ends: the user's lines first.
+    """Yield where Python code reads a tensor's value, filled when the block ends: the user's lines first.
+
+    It may decide by it, count loops by it, or compute with it what the export then holds as a constant.
 
     The exporter's warnings go no further: what they fear is what the comparison afterwards measures.
     """
@@ -87,7 +89,7 @@ def _decisions() -> Iterator[list[str]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield found
-    tracer = [w for w in caught if issubclass(w.category, TracerWarning) and "Python boolean" in str(w.message)]
+    tracer = [w for w in caught if issubclass(w.category, TracerWarning) and "Converting a tensor" in str(w.message)]
     ours = Path(torch.__file__).parent
     for warning in sorted(tracer, key=lambda w: ours in Path(w.filename).parents):
         line = linecache.getline(warning.filename, warning.lineno).strip()

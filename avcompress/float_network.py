@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from avcompress.recipe import Recipe
 from avcompress.recipe_network import OnnxModel, SavedModel
-from avcompress.spec import MissingError, RecipeError
+from avcompress.spec import MissingError, ModelError, RecipeError
 from engines.onnx_graph import check, fold_batch_norms, infer_shapes, keep_output, with_outputs
-from engines.onnx_load import load_onnx
+from engines.onnx_load import load_onnx, refuse_unusable
 
 if TYPE_CHECKING:
     import onnx
@@ -40,13 +40,21 @@ def float_network(recipe: Recipe, recipe_folder: Path, data_root: Path) -> onnx.
 
 
 def saved_network(folder: Path) -> onnx.ModelProto:
-    """A network that was made smaller, with its normalization; raises ModelError, MissingError without safetensors."""
+    """A network that was made smaller, with its normalization.
+
+    Raises ModelError for files that hold none, or weights that are not finite; MissingError without safetensors.
+    """
     try:
         from avcompress.structure import load_structure
     except ModuleNotFoundError:
         message = f'{folder}: expected safetensors to read it, got none installed; pip install "avcompress[train]"'
         raise MissingError(message) from None
-    return load_structure(folder)
+    network = load_structure(folder)
+    try:
+        refuse_unusable(network)
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from error
+    return network
 
 
 def deployed(network: onnx.ModelProto) -> onnx.ModelProto:

@@ -11,6 +11,8 @@ from avcompress.recipe_distill import Distill
 from avcompress.recipe_training import LabelLoss, Train
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+FEWEST_IMAGES = 4
+"""That layers are fitted to: every fourth is held out."""
 
 
 class ScoreFile(Model):
@@ -118,6 +120,20 @@ class Prune(Choosing):
             raise ValueError(f"expected one of ratio, speedup and deadline_ms, got {got}; give one")
         if self.backend is not None and self.ratio is not None:
             raise ValueError(f"expected no backend beside ratio, got {self.backend}; remove it, or give speedup")
+        return self
+
+    @model_validator(mode="after")
+    def _has_enough(self) -> Prune:
+        left = 1 - (self.ratio or 0)
+        if self.floor > left + 1e-9:
+            raise ValueError(
+                f"expected a floor of at most {left:g}, which the ratio of {self.ratio:g} leaves, got {self.floor:g}; "
+                "lower one of the two"
+            )
+        if self.fit and self.schedule != "during_training" and self.images < FEWEST_IMAGES:
+            raise ValueError(
+                f"expected {FEWEST_IMAGES} images at least with fit, got {self.images}; give more, or set fit: false"
+            )
         return self
 
     @model_validator(mode="after")

@@ -160,7 +160,7 @@ def _read_structure(path: Path) -> Json:
         described = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(f"{path}: expected a readable file, got {error.strerror}; check the path") from error
-    except ValueError as error:  # of the encoding, too
+    except (ValueError, RecursionError) as error:  # of the encoding, too
         raise ModelError(f"{path}: expected JSON, got: {first_line(error)}; save the structure again") from error
     found = described.get("format") if isinstance(described, dict) else None
     if found != FORMAT:

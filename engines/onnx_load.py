@@ -39,7 +39,7 @@ def load_onnx(path: Path, input_size: tuple[int, int] | None = None) -> onnx.Mod
     try:
         model = _parsed(path)
         _load_external_data_(model, path.parent)
-        _refuse_unusable(model)
+        refuse_unusable(model)
         model = _current_opset(model)
         model = onnx_graph.name_nodes(onnx_graph.fold_constants(model))
         model = _static(model, input_size)
@@ -102,7 +102,7 @@ def _stored_bytes(tensor: onnx.TensorProto) -> int:
     return int(np.prod(tensor.dims)) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
-def _refuse_unusable(model: onnx.ModelProto) -> None:
+def refuse_unusable(model: onnx.ModelProto) -> None:
     """Raise ModelError for what is no valid model, is quantized already, or has weights that are not finite."""
     try:
         onnx.checker.check_model(model)

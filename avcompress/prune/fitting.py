@@ -298,11 +298,14 @@ def _equations(
 def _fit_layer_(
     module: fx.GraphModule, layer: _Layer, sides: tuple[_Equations, _Equations]
 ) -> tuple[float, float] | None:
-    """Give a layer the weights and the bias that make its error on held-out rows least; None where none does."""
+    """Give a layer the weights and the bias that make its error on held-out rows least.
+
+    None where none does, and for a layer whose outputs do not vary on them, as behind the mean of a single image.
+    """
     learned, held_out = sides
     best, change = _error(held_out.lacks), None
     before = best
-    if before <= _EXACT * held_out.variance:
+    if before <= _EXACT * held_out.variance or held_out.variance == 0:
         return None
     for candidate in _candidates(layer, learned):
         error = _error(held_out.lacks - held_out.inputs @ candidate.weight - candidate.bias)

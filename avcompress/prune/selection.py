@@ -130,10 +130,13 @@ def _named(group: Group, patterns: Iterable[str]) -> bool:
 
 def _row(group: Group, scores: Array, rule: Selection, each: int = 1) -> _Row:
     """`each`: how many values of a tensor are one channel, as `values_per_channel` has it."""
-    count = len(group.channels)
-    # Of equal ones the later goes first.
-    order = count - 1 - np.argsort(scores[::-1], kind="stable")
+    order = least_first(scores)
     return _Row(group.name, order, scores[order], _widths(group, rule, each))
+
+
+def least_first(scores: Array) -> Array:
+    """The channels in the order in which they go; of equally important ones the later goes first."""
+    return np.asarray(len(scores) - 1 - np.argsort(scores[::-1], kind="stable"))
 
 
 def _widths(group: Group, rule: Selection, each: int) -> tuple[int, ...]:
@@ -149,8 +152,16 @@ def _widths(group: Group, rule: Selection, each: int) -> tuple[int, ...]:
 def _step(group: Group, rule: Selection, each: int) -> int:
     """By how many channels a width changes for its values to be a multiple of the alignment."""
     own = (n for pattern, n in rule.by_layer if _named(group, (pattern,)))
-    alignment = next(own, rule.alignment)
+    return _aligned(next(own, rule.alignment), each)
+
+
+def _aligned(alignment: int, each: int) -> int:
     return alignment // gcd(alignment, each)
+
+
+def steps_of(coupling: Coupling, alignment: int) -> dict[str, int]:
+    """By group, of how many channels a width is a multiple for its values to be one of the alignment."""
+    return {name: _aligned(alignment, each) for name, each in values_per_channel(coupling).items()}
 
 
 def values_per_channel(coupling: Coupling) -> dict[str, int]:

@@ -27,7 +27,7 @@ from avcompress.running.sparsifying import growing, sparsify
 from avcompress.running.targeting import alignment_of, engine_of
 from avcompress.running.teaching import images_of
 from avcompress.running.training import SKIPPED, Place, seen_by, train_step
-from avcompress.spec import Artifact, RecipeError, Track
+from avcompress.spec import Artifact, ModelError, RecipeError, Track
 from avcompress.state import step_key
 from validation.machine import runtime_versions
 from validation.report import Factorization, Pruning
@@ -60,11 +60,12 @@ def _located(where: str) -> Iterator[None]:
     """What a method says of its settings, said of the place where the recipe has them."""
     try:
         yield
-    except RecipeError as error:
+    except (RecipeError, ModelError) as error:
         text = re.sub(r"^(prune|sparsify|factorize)\b", where, str(error))
+        text = re.sub(r"^importance:", f"{where}.importance:", text)
         for theirs, ours in (("alignment", "align"), ("protected", "exclude")):
             text = text.replace(f"{where}.{theirs}:", f"{where}.{ours}:")
-        raise RecipeError(text) from error
+        raise type(error)(text) from error
 
 
 def count_steps(stage: Shrinking) -> int:

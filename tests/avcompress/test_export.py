@@ -329,7 +329,30 @@ def test_a_decision_by_the_images_values_is_refused_with_its_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "decision", [lambda x: x.shape[2] % 2, lambda x: torch.isnan(x).any(), lambda _: torch.ones(1) > 0]
+    "decision",
+    [
+        lambda x: int(x.abs().max()) > 9,
+        lambda x: float(x.mean()) > 0,
+        lambda x: x.mean().item() > 0,
+        lambda x: x.tolist()[0][0][0][0] > 1,
+        lambda x: x.numpy().mean() > 0,
+    ],
+)
+def test_a_value_that_python_reads_is_a_decision_too(decision: Callable[[Tensor], object]) -> None:
+    text = complaint(Decides(decision))
+
+    assert text.startswith("model: expected the same operations for every image, got a decision by values at ")
+    assert f"{__file__}:" in text
+
+
+@pytest.mark.parametrize(
+    "decision",
+    [
+        lambda x: x.shape[2] % 2,
+        lambda x: int(x.shape[2]) % 2,
+        lambda x: torch.isnan(x).any(),
+        lambda _: torch.ones(1) > 0,
+    ],
 )
 def test_decisions_that_are_the_same_for_every_image_are_exported(decision: Callable[[Tensor], object]) -> None:
     module = Decides(decision).eval()

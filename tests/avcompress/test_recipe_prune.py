@@ -20,6 +20,11 @@ def test_importance_is_a_name_a_file_or_a_function():
     assert prune(importance={"function": "own:scores"}).importance == ScoreFunction(function="own:scores")
 
 
+def test_what_is_fitted_to_nothing_needs_no_images():
+    assert prune(images=1, fit=False).images == 1
+    assert prune(images=1, schedule="during_training", recover=TRAIN).images == 1
+
+
 def test_parts_are_those_of_the_schedule():
     assert prune().parts == 1
     assert prune(schedule="iterative", recover=TRAIN).parts == 4
@@ -35,6 +40,8 @@ def test_parts_are_those_of_the_schedule():
         ({"speedup": 2}, "expected one of ratio, speedup and deadline_ms, got ratio and speedup"),
         ({"ratio": 1}, "less than 1"),
         ({"backend": "ort"}, "expected no backend beside ratio, got ort"),
+        ({"ratio": 0.95}, "expected a floor of at most 0.05, which the ratio of 0.95 leaves, got 0.1; lower one"),
+        ({"images": 3}, "expected 4 images at least with fit, got 3; give more, or set fit: false"),
         ({"recover": TRAIN}, "expected no recover with schedule: one_shot"),
         ({"rounds": 3}, "expected no rounds with schedule: one_shot"),
         ({"schedule": "iterative", "fit": False}, "expected `recover` for schedule: iterative, got nothing"),

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAMED = 3
+TELLING = 0.2
+"""Of the largest change: what is less is not worth a name."""
 SHOWN_GROUPS = 40
 
 
@@ -78,9 +80,10 @@ def _pairs(axes: Axes, label: str, pairs: Sequence[Pair]) -> None:
 def _largest(gains: Array, heights: Array) -> list[int]:
     """The layers that changed most, whose names run neither into each other nor over other bars."""
     chosen: list[int] = []
+    least = TELLING * float(gains.max())
     count, room = len(gains), int(0.22 * len(gains))
     for index in map(int, np.argsort(-gains, kind="stable")):
-        if len(chosen) == NAMED or gains[index] <= 0:
+        if len(chosen) == NAMED or gains[index] <= max(least, 0.0):
             break
         right = index > 0.7 * count
         behind = heights[max(0, index - room) : index] if right else heights[index + 1 : index + 1 + room]

@@ -16,6 +16,7 @@ import onnx
 from avcompress.prune.groups import Coupling, Removed
 from avcompress.prune.latency.table import Design, LatencyTable
 from avcompress.prune.latency.widths import Counts, counts_of
+from avcompress.prune.selection import steps_of
 from avcompress.prune.slicing import without
 from avcompress.recipe import Engine
 from avcompress.spec import Array, Track, untracked
@@ -72,13 +73,14 @@ def latencies_ms(networks: Sequence[onnx.ModelProto], engine: Engine, seconds: f
 def designs(coupling: Coupling, align: int, count: int = DESIGNS) -> list[Removed]:
     """Sets of channels to remove: none, then random aligned widths; the same for the same coupling."""
     random = np.random.default_rng(_SEED)
+    steps = steps_of(coupling, align)
     drawn: list[Removed] = [{}]
     for _ in range(1, count):
         least = random.uniform(0.05, 0.8)  # narrow networks and wide ones, not all of a middle width
         removed = {}
         for group in coupling.groups:
-            width = len(group.channels)
-            kept = [w for w in range(align, width, align) if w >= least * width] + [width]
+            width, step = len(group.channels), steps[group.name]
+            kept = [w for w in range(step, width, step) if w >= least * width] + [width]
             chosen = int(random.choice(kept))
             if chosen < width:
                 removed[group.name] = tuple(range(chosen, width))

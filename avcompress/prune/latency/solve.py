@@ -18,6 +18,7 @@ import numpy as np
 
 from avcompress.prune.groups import Coupling, Removed
 from avcompress.prune.latency.widths import Counts, Floats
+from avcompress.prune.selection import least_first, steps_of
 from avcompress.spec import Array, RecipeError
 
 Clock = Callable[[Counts], Floats]
@@ -32,7 +33,8 @@ class Problem:
         coupling: the groups.
         scores: the importance of each channel by group name, >= 0.
         clock: what choices take.
-        align: widths that remain are multiples of it; a group that is not wider than that is left alone.
+        align: widths that remain are multiples of it, counted in values of a layer's output; a group that is not wider
+            than that is left alone.
         floor: the share of each group's channels that stays at least.
     """
 
@@ -45,7 +47,8 @@ class Problem:
 
 def solve(problem: Problem, budget_ms: float) -> Removed:
     """Choose what to remove so that the clock keeps the budget; raises RecipeError when no allowed widths do."""
-    choices = [_counts(len(group.channels), problem) for group in problem.coupling.groups]
+    steps = steps_of(problem.coupling, problem.align)
+    choices = [_counts(len(group.channels), steps[group.name], problem.floor) for group in problem.coupling.groups]
     losses = [_losses(problem.scores[group.name]) for group in problem.coupling.groups]
     search = _Search(problem.clock, choices, losses, budget_ms)
     narrowest = search.ms(search.fewest)
@@ -56,16 +59,16 @@ def solve(problem: Problem, budget_ms: float) -> Removed:
         )
     counts = search.exchanged(search.restored(search.greedy()))
     return {
-        group.name: tuple(sorted(np.argsort(problem.scores[group.name], kind="stable")[:count].tolist()))
+        group.name: tuple(sorted(least_first(np.asarray(problem.scores[group.name]))[:count].tolist()))
         for group, count in zip(problem.coupling.groups, counts.tolist(), strict=True)
         if count
     }
 
 
-def _counts(channels: int, problem: Problem) -> Sequence[int]:
+def _counts(channels: int, step: int, floor: float) -> Sequence[int]:
     """How many channels may be removed from a group of so many, ascending from none."""
-    least = max(1, int(np.ceil(channels * problem.floor)))
-    widths = [width for width in range(problem.align, channels, problem.align) if width >= least]
+    least = max(1, int(np.ceil(channels * floor)))
+    widths = [width for width in range(step, channels, step) if width >= least]
     return [0, *(channels - width for width in reversed(widths))]
 
 

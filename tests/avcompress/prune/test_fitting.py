@@ -143,6 +143,32 @@ def test_zeros_that_are_to_stay_and_shared_weights_are_left_alone():
     assert constants(fit_.network)["wy"] == pytest.approx(constants(dense)["wy"][:, :3])
 
 
+SQUEEZED = """
+<ir_version: 8, opset_import: ["" : 17]>
+small (float[1,2,6,6] x) => (float[1,3,1,1] y) {
+    a = Conv <pads = [1,1,1,1]> (x, wa, ba)
+    r = Relu (a)
+    p = GlobalAveragePool (r)
+    y = Conv (p, wy, by)
+}
+"""
+
+
+def test_a_layer_that_is_held_against_a_single_output_stays_as_it_was():
+    """Of four images one is held out, and behind a global mean it is one position."""
+    dense = parser.parse_model(SQUEEZED)
+    dense.graph.initializer.extend(network().graph.initializer)
+    dense = name_nodes(dense)
+    coupling = channel_groups(dense)
+    removed = {coupling.groups[0].name: (0,)}
+    small = without(dense, coupling, removed)
+
+    fit_ = fitted(example(dense, images(4)), small, outputs_gone(dense, coupling, removed))
+
+    assert not fit_.lost
+    assert constants(fit_.network)["wy"] == pytest.approx(constants(small)["wy"])
+
+
 def test_too_few_images_are_told():
     with pytest.raises(
         ModelError, match=r"^prune: expected 4 images at least to fit layers to, got 3; give more, or set fit: false$"

@@ -9,6 +9,7 @@ import onnx
 import pytest
 import safetensors.numpy
 
+from avcompress.float_network import saved_network
 from avcompress.prune import channel_groups, load_structure, save_structure, without
 from avcompress.spec import ModelError
 
@@ -148,6 +149,7 @@ def test_the_weights_of_another_structure_are_refused_by_name_and_shape(small, t
         ("structure.json", None, "expected a readable file, got No such file or directory; check the path"),
         ("structure.json", b"{", "expected JSON, got: "),
         ("structure.json", b"\xff\xfe", "expected JSON, got: "),
+        ("structure.json", b"[" * 100_000, "expected JSON, got: "),
         ("structure.json", b"[1]", "expected 'avcompress structure 1', got another file; give a folder that"),
         ("structure.json", b'{"format": "avcompress structure 9"}', "got 'avcompress structure 9'; give a folder that"),
         ("structure.json", b'{"format": "avcompress structure 1"}', "expected a structure as save_structure writes it"),
@@ -167,6 +169,19 @@ def test_files_that_are_something_else_are_one_line(small, tmp_path, name, conte
     assert message in str(caught.value)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_takes_no_weights_that_are_not_finite(small, tmp_path):
+    save_structure(small, tmp_path)
+    saved_network(tmp_path)
+    weights = safetensors.numpy.load_file(tmp_path / "weights.safetensors")
+    name = next(iter(weights))
+    weights[name].reshape(-1)[0] = np.nan
+    safetensors.numpy.save_file(weights, tmp_path / "weights.safetensors")
+
+    with pytest.raises(ModelError) as caught:
+        saved_network(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}: expected finite weights, got NaN or infinity in {name!r}; ")
 
 
 def test_a_structure_whose_nodes_do_not_fit_together_is_refused(small, tmp_path):

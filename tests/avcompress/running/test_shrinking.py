@@ -468,7 +468,7 @@ def test_weights_of_another_structure_are_one_line(cli, tmp_path, job):
             {**PRUNE, "align": 40},
             r"stages\[0\]\.align: expected at most the 24 channels of layer '/second/second\.0/Conv', got 40",
         ),
-        ({**PRUNE, "ratio": 0.95}, r"stages\[0\]\.floor: expected at most 0\.05, which the ratio of 0\.95 leaves"),
+        ({**PRUNE, "ratio": 0.95}, r"stages\[0\]: expected a floor of at most 0\.05, which the ratio of 0\.95 leaves"),
         (
             {**PRUNE, "layers": ["/third/*"]},
             r"stages\[0\]\.layers: expected a layer's name.* got '/third/\*', which fits none",
@@ -477,7 +477,7 @@ def test_weights_of_another_structure_are_one_line(cli, tmp_path, job):
         ({"kind": "sparsify", "sparsity": 0.5, "exclude": ["none"]}, r"stages\[0\]\.exclude: expected a layer's name"),
         (
             {**PRUNE, "importance": {"file": "scores.json"}},
-            r"expected finite scores of .*/second/second\.0/Conv.*, got nan",
+            r"stages\[0\]\.importance: expected finite scores of .*/second/second\.0/Conv.*, got nan",
         ),
     ],
 )
@@ -490,6 +490,16 @@ def test_what_a_network_cannot_do_without_is_one_line(cli, tmp_path, job, stage,
     assert code == 2
     assert re.search(message, " ".join(complaint.split())), complaint
     assert not (tmp_path / "out" / "state" / "0-prune").exists()
+
+
+def test_too_few_images_to_fit_layers_to_are_one_line(cli, tmp_path, job):
+    job["data"]["train"]["count"] = 3
+    (tmp_path / "recipe.yaml").write_text(json.dumps(job))
+
+    code, _, complaint = cli("run", "recipe.yaml", "--out", "out")
+
+    assert code == 2
+    assert "stages[0]: expected 4 images at least to fit layers to, got 3; give more" in " ".join(complaint.split())
 
 
 def test_a_network_that_decides_by_the_image_is_refused_with_its_line(cli, tmp_path, job):

@@ -137,5 +137,15 @@ def test_any_number_of_layers_can_be_drawn(count):
     assert "NaN" not in svg
 
 
+def test_only_layers_that_changed_much_have_their_names_drawn():
+    pairs = [Pair(f"layer {i}", 2.0, 2.0) for i in range(40)]
+    pairs[0], pairs[20] = Pair("most", 9.0, 1.0), Pair("little", 3.0, 2.5)
+
+    svg = pairs_plot([("ms", pairs)], "named")
+
+    assert "most" in svg
+    assert "little" not in svg
+
+
 def test_groups_without_any_importance_are_drawn_flat():
     assert importance_plot([Ranked("dead", (0.0, 0.0), 0.5)], "three").startswith("<svg")

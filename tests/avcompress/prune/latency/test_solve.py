@@ -1,10 +1,12 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from avcompress.prune.latency.measure import designs
 from avcompress.prune.latency.solve import Problem, solve
 from avcompress.spec import RecipeError
 
@@ -45,6 +47,37 @@ def test_the_least_important_channels_go_from_where_they_save_most(chain):
     removed = solve(Problem(coupling, scores, clock, align=8), clock(np.array([[8, 0]]))[0])
 
     assert removed == {"conv0": tuple(range(8))}
+
+
+def test_of_equally_important_channels_the_later_go(chain):
+    _, coupling = chain((16, 16, 8))
+    scores = {"conv0": np.ones(16), "conv1": np.full(16, 100.0)}
+    clock = clock_of(coupling)
+
+    removed = solve(Problem(coupling, scores, clock, align=8), clock(np.array([[8, 0]]))[0])
+
+    assert removed == {"conv0": tuple(range(8, 16))}
+
+
+def test_widths_are_aligned_in_values_where_one_channel_is_several(chain):
+    """Two values of each tensor are a channel of the first group, as before pixels are shuffled."""
+    _, coupling = chain((24, 24, 8))
+    first, second = coupling.groups
+    atoms = tuple(range(100, 112))
+    pairs = np.repeat(atoms, 2).reshape(1, -1, 1, 1)
+    narrow = replace(
+        coupling,
+        groups=(replace(first, channels=first.channels[:12]), second),
+        labels={**coupling.labels, "c0": pairs, "y0": pairs},
+        atoms={**coupling.atoms, "conv0": atoms},
+    )
+    scores = {"conv0": np.ones(12), "conv1": np.full(24, 100.0)}
+    clock = clock_of(narrow, step=1)
+
+    removed = solve(Problem(narrow, scores, clock, align=8), clock(np.array([[4, 0]]))[0])
+
+    assert removed == {"conv0": (8, 9, 10, 11)}
+    assert {len(each["conv0"]) for each in designs(narrow, 8) if "conv0" in each} == {4, 8}
 
 
 def test_a_budget_that_is_kept_already_removes_nothing(chain):
