@@ -110,13 +110,14 @@ def _log(made: Plan, settings: Factorize, macs_before: int, macs_after: int) -> 
     every = len(made.choices) + len(made.left)
     reasons = Counter(each.reason.split(":")[0] for each in made.left)
     left = "; left: " + ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common()) if reasons else ""
+    where = f" on {settings.backend}" if settings.backend else ""
     if not made.choices:
-        return (f"factorize: no layer of {every} gains on {settings.backend}, the network stays as it is{left}",)
+        return (f"factorize: no layer of {every} gains{where}, the network stays as it is{left}",)
     methods = Counter(choice.candidate.into.method for choice in made.choices)
     kinds = ", ".join(f"{count} by {method}" for method, count in methods.most_common())
     line = (
-        f"factorize: {len(made.choices)} of {every} layers ({kinds}), {made.ms_before:.4g} -> {made.ms_after:.4g} ms "
-        f"on {settings.backend}, {macs_before / 1e6:.4g} -> {macs_after / 1e6:.4g} M multiply-accumulates{left}"
+        f"factorize: {len(made.choices)} of {every} layers ({kinds}), {made.ms_before:.4g} -> {made.ms_after:.4g} ms"
+        f"{where}, {macs_before / 1e6:.4g} -> {macs_after / 1e6:.4g} M multiply-accumulates{left}"
     )
     return (line, *_short_of(made, settings))
 

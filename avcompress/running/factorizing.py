@@ -26,7 +26,8 @@ def factorize(bench: Bench, where: str, stage: Factorize, artifact: Artifact, tr
     network: onnx.ModelProto = artifact.model
     images = Batches(bench.calibration, bench.recipe.preprocess, network.graph.input[0].name)
     engine = engine_of(bench.engines, stage.backend, where)
-    found = take_apart(network, stage, images, engine_clock(engine), track)
+    named = stage.model_copy(update={"backend": engine.backend})
+    found = take_apart(network, named, images, engine_clock(engine), track)
     facts = Factorization(
         step="",
         engine=engine.backend,
