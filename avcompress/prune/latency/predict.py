@@ -63,14 +63,17 @@ def fit(table: LatencyTable, widths: Widths) -> Predictor:
 
 def _fit(table: LatencyTable, widths: Widths, block: int) -> tuple[float, Predictor]:
     features = _features(widths, np.array([design.removed for design in table.designs]), block)
-    times = np.array([[d.layers_ms.get(name, 0.0) for name in widths.nodes] for d in table.designs])
+    # Nodes were timed one network after the other, whole networks in turns: the machine may have been slower for one of
+    # them, and its nodes' shares of its own whole time are what holds.
+    slower = np.array([(sum(d.layers_ms.values()) + d.others_ms) / d.total_ms for d in table.designs])
+    times = np.array([[d.layers_ms.get(name, 0.0) for name in widths.nodes] for d in table.designs]) / slower[:, None]
     terms, residual = np.zeros((len(widths.nodes), _TERMS)), 0.0
     for node in range(len(widths.nodes)):
         if times[:, node].any():
             terms[node], error = nnls(features[:, node], times[:, node])
             residual += error**2
     means = _mean_width(widths, features)
-    others, error = nnls(means, np.array([design.others_ms for design in table.designs]))
+    others, error = nnls(means, np.array([design.others_ms for design in table.designs]) / slower)
     sums = (features * terms).sum(axis=(1, 2)) + means @ others
     whole, _ = nnls(np.stack([np.ones_like(sums), sums], axis=1), np.array([d.total_ms for d in table.designs]))
     return residual + error**2, Predictor(widths, block, terms, others, whole)
