@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
+from avcompress.modes import evaluating
 from avcompress.outputs import named_outputs
 from avcompress.spec import Array, ModelError
 from engines.in_memory import open_model
@@ -130,15 +131,12 @@ def _flat_outputs(module: nn.Module) -> Iterator[list[str]]:
         names[:] = flat
         return tuple(flat.values())
 
-    training = [part for part in module.modules() if part.training]
     hook = module.register_forward_hook(flatten)
-    module.eval()
     try:
-        yield names
+        with evaluating(module):
+            yield names
     finally:
         hook.remove()
-        for part in training:
-            part.training = True
 
 
 def _run(module: nn.Module, image: Tensor) -> list[Array]:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from avcompress.distill.pairs import resized
 from avcompress.distill.places import find_places
 from avcompress.distill.taps import OUTPUT, Record, Tapped
-from avcompress.distill.teacher import Teacher, check_two_networks, evaluating
+from avcompress.distill.teacher import Teacher, check_two_networks
 from avcompress.distill.terms import Lesson, Subject, Term
+from avcompress.modes import evaluating
 from avcompress.outputs import chosen
 from avcompress.recipe_distill import Itself, Labels, Loss, Mutual, Teaching, needs_labels
 from avcompress.spec import AvcompressError, ModelError

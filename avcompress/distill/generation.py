@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from avcompress.distill.statistics import Statistics, moment_distance
 from avcompress.distill.taps import Tapped
-from avcompress.distill.teacher import evaluating
+from avcompress.modes import evaluating
 from avcompress.recipe import Preprocess
 from avcompress.recipe_distill import Generation
 from avcompress.spec import ModelError, Track, untracked

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from avcompress.distill.taps import Tapped, tap_names
-from avcompress.distill.teacher import evaluating
+from avcompress.modes import evaluating
 from avcompress.onnx_import.layers import batch_norm
 from avcompress.spec import ModelError
 from engines.norm_statistics import read_statistics

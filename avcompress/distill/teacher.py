@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from typing_extensions import assert_never
 from avcompress.distill.taps import Record, Tapped
 from avcompress.float_network import saved_network, with_output
 from avcompress.models.loading import load_torch
+from avcompress.modes import evaluating
 from avcompress.onnx_import import import_onnx
 from avcompress.outputs import chosen
 from avcompress.recipe_distill import Teaching
@@ -86,18 +86,6 @@ def _move_(module: nn.Module, device: torch.device) -> None:
     first = next(module.parameters(), None)
     if first is not None and first.device != device:
         module.to(device)
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode for a while; every part goes back to the mode it had."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 def check_two_networks(student: nn.Module, teacher: nn.Module) -> None:

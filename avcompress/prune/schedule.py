@@ -23,11 +23,6 @@ def rounds(ratio: float, count: int) -> tuple[float, ...]:
     return (*(1 - (1 - ratio) ** (done / count) for done in range(1, count)), ratio)
 
 
-def of_the_rest(before: float, after: float) -> float:
-    """The share of what is left that has to go for `after` of the whole to be gone, when `before` of it is."""
-    return (after - before) / (1 - before)
-
-
 @dataclass(frozen=True)
 class Rise:
     """How the share that is removed grows during a training.

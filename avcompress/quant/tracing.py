@@ -6,7 +6,6 @@ on a shape) it gets that of the example.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from avcompress.modes import evaluating
 from avcompress.spec import ModelError
 
 FAKE = "example"
@@ -38,18 +38,6 @@ def trace(module: nn.Module, example: Tensor) -> fx.GraphModule:
                 f"{reason}; wrap that code with torch.fx.wrap, or export the network and give `model.onnx`"
             ) from error
         return fx.GraphModule(tracer.root, graph, type(module).__name__)
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode for a while; every part goes back to the mode it had."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 class _Sized(fx.Proxy):

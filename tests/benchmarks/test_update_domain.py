@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_espnet_gains_in_fog_and_forgets_no_more_than_its_bound(data_root, tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / "update_domain.py"), "--data-root", str(data_root)]
     done = subprocess.run(
-        [*command, "--out", str(tmp_path), "--steps", "40"],
+        [*command, "--out", str(tmp_path)],
         check=False,
         capture_output=True,
         text=True,
@@ -26,4 +26,4 @@ def test_espnet_gains_in_fog_and_forgets_no_more_than_its_bound(data_root, tmp_p
     report = json.loads((tmp_path / "espnet_fog-3" / "report.json").read_text())
     old, new = (each["comparisons"]["ort"]["slices"][0]["drop"]["mIoU"] for each in report["update"]["domains"])
     assert old["value"] <= 0.01
-    assert new["high"] < 0  # a gain, proven by its interval; that of all 150 steps is in docs/update.md
+    assert new["high"] < -0.02  # a gain, proven by its interval

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from avcompress.modes import evaluating
 from avcompress.prune.answers import answers
 from avcompress.prune.groups import Coupling
-from avcompress.prune.importance.derivatives import evaluating
 from avcompress.prune.importance.scores import relative, summed
 from avcompress.prune.weights import Weight, layers_of
 from avcompress.spec import Array, ModelError

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, fx, nn
 
+from avcompress.modes import evaluating
 from avcompress.prune.answers import answers
 from avcompress.prune.importance.lesson import Lesson
 from avcompress.spec import ModelError
@@ -58,18 +59,6 @@ def checked(loss: Tensor, batch: int) -> Tensor:
 def no_batches() -> ModelError:
     """For a lesson without any."""
     return ModelError("importance: expected images to compute gradients from, got none; give at least one batch")
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """The mode of evaluation; afterwards every part is in the mode that it was in."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 @contextlib.contextmanager

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from avcompress.modes import evaluating
 from avcompress.prune.answers import answers
 from avcompress.prune.groups import Coupling, Group
-from avcompress.prune.importance.derivatives import checked, differentiable, evaluating, no_batches
+from avcompress.prune.importance.derivatives import checked, differentiable, no_batches
 from avcompress.prune.importance.lesson import Lesson
 from avcompress.prune.importance.scores import Line, lines
 from avcompress.prune.weights import Weight, layers_of

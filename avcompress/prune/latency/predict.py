@@ -40,12 +40,8 @@ class Predictor:
     others: Floats
     whole: Floats
 
-    def nodes_ms(self, counts: Counts) -> Floats:
-        """(n, nodes): what each node takes, for each of (n, groups) channels removed."""
-        return np.asarray((self.terms * _features(self.widths, counts, self.block)).sum(axis=2))
-
     def total_ms(self, counts: Counts) -> Floats:
-        """(n,): what the whole network takes."""
+        """(n,): what the whole network takes, for each of (n, groups) channels removed."""
         features = _features(self.widths, counts, self.block)
         parts = (self.terms * features).sum(axis=(1, 2)) + _mean_width(self.widths, features) @ self.others
         return np.asarray(self.whole[0] + self.whole[1] * parts)

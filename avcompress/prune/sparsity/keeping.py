@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+import numpy as np
 import torch
 from torch import fx, nn
 
@@ -20,6 +21,8 @@ from avcompress.train.zeros import Zeros, mask_, named, zeros_of
 
 ScoresOf = Callable[[nn.Module], WeightScores]
 """By the names of constants, how important each weight of what is trained is at that time."""
+_FIRST = -1.0
+"""A score below all others, which are 0 or above."""
 
 
 def keep_zeros(module: fx.GraphModule, tensors: Iterable[str], prefix: str = "") -> Zeros:
@@ -43,8 +46,8 @@ def growing_zeros(
 ) -> Zeros:
     """Let more and more weights become zeros, as the schedule has it, the least important ones at each time.
 
-    By default those of the least magnitude. Scores of what is 0 must be 0, as those of magnitude and |w g| are: then
-    what is 0 is among the least.
+    By default those of the least magnitude. What is 0 already comes first: of other weights that nothing pulls at the
+    scores may be 0, too.
     """
     parameters = _parameters(module, tensors, prefix)
     constant = zeros_of(parameters.values())
@@ -55,7 +58,13 @@ def growing_zeros(
 
     def grow_(trained: nn.Module, done: int) -> None:
         if rise.is_due(done):
-            masks = unstructured((scores_of or magnitudes)(trained), rise.at(done), scope)
+            weights = named(trained, parameters.values())
+            gone = {name: weights[path].detach().cpu().numpy() == 0 for name, path in parameters.items()}
+            scores = {
+                name: np.where(gone[name], _FIRST, values)
+                for name, values in (scores_of or magnitudes)(trained).items()
+            }
+            masks = unstructured(scores, rise.at(done), scope)
             mask_(trained, {parameters[name]: torch.from_numpy(mask) for name, mask in masks.items()})
 
     return Zeros(constant.masks, grow_, rise.end)

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from avcompress.modes import evaluating
 from avcompress.quant.placement.fx_imported import imported_op
 from avcompress.quant.placement.fx_ops import describe_call
 from avcompress.quant.placement.fx_sketch import Sketch, is_tensor, op_name, tensor_name
 from avcompress.quant.placement.view import GraphView
-from avcompress.quant.tracing import FAKE, evaluating, trace
+from avcompress.quant.tracing import FAKE, trace
 
 __all__ = ["graph_view", "op_name", "tensor_name"]
 

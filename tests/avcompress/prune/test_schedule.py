@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avcompress.prune.schedule import Rise, of_the_rest, rounds
+from avcompress.prune.schedule import Rise, rounds
 from avcompress.spec import RecipeError
 
 
@@ -21,7 +21,7 @@ def test_the_rounds_end_at_the_ratio_and_take_equal_shares_of_the_rest(ratio, co
     shares = rounds(ratio, count)
 
     assert shares[-1] == ratio
-    each = [of_the_rest(before, after) for before, after in zip((0.0, *shares), shares, strict=False)]
+    each = [(after - before) / (1 - before) for before, after in zip((0.0, *shares), shares, strict=False)]
     assert each == pytest.approx([each[0]] * count, abs=1e-9)
 
 

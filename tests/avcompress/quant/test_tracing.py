@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from avcompress.quant.tracing import FAKE, evaluating, trace
+from avcompress.quant.tracing import FAKE, trace
 from avcompress.spec import ModelError
 
 IMAGE = torch.zeros(1, 3, 8, 8)
@@ -62,21 +62,6 @@ def test_the_parameters_are_shared_and_the_mode_is_kept():
 
     assert next(traced.parameters()) is module[0].weight
     assert [part.training for part in module.modules()] == [True, True, False, True]
-
-
-def test_eval_mode_ends_after_an_error():
-    module = nn.ReLU()
-    inside = []
-
-    def fails():
-        with evaluating(module):
-            inside.append(module.training)
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fails()
-
-    assert (inside, module.training) == ([False], True)
 
 
 class Branches(nn.Module):

@@ -402,9 +402,8 @@ def test_sparsity_grows_while_the_network_trains(tmp_path, job, importance):
         name: float((numpy_helper.to_array(initializers(onnx.load(made.network))[name]) == 0).mean())
         for name in made.artifact.sparse
     }
-    # A weight that was zero for a while stays so where nothing pulls at it.
-    assert shares == pytest.approx(dict.fromkeys(("first.0.weight", "second.0.weight", "head.weight"), 0.8), abs=0.03)
-    assert re.match(r"sparse: 8[0-2]\.\d % of 4,128 weights in 3 layers are zero", made.artifact.log[-1])
+    assert shares == pytest.approx(dict.fromkeys(("first.0.weight", "second.0.weight", "head.weight"), 0.8), abs=0.01)
+    assert made.artifact.log[-1].startswith("sparse: 80.0 % of 4,128 weights in 3 layers are zero")
 
 
 def test_a_stage_that_loses_zeros_is_a_named_defect(tmp_path, job, monkeypatch):
