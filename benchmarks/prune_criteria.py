@@ -20,7 +20,7 @@ import onnx
 import torch
 from prune_latency import RECIPES, ROOT, batches, read
 
-from avcompress.distill.closeness import Closeness, of_detector, of_segmenter
+from avcompress.distill.movement import Moves, moves_of_detector, moves_of_segmenter
 from avcompress.float_network import deployed
 from avcompress.onnx_import import import_onnx
 from avcompress.prune import Coupling, channel_groups, without
@@ -75,7 +75,7 @@ def compare(name: str, arguments: Any) -> None:
     network = read(recipe, path.parent, data_root)
     plain, coupling = deployed(network), channel_groups(network)
     beside_plain = channel_groups(plain)
-    lesson = Lesson(batches(recipe, data_root, arguments.images), closeness=closeness(recipe))
+    lesson = Lesson(batches(recipe, data_root, arguments.images), moves=moves(recipe))
     engine = OpenVinoEngine(backend="openvino")
     table = measure_table(plain, beside_plain, engine)
     clock, dense_ms = fit(table, widths_of(plain, beside_plain)).total_ms, table.designs[0].total_ms
@@ -97,9 +97,11 @@ def compare(name: str, arguments: Any) -> None:
         print(f"| {criterion} | {before / after:.2f} | {found[0]:.4f} | {found[1]:.4f} | {spent:.0f} |", flush=True)
 
 
-def closeness(recipe: Recipe) -> Closeness:
-    """What an error in the outputs counts."""
-    return of_detector(recipe.task, recipe.preprocess.size) if isinstance(recipe.task, Detection) else of_segmenter()
+def moves(recipe: Recipe) -> Moves:
+    """What a movement of the outputs counts."""
+    if isinstance(recipe.task, Detection):
+        return moves_of_detector(recipe.task, recipe.preprocess.size)
+    return moves_of_segmenter
 
 
 def judge(recipe: Recipe, data_root: Path, network: onnx.ModelProto) -> float:

@@ -26,7 +26,7 @@ from validation.report import Factorization, Pruning
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from avcompress.distill.closeness import Closeness
+    from avcompress.distill.movement import Moves
     from avcompress.prune import Coupling
     from avcompress.prune.importance import Lesson, Scores
     from avcompress.train import Dataset, TaskLoss
@@ -69,20 +69,20 @@ class Chooser(Generic[S]):
 
         loss = self._loss()
         of = None if loss is None else loss.of
-        return Lesson(self._batches(loss is not None and loss.labels), of, self._closeness())
+        return Lesson(self._batches(loss is not None and loss.labels), of, self._moves())
 
     def images(self) -> Iterator[Tensor]:
         """What importance is measured on, whatever their labels: batches (N, C, H, W)."""
         return (images for images, _ in self._batches(labels=False))
 
-    def _closeness(self) -> Closeness:
-        """What an error in the answers counts."""
-        from avcompress.distill.closeness import of_detector, of_segmenter
+    def _moves(self) -> Moves:
+        """What a movement of the answers counts."""
+        from avcompress.distill.movement import moves_of_detector, moves_of_segmenter
 
         task = self.bench.recipe.task
         if isinstance(task, Detection):
-            return of_detector(task, self.bench.recipe.preprocess.size)
-        return of_segmenter()
+            return moves_of_detector(task, self.bench.recipe.preprocess.size)
+        return moves_of_segmenter
 
     def _loss(self) -> TaskLoss | None:
         if self.stage.loss == "response":

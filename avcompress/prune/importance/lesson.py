@@ -13,13 +13,13 @@ arXiv:1905.12558.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from avcompress.distill.closeness import Closeness, of_values
+from avcompress.distill.movement import Moves, moves_of_values
 
 Loss = Callable[[Any, Any], Tensor]
 """A scalar, of what the network returns and the targets of a batch."""
@@ -32,29 +32,29 @@ class Lesson:
     Attributes:
         batches: inputs (N, C, H, W) with what the loss wants of them; gone through once for each criterion.
         loss: a mean over the images of a batch; None is `response`, which looks at no targets.
-        closeness: what `response` counts a movement of the outputs.
+        moves: the units in which `response` takes the outputs.
         seed: of the directions of `response`.
     """
 
     batches: Iterable[tuple[Tensor, Any]]
     loss: Loss | None = None
-    closeness: Closeness = field(default_factory=of_values)
+    moves: Moves = moves_of_values
     seed: int = 0
 
     def loss_of(self) -> Loss:
         """The loss; that of `response` draws the same directions each time that it is asked for."""
-        return self.loss or _Response(self.closeness, self.seed)
+        return self.loss or _Response(self.moves, self.seed)
 
 
 class _Response:
-    """The outputs, in the units of a closeness, times signs drawn by chance: ()."""
+    """The outputs, in units of what their movement counts, times signs drawn by chance: ()."""
 
-    def __init__(self, closeness: Closeness, seed: int) -> None:
-        self.closeness = closeness
+    def __init__(self, moves: Moves, seed: int) -> None:
+        self.moves = moves
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, outputs: Any, _targets: Any) -> Tensor:
-        return torch.stack([self._along(part) for part in self.closeness.moves(outputs)]).sum()
+        return torch.stack([self._along(part) for part in self.moves(outputs)]).sum()
 
     def _along(self, values: Tensor) -> Tensor:
         signs = torch.randint(0, 2, values.shape, generator=self.generator).to(values) * 2 - 1
