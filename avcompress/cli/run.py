@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from avcompress.cli.app import DataRoot, Exit, JsonFile, JunitFile, Out, Quiet, Resume, app
-from avcompress.cli.terminal import check_json, open_console, open_watch, show_outcome, write_json, write_junit
+from avcompress.cli.terminal import check_json, open_console, open_watch, show_outcome, write_json, write_outcome
 
 
 @app.command()
@@ -48,10 +48,7 @@ def run(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
     if not quiet:
         console.print()
     show_outcome(console, outcome)
-    if json_file:
-        write_json(json_file, outcome.report.model_dump(mode="json"))
-    if junit_file:
-        write_junit(junit_file, loaded.name, outcome.verdict, outcome.report)
+    write_outcome(outcome, json_file, junit_file)
     raise typer.Exit(Exit.MET if outcome.verdict.passed else Exit.NOT_MET)
 
 

@@ -60,6 +60,14 @@ def show_outcome(console: Console, outcome: Outcome | Validated) -> None:
         console.print(f"report: {outcome.out / 'report.html'}", soft_wrap=True, markup=False)
 
 
+def write_outcome(outcome: Outcome | Validated, json_file: Path | None, junit_file: Path | None) -> None:
+    """Write the report as JSON and the verdict as JUnit XML, where asked to."""
+    if json_file:
+        write_json(json_file, outcome.report.model_dump(mode="json"))
+    if junit_file:
+        write_junit(junit_file, outcome.report.recipe, outcome.verdict, outcome.report)
+
+
 def show_verdict(console: Console, name: str, verdict: Verdict, words: tuple[str, str] = MET) -> None:
     """Print a verdict line by line: the checks that fail first; below the table what is known of each."""
     title = Text(words[0], "bold green") if verdict.passed else Text(words[1], "bold red")

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from avcompress.cli.app import DataRoot, Exit, JsonFile, JunitFile, Out, Quiet, Resume, app
-from avcompress.cli.terminal import check_json, open_console, open_watch, show_outcome, write_json, write_junit
+from avcompress.cli.terminal import check_json, open_console, open_watch, show_outcome, write_outcome
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,10 +60,7 @@ def update(  # noqa: PLR0913, PLR0917 (the options of a command, and its context
         console.print()
     show_outcome(console, outcome)
     _show_versions(console, outcome.report)
-    if json_file:
-        write_json(json_file, outcome.report.model_dump(mode="json"))
-    if junit_file:
-        write_junit(junit_file, outcome.report.recipe, outcome.verdict, outcome.report)
+    write_outcome(outcome, json_file, junit_file)
     raise typer.Exit(Exit.MET if outcome.verdict.passed else Exit.NOT_MET)
 
 
