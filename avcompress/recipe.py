@@ -17,6 +17,7 @@ from avcompress.recipe_lowrank import Factorize
 from avcompress.recipe_network import Network
 from avcompress.recipe_prune import Prune, Sparsify
 from avcompress.recipe_qat import Qat
+from avcompress.recipe_rewrite import Rewrite
 from avcompress.recipe_training import Train
 
 SceneSide = Annotated[int, Field(ge=32, le=4096)]
@@ -320,8 +321,8 @@ Repairing = CorrectBias | AdaRound | Reconstruct
 
 FloatTraining = Train | Distill
 """Stages that train the float network."""
-Shrinking = Prune | Sparsify | Factorize
-"""Stages that make the float network smaller; with those that train it, before all others."""
+Shrinking = Prune | Sparsify | Factorize | Rewrite
+"""Stages that make the float network smaller or faster; with those that train it, before all others."""
 
 Stage = Annotated[
     FloatTraining | Shrinking | Preparing | Quantizing | Repairing | Qat | Cast, Field(discriminator="kind")

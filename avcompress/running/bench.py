@@ -32,6 +32,7 @@ from avcompress.recipe_distill import Distill
 from avcompress.recipe_lowrank import Factorize
 from avcompress.recipe_prune import Prune, Sparsify
 from avcompress.recipe_qat import Qat
+from avcompress.recipe_rewrite import Rewrite
 from avcompress.recipe_training import Train
 from avcompress.running.targeting import engine_of
 from avcompress.running.training_checks import check_training
@@ -169,7 +170,7 @@ def usable_engines(recipe: Recipe) -> tuple[tuple[Engine, ...], list[str]]:
 def _check_clocks(recipe: Recipe, engines: Sequence[Engine]) -> None:
     """Every stage that measures latency has an engine to measure it on."""
     for index, stage in enumerate(recipe.stages):
-        if isinstance(stage, Factorize) or (isinstance(stage, Prune) and stage.ratio is None):
+        if isinstance(stage, Factorize | Rewrite) or (isinstance(stage, Prune) and stage.ratio is None):
             engine_of(engines, stage.backend, f"stages[{index}]")
 
 
@@ -242,14 +243,14 @@ def _misplaced(stage: Stage, before: Stage) -> str:
 
 _ONCE = frozenset({2, 5})
 _ORDER = (
-    "order them: train, distill, prune, factorize and sparsify as you like, equalize, smooth, one of ptq, dynamic or "
-    "weight_only, what repairs, qat, cast"
+    "order them: train, distill, rewrite, prune, factorize and sparsify as you like, equalize, smooth, one of ptq, "
+    "dynamic or weight_only, what repairs, qat, cast"
 )
 
 
 def _rank(stage: Stage) -> int:
     match stage:
-        case Train() | Distill() | Prune() | Factorize() | Sparsify():
+        case Train() | Distill() | Prune() | Factorize() | Rewrite() | Sparsify():
             return 0
         case Equalize() | Smooth():
             return 1

@@ -14,6 +14,7 @@ import onnx
 from avcompress.files import sha256_file
 from avcompress.recipe import Detection
 from avcompress.recipe_prune import Choosing, Prune, ScoreFile, ScoreFunction, Sparsify
+from avcompress.recipe_rewrite import Rewrite
 from avcompress.running.bench import Bench
 from avcompress.running.float_model import FloatModel
 from avcompress.running.task_loss import code_of, loss_code, task_loss
@@ -21,7 +22,7 @@ from avcompress.running.teaching import images_of
 from avcompress.spec import Artifact, ModelError, RecipeError, Track, untracked
 from calibration.part import take_part
 from calibration.source import Source
-from validation.report import Factorization, Pruning
+from validation.report import Factorization, Pruning, Rewriting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +39,7 @@ class Made(NamedTuple):
     """What a step that makes a network smaller gives: the artifact, and what the report tells of it."""
 
     artifact: Artifact
-    facts: Pruning | Factorization | None = None
+    facts: Pruning | Factorization | Rewriting | None = None
 
 
 S = TypeVar("S", bound=Choosing)
@@ -186,7 +187,7 @@ def concerned(coupling: Coupling, stage: Choosing, where: str) -> Coupling:
     return replace(coupling, groups=groups)
 
 
-def refuse_unmatched(layers: Sequence[str], stage: Choosing, where: str) -> None:
+def refuse_unmatched(layers: Sequence[str], stage: Choosing | Rewrite, where: str) -> None:
     """Raise RecipeError for a pattern of a stage that none of the layers has."""
     for key in ("layers", "exclude"):
         for pattern in getattr(stage, key):
@@ -198,7 +199,7 @@ def refuse_unmatched(layers: Sequence[str], stage: Choosing, where: str) -> None
                 )
 
 
-def may_change(layers: Sequence[str], stage: Choosing) -> bool:
+def may_change(layers: Sequence[str], stage: Choosing | Rewrite) -> bool:
     """Whether the stage's patterns let layers change that go together: one that is left as it is keeps all of them."""
     return _fits(layers, stage.layers) and not _fits(layers, stage.exclude)
 

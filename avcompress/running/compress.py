@@ -24,7 +24,7 @@ from avcompress.recipe import Cast, FloatTraining, GeneratedSource, Ptq, Recipe,
 from avcompress.recipe_qat import Qat
 from avcompress.running.bench import Bench
 from avcompress.running.float_stages import count_float_steps, take_float_stages
-from avcompress.running.shrinking import FACTORIZED, read_factorizations, read_prunings
+from avcompress.running.shrinking import FACTORIZED, read_factorizations, read_prunings, read_rewritings
 from avcompress.running.task_loss import loss_code
 from avcompress.running.teaching import teacher_code
 from avcompress.running.training import SKIPPED, seen_by
@@ -34,7 +34,7 @@ from avcompress.spec import Artifact, Track
 from avcompress.state import step_key
 from calibration.batches import Batches
 from calibration.statistics_file import load_statistics, save_statistics
-from validation.report import Factorization, Pruning
+from validation.report import Factorization, Pruning, Rewriting
 
 STATISTICS = "calibration.stats"
 
@@ -58,7 +58,8 @@ class Compressed(NamedTuple):
         logs: what each step said, by the step's name.
         skipped: by role, train and calibration, the images left out because they cannot be read.
         smaller: the float ONNX that was made of it; None where nothing makes it smaller.
-        prunings, factorizations: what the steps tell that removed channels, or took layers apart.
+        prunings, factorizations, rewritings: what the steps tell that removed channels, took layers apart, or wrote
+            operators as others.
         calibration: the file of statistics that the ranges of activations follow from, and how; None without any.
         updated_from: the sha256 of the network that this one is an update of; empty of a run.
     """
@@ -73,6 +74,7 @@ class Compressed(NamedTuple):
     smaller: Path | None = None
     prunings: tuple[Pruning, ...] = ()
     factorizations: tuple[Factorization, ...] = ()
+    rewritings: tuple[Rewriting, ...] = ()
     calibration: Calibrated | None = None
     updated_from: str = ""
 
@@ -93,6 +95,7 @@ def compress(bench: Bench) -> Compressed:
         smaller=floats.network / NETWORK if floats.network != floats.reference else None,
         prunings=read_prunings(floats.steps),
         factorizations=read_factorizations(floats.steps),
+        rewritings=read_rewritings(floats.steps),
         logs=_logs([*floats.steps, *folders[1:]]),
         skipped=_skipped(bench, floats.steps, folders[1:]),
         calibration=_calibrated(bench),

@@ -17,12 +17,14 @@ from avcompress.files import sha256_file, write_atomically
 from avcompress.recipe import FloatTraining, Shrinking
 from avcompress.recipe_lowrank import Factorize
 from avcompress.recipe_prune import Prune, Sparsify
+from avcompress.recipe_rewrite import Rewrite
 from avcompress.running.bench import Bench
 from avcompress.running.budgeting import TABLE, take_budget
 from avcompress.running.choosing import Chooser, Made, made_by
 from avcompress.running.factorizing import factorize
 from avcompress.running.float_model import FloatModel, as_graph, smaller
 from avcompress.running.pruning import Part, faded, fading, prune
+from avcompress.running.rewriting import rewrite
 from avcompress.running.sparsifying import growing, sparsify
 from avcompress.running.targeting import alignment_of, engine_of
 from avcompress.running.teaching import images_of
@@ -30,13 +32,13 @@ from avcompress.running.training import SKIPPED, Place, seen_by, train_step
 from avcompress.spec import Artifact, ModelError, RecipeError, Track
 from avcompress.state import step_key
 from validation.machine import runtime_versions
-from validation.report import Factorization, Pruning
+from validation.report import Factorization, Pruning, Rewriting
 
 Taken = tuple[FloatModel, tuple[Path, ...]]
 """The network after a stage, and the folders of its steps."""
 Make = Callable[[Artifact, Track], Made]
 """What a step does to the artifact of a whole ONNX network."""
-PRUNING, FACTORIZATION = "pruning.json", "factorization.json"
+PRUNING, FACTORIZATION, REWRITING = "pruning.json", "factorization.json", "rewriting.json"
 FACTORIZED = "-factorize"
 """How the names of steps end that see the calibration images, not those to learn from."""
 
@@ -51,6 +53,8 @@ def shrink(bench: Bench, index: int, stage: Shrinking, model: FloatModel) -> Tak
                 return _factorize(bench, index, stage, model)
             case Sparsify():
                 return _sparsify(bench, index, stage, model)
+            case Rewrite():
+                return _rewrite(bench, index, stage, model)
             case _:
                 assert_never(stage)
 
@@ -61,7 +65,7 @@ def _located(where: str) -> Iterator[None]:
     try:
         yield
     except (RecipeError, ModelError) as error:
-        text = re.sub(r"^(prune|sparsify|factorize)\b", where, str(error))
+        text = re.sub(r"^(prune|sparsify|factorize|rewrite)\b", where, str(error))
         text = re.sub(r"^importance:", f"{where}.importance:", text)
         for theirs, ours in (("alignment", "align"), ("protected", "exclude")):
             text = text.replace(f"{where}.{theirs}:", f"{where}.{ours}:")
@@ -75,7 +79,7 @@ def count_steps(stage: Shrinking) -> int:
             if stage.schedule == "during_training":
                 return 2
             return stage.parts * (1 + (stage.ratio is None) + (stage.recover is not None))
-        case Sparsify() | Factorize():
+        case Sparsify() | Factorize() | Rewrite():
             return 1
         case _:
             assert_never(stage)
@@ -91,6 +95,12 @@ def read_factorizations(folders: Iterable[Path]) -> tuple[Factorization, ...]:
     """What the steps among these tell of the layers that they took apart."""
     found = (folder / FACTORIZATION for folder in folders)
     return tuple(Factorization.model_validate_json(path.read_bytes()) for path in found if path.exists())
+
+
+def read_rewritings(folders: Iterable[Path]) -> tuple[Rewriting, ...]:
+    """What the steps among these tell of the operators that they wrote as others."""
+    found = (folder / REWRITING for folder in folders)
+    return tuple(Rewriting.model_validate_json(path.read_bytes()) for path in found if path.exists())
 
 
 def _prune(bench: Bench, index: int, stage: Prune, model: FloatModel) -> Taken:
@@ -146,6 +156,15 @@ def _factorize(bench: Bench, index: int, stage: Factorize, model: FloatModel) ->
     return factorized, (folder,)
 
 
+def _rewrite(bench: Bench, index: int, stage: Rewrite, model: FloatModel) -> Taken:
+    engine = engine_of(bench.engines, stage.backend, f"stages[{index}]")
+    known = (stage.model_dump(), engine.model_dump(exclude={"required"}), seen_by(bench), runtime_versions())
+    names = (f"{index}-rewrite", f"rewrite ({', '.join(stage.rules)})")
+    make = partial(rewrite, bench, f"stages[{index}]", stage, engine)
+    rewritten, folder = _step(bench, model, names, step_key("rewrite", model.key, *known), make, still=True)
+    return rewritten, (folder,)
+
+
 def _sparsify(bench: Bench, index: int, stage: Sparsify, model: FloatModel) -> Taken:
     chooser = Chooser(bench, f"stages[{index}]", stage, model)
     name = f"{index}-sparsify"
@@ -179,7 +198,7 @@ def _step(
         save_structure(done.artifact.model, folder)
         save_decisions(done.artifact, folder)
         if done.facts is not None:
-            file = PRUNING if isinstance(done.facts, Pruning) else FACTORIZATION
+            file = {Pruning: PRUNING, Factorization: FACTORIZATION, Rewriting: REWRITING}[type(done.facts)]
             write_atomically(folder / file, done.facts.model_copy(update={"step": title}).model_dump_json(indent=1))
         images = bench.calibration if name.endswith(FACTORIZED) else images_of(bench)
         write_atomically(folder / SKIPPED, json.dumps(images.skipped))

@@ -32,6 +32,7 @@ def smaller_facts(compressed: Compressed, times: Mapping[str, tuple[LayerTime, .
         layers=layers,
         prunings=prunings,
         factorizations=compressed.factorizations,
+        rewritings=compressed.rewritings,
         layer_times=dict(times),
     )
 

@@ -38,6 +38,7 @@ SECTIONS = {
     "ScoreFile": "importance: a file",
     "ScoreFunction": "importance: a function",
     "Factorize": "stages, kind: factorize",
+    "Rewrite": "stages, kind: rewrite",
     "Energy": "rank: energy",
     "Speedup": "rank: speedup",
     "Sparsify": "stages, kind: sparsify",

@@ -39,6 +39,8 @@ from validation.report.smaller import (
     LatencyGoal,
     LayerWidth,
     Pruning,
+    Rewriting,
+    RewritingRule,
     SmallerFacts,
 )
 from validation.report.update import DomainFacts, UpdateFacts
@@ -78,6 +80,8 @@ __all__ = [
     "Pruning",
     "Range",
     "Report",
+    "Rewriting",
+    "RewritingRule",
     "ScenarioFacts",
     "SliceFacts",
     "SmallerFacts",

@@ -75,6 +75,26 @@ class Factorization(Model):
     left: dict[str, str] = Field(default_factory=dict, description="layer -> why it stays as it is")
 
 
+class RewritingRule(Model):
+    """What one rule did to operators."""
+
+    rule: str = Field(description="its name in recipes")
+    nodes: tuple[str, ...] = Field(description="those that it rewrites; none where it finds nothing to do")
+    before_ms: float = Field(description="what the network took without it; 0 where it finds nothing to do")
+    after_ms: float = Field(description="what it takes with it, measured in turns with the one before")
+    kept: bool = Field(description="whether the network goes on with it")
+
+
+class Rewriting(Model):
+    """One step that wrote operators as others."""
+
+    step: str = Field(description="what the step does, as in `stages`")
+    engine: str = Field(description="what latency was measured on")
+    before_ms: float = Field(description="what the network took, without pre- and post-processing")
+    after_ms: float = Field(description="what it takes, measured in turns with the one before")
+    rules: tuple[RewritingRule, ...] = Field(description="in the order in which they were tried")
+
+
 class SmallerFacts(Model):
     """The network that quantization was given beside the float network that drops are measured against."""
 
@@ -85,6 +105,7 @@ class SmallerFacts(Model):
     layers: tuple[LayerWidth, ...] = Field(description="every weighted layer, in graph order")
     prunings: tuple[Pruning, ...] = Field((), description="the steps that removed channels")
     factorizations: tuple[Factorization, ...] = Field((), description="the steps that took layers apart")
+    rewritings: tuple[Rewriting, ...] = Field((), description="the steps that wrote operators as others")
     layer_times: dict[str, tuple[LayerTime, ...]] = Field(
         default_factory=dict,
         description="by engine: the time of every layer of the float network, to go beside those of the compressed one",
