@@ -62,7 +62,7 @@ def _located(where: str) -> Iterator[None]:
         yield
     except (RecipeError, ModelError) as error:
         text = re.sub(r"^(prune|sparsify|factorize)\b", where, str(error))
-        text = re.sub(r"^importance:", f"{where}.importance:", text)
+        text = re.sub(r"^(importance|fit):", rf"{where}.\1:", text)
         for theirs, ours in (("alignment", "align"), ("protected", "exclude")):
             text = text.replace(f"{where}.{theirs}:", f"{where}.{ours}:")
         raise type(error)(text) from error
