@@ -32,6 +32,7 @@ from avcompress.prune.latency.measure import latencies_ms, measure_table  # noqa
 from avcompress.prune.latency.predict import fit  # noqa: E402
 from avcompress.prune.latency.solve import Problem, solve  # noqa: E402
 from avcompress.prune.latency.widths import counts_of, widths_of  # noqa: E402
+from avcompress.prune.selection import steps_of  # noqa: E402
 from avcompress.recipe import OpenVinoEngine, Recipe  # noqa: E402
 from avcompress.recipe_load import load_recipe  # noqa: E402
 from avcompress.recipe_network import OnnxModel  # noqa: E402
@@ -44,6 +45,7 @@ from engines.onnx_load import load_onnx  # noqa: E402
 RECIPES = {"espnet": "espnet_camvid.yaml", "yolox": "yolox_nano_coco.yaml"}
 SPEEDUPS = (1.2, 1.35, 1.5, 1.75, 2.0)
 IMAGES = 16
+ALIGN = 8
 OFF = 0.1
 
 
@@ -72,14 +74,15 @@ def compare(name: str, arguments: Any) -> list[float]:
     scores = fisher(import_onnx(network), scored, Lesson(batches(recipe, Path(arguments.data_root))))
     engine = OpenVinoEngine(backend="openvino")
     start = time.monotonic()
-    table = measure_table(plain, coupling, engine)
+    steps = steps_of(coupling, ALIGN)
+    table = measure_table(plain, coupling, engine, steps)
     dense_ms = table.designs[0].total_ms
     print(f"\n{name}: {dense_ms:.1f} ms, {len(table.designs)} widths timed in {time.monotonic() - start:.0f} s\n")
     print("| asked | predicted | measured | off |\n|---|---|---|---|")
     clock = fit(table, widths_of(plain, coupling)).total_ms
     found = []
     for speedup in arguments.speedups:
-        removed = solve(Problem(coupling, scores, clock), dense_ms / speedup)
+        removed = solve(Problem(coupling, scores, clock, steps), dense_ms / speedup)
         predicted = dense_ms / float(clock(counts_of(coupling, removed)[None])[0])
         before, after = latencies_ms([plain, without(plain, coupling, removed)], engine, arguments.seconds)
         off = before / after / predicted - 1

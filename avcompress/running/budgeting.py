@@ -57,6 +57,7 @@ def take_budget(chooser: Chooser[Prune], name: str, dense_ms: float | None, part
     from avcompress.prune import channel_groups
     from avcompress.prune.latency.measure import measure_table, structure_digest
     from avcompress.prune.latency.table import load_table, save_table
+    from avcompress.prune.selection import steps_of
 
     bench, stage = chooser.bench, chooser.stage
     engine = engine_of(bench.engines, stage.backend, chooser.where)
@@ -65,9 +66,9 @@ def take_budget(chooser: Chooser[Prune], name: str, dense_ms: float | None, part
 
     def compute(folder: Path, track: Track) -> None:
         free = concerned(channel_groups(network), stage, chooser.where)
-        save_table(measure_table(network, free, engine, stage.align or 1, track), folder / TABLE)
+        save_table(measure_table(network, free, engine, steps_of(free, *stage.alignments), track), folder / TABLE)
 
-    patterns = (stage.layers, stage.exclude, stage.align)
+    patterns = (stage.layers, stage.exclude, stage.alignments)
     key = step_key("latency", digest, engine.model_dump(exclude={"required"}), patterns, runtime_versions())
     folder = bench.step(name, f"time widths, {engine.backend}", key, compute, still=True)
     now = load_table(folder / TABLE, digest).designs[0].total_ms
@@ -140,6 +141,7 @@ def _problem(
     from avcompress.prune.latency.solve import Problem
     from avcompress.prune.latency.table import load_table
     from avcompress.prune.latency.widths import widths_of
+    from avcompress.prune.selection import steps_of
 
     table = load_table(budget.folder / TABLE, structure_digest(network))
     predictor = fit(table, widths_of(network, free))
@@ -151,4 +153,5 @@ def _problem(
         return predictor.total_ms(every)
 
     chosen = replace(free, groups=tuple(free.groups[index] for index in scored))
-    return Problem(chosen, scores, clock, stage.align or 1, stage.floor), table.designs[0].total_ms
+    steps = steps_of(free, *stage.alignments)
+    return Problem(chosen, scores, clock, steps, stage.floor), table.designs[0].total_ms

@@ -352,6 +352,13 @@ def test_channels_fade_while_the_network_trains_and_are_cut_out(tmp_path, job):
     assert [(value.reshape(16, -1) == 0).all(1).sum() for value in weights] == [8]
 
 
+def test_layers_may_have_alignments_of_their_own(tmp_path, job):
+    made = run(job, tmp_path, {**PRUNE, "align": {"/first*": 2, "/*": 12}})
+
+    assert widths(made.network)["/head/Conv"] == (10, 12, 1, 1)
+    assert widths(made.network)["/second/second.0/Conv"] == (12, 8, 3, 3)
+
+
 # --- zeros that stay
 
 
@@ -466,6 +473,14 @@ def test_weights_of_another_structure_are_one_line(cli, tmp_path, job):
         (
             {**PRUNE, "align": 40},
             r"stages\[0\]\.align: expected at most the 24 channels of layer '/second/second\.0/Conv', got 40",
+        ),
+        (
+            {**PRUNE, "align": {"/second*": 40}},
+            r"stages\[0\]\.align: expected at most the 24 channels of layer '/second/second\.0/Conv', got 40",
+        ),
+        (
+            {**PRUNE, "align": {"/third*": 4, "*": 8}},
+            r"stages\[0\]\.align: expected names or patterns of layers, got '/third\*', which fits none",
         ),
         ({**PRUNE, "ratio": 0.95}, r"stages\[0\]: expected a floor of at most 0\.05, which the ratio of 0\.95 leaves"),
         (

@@ -5,6 +5,7 @@ from avcompress.prune.latency.measure import designs
 from avcompress.prune.latency.predict import fit
 from avcompress.prune.latency.table import Design, LatencyTable, load_table, save_table
 from avcompress.prune.latency.widths import counts_of, widths_of
+from avcompress.prune.selection import steps_of
 from avcompress.spec import DataError
 
 
@@ -18,7 +19,7 @@ def truth(widths, counts, block=8):
 
 
 def table_of(coupling, widths, count=14):
-    drawn = [counts_of(coupling, removed) for removed in designs(coupling, 4, count)]
+    drawn = [counts_of(coupling, removed) for removed in designs(coupling, steps_of(coupling, 4), count)]
     layers = [truth(widths, counts) for counts in drawn]
     return LatencyTable(
         "digest",
@@ -88,9 +89,11 @@ def test_a_table_comes_back_from_its_file_and_another_networks_is_refused(chain,
 def test_designs_are_aligned_and_the_first_is_the_network_as_it_is(chain):
     _, coupling = chain((48, 64, 8))
 
-    drawn = designs(coupling, 8)
+    steps = {"conv0": 8, "conv1": 16}
+
+    drawn = designs(coupling, steps)
 
     assert drawn[0] == {}
-    assert drawn == designs(coupling, 8)
-    assert all((len(g.channels) - len(r.get(g.name, ()))) % 8 == 0 for r in drawn for g in coupling.groups)
+    assert drawn == designs(coupling, steps)
+    assert all((len(g.channels) - len(r.get(g.name, ()))) % steps[g.name] == 0 for r in drawn for g in coupling.groups)
     assert len({tuple(counts_of(coupling, r)) for r in drawn}) >= 6
