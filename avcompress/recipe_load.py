@@ -19,8 +19,8 @@ from avcompress.spec import RecipeError
 from avcompress.yaml_file import Kind, Location, complaint, compose, line_of, plain, spell
 
 TAG_KEYS = ("format", "kind", "backend")
-FORMS = ("alone", "listed")
-"""The tags of one source and of several, which no key of the file holds."""
+FORMS = ("alone", "listed", "by_pattern")
+"""The tags of what may be one value or several, which no key of the file holds."""
 KEY_TAGS = {
     "onnx": "file",
     "structure": "saved",

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, PositiveInt, Tag, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from avcompress.frozen import Fraction, Model
 from avcompress.recipe_distill import Distill
@@ -42,6 +51,16 @@ def _importance_kind(value: Any) -> str:
 Importance = Annotated[
     Annotated[Criterion, Tag("named")] | Annotated[ScoreFile, Tag("scores")] | Annotated[ScoreFunction, Tag("code")],
     Discriminator(_importance_kind),
+]
+
+
+def _align_kind(value: Any) -> str:
+    return "by_pattern" if isinstance(value, dict) else "alone"
+
+
+Align = Annotated[
+    Annotated[PositiveInt, Tag("alone")] | Annotated[dict[str, PositiveInt], Tag("by_pattern")],
+    Discriminator(_align_kind),
 ]
 Recovery = Annotated[Train | Distill, Field(discriminator="kind")]
 
@@ -93,10 +112,11 @@ class Prune(Choosing):
         description="which of target.engines latency is measured on; default: the first that runs here and is no "
         "reference",
     )
-    align: PositiveInt | None = Field(
+    align: Align | None = Field(
         None,
         description="layers keep a multiple of so many channels; default: what the target's kernels want, 8 on CPUs, "
-        "32 in INT8 and 8 in FP16 on GPUs, unless the target's profile says otherwise",
+        "32 in INT8 and 8 in FP16 on GPUs, unless the target's profile says otherwise. Or by fnmatch patterns of "
+        "nodes' names, the first that fits counts: {/head*: 16, '*': 8}; layers that none fits have the default",
     )
     floor: Fraction = Field(0.1, description="share of its channels that every layer keeps at least")
     schedule: Literal["one_shot", "iterative", "during_training"] = Field(
@@ -121,6 +141,19 @@ class Prune(Choosing):
         if self.backend is not None and self.ratio is not None:
             raise ValueError(f"expected no backend beside ratio, got {self.backend}; remove it, or give speedup")
         return self
+
+    @field_validator("align", mode="after")
+    @classmethod
+    def _reaches_every_pattern(cls, align: int | dict[str, int] | None) -> int | dict[str, int] | None:
+        if align == {}:
+            raise ValueError("expected patterns with their widths, got none; add one, or leave align out")
+        behind = list(align)[list(align).index("*") + 1 :] if isinstance(align, dict) and "*" in align else []
+        if behind:
+            raise ValueError(
+                f"expected '*' behind all other patterns, got it before {behind[0]!r}, which would never count: the "
+                "first that fits does; move '*' to the end"
+            )
+        return align
 
     @model_validator(mode="after")
     def _has_enough(self) -> Prune:
@@ -150,6 +183,13 @@ class Prune(Choosing):
         if self.schedule == "during_training" and self.ratio is None:
             raise ValueError("expected ratio with schedule: during_training, got a latency; set schedule: iterative")
         return self
+
+    @property
+    def alignments(self) -> tuple[int, tuple[tuple[str, int], ...]]:
+        """The alignment of layers that have none of their own, and those that have, by pattern."""
+        if not isinstance(self.align, dict):
+            return self.align or 1, ()
+        return self.align.get("*", 1), tuple(each for each in self.align.items() if each[0] != "*")
 
     @property
     def parts(self) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 
 import onnx
 import torch
-from prune_latency import RECIPES, ROOT, batches, read
+from prune_latency import ALIGN, RECIPES, ROOT, batches, read
 
 from avcompress.distill.movement import Moves, moves_of_detector, moves_of_segmenter
 from avcompress.float_network import deployed
@@ -31,6 +31,7 @@ from avcompress.prune.latency.measure import latencies_ms, measure_table
 from avcompress.prune.latency.predict import fit
 from avcompress.prune.latency.solve import Problem, solve
 from avcompress.prune.latency.widths import widths_of
+from avcompress.prune.selection import steps_of
 from avcompress.recipe import Detection, OpenVinoEngine, Recipe
 from avcompress.recipe_load import load_recipe
 from calibration.source import open_source
@@ -77,7 +78,8 @@ def compare(name: str, arguments: Any) -> None:
     beside_plain = channel_groups(plain)
     lesson = Lesson(batches(recipe, data_root, arguments.images), moves=moves(recipe))
     engine = OpenVinoEngine(backend="openvino")
-    table = measure_table(plain, beside_plain, engine)
+    steps = steps_of(beside_plain, ALIGN)
+    table = measure_table(plain, beside_plain, engine, steps)
     clock, dense_ms = fit(table, widths_of(plain, beside_plain)).total_ms, table.designs[0].total_ms
     whole = example(network, (images for images, _ in lesson.batches))
     metric = "AP" if isinstance(recipe.task, Detection) else "mIoU"
@@ -88,7 +90,7 @@ def compare(name: str, arguments: Any) -> None:
     for criterion in arguments.criteria:
         start = time.process_time()
         scores = CRITERIA[criterion](network, coupling, lesson)
-        removed = solve(Problem(beside_plain, scores, clock), dense_ms / SPEEDUP[name])
+        removed = solve(Problem(beside_plain, scores, clock, steps), dense_ms / SPEEDUP[name])
         small = without(network, coupling, removed)
         better = fitted(whole, small, outputs_gone(network, coupling, removed)).network
         spent = time.process_time() - start

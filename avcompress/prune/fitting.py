@@ -104,7 +104,7 @@ def example(network: onnx.ModelProto, images: Iterable[Tensor]) -> Example:
     watched = _Watched(module, _layers(network, module), sum(len(chunk.images) for chunk in chunks))
     with torch.no_grad():
         for chunk in chunks:
-            answers(watched.run, chunk.images)
+            answers(watched.run, chunk.images, "fit")
     return Example(chunks, watched.found)
 
 

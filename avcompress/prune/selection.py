@@ -20,6 +20,9 @@ from avcompress.prune.groups import Coupling, Group, Removed
 from avcompress.prune.importance.scores import Scores, check_scores
 from avcompress.spec import Array, RecipeError
 
+ByLayer = tuple[tuple[str, int], ...]
+"""Alignments by patterns of layers' names; of several that fit a layer the first counts."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -38,7 +41,7 @@ class Selection:
     ratio: float
     scope: Literal["local", "global"] = "local"
     alignment: int = 1
-    by_layer: tuple[tuple[str, int], ...] = ()
+    by_layer: ByLayer = ()
     floor: float = 0.1
     protected: tuple[str, ...] = ()
     narrow: Literal["keep", "prune"] = "keep"
@@ -152,16 +155,20 @@ def _widths(group: Group, rule: Selection, each: int) -> tuple[int, ...]:
 def _step(group: Group, rule: Selection, each: int) -> int:
     """By how many channels a width changes for its values to be a multiple of the alignment."""
     own = (n for pattern, n in rule.by_layer if _named(group, (pattern,)))
-    return _aligned(next(own, rule.alignment), each)
-
-
-def _aligned(alignment: int, each: int) -> int:
+    alignment = next(own, rule.alignment)
     return alignment // gcd(alignment, each)
 
 
-def steps_of(coupling: Coupling, alignment: int) -> dict[str, int]:
-    """By group, of how many channels a width is a multiple for its values to be one of the alignment."""
-    return {name: _aligned(alignment, each) for name, each in values_per_channel(coupling).items()}
+def steps_of(coupling: Coupling, alignment: int, by_layer: ByLayer = ()) -> dict[str, int]:
+    """By group, of how many channels a width is a multiple for its values to be one of the alignment.
+
+    Raises RecipeError for a pattern that fits no layer, or an alignment that is larger than a layer it is given for.
+    """
+    rule = Selection(0, alignment=alignment, by_layer=by_layer)
+    each = values_per_channel(coupling)
+    _refuse_unmatched(coupling, "by_layer", (pattern for pattern, _ in by_layer))
+    _refuse_wide_by_layer(coupling.groups, rule, each)
+    return {group.name: _step(group, rule, each[group.name]) for group in coupling.groups}
 
 
 def values_per_channel(coupling: Coupling) -> dict[str, int]:
@@ -220,14 +227,18 @@ def _steps(rows: Iterable[_Row]) -> Iterator[_Step]:
 
 def _refuse_wide(groups: list[Group], rows: Iterable[_Row], rule: Selection, each: Mapping[str, int]) -> None:
     """An alignment that was meant for a layer has to fit it; the general one has to fit one."""
-    for group in groups:
-        for pattern, alignment in rule.by_layer:
-            if _named(group, (pattern,)) and alignment > len(group.channels) * each[group.name]:
-                raise _too_wide(group, alignment, each, "give it a smaller one")
+    _refuse_wide_by_layer(groups, rule, each)
     widest = max(groups, key=lambda group: len(group.channels) * each[group.name], default=None)
     none = rule.narrow == "keep" and all(len(row.widths) == 1 for row in rows)
     if widest is not None and none and rule.alignment > len(widest.channels) * each[widest.name]:
         raise _too_wide(widest, rule.alignment, each, "no layer is wider; choose a smaller one")
+
+
+def _refuse_wide_by_layer(groups: Iterable[Group], rule: Selection, each: Mapping[str, int]) -> None:
+    for group in groups:
+        own = next((n for pattern, n in rule.by_layer if _named(group, (pattern,))), 1)
+        if own > len(group.channels) * each[group.name]:
+            raise _too_wide(group, own, each, "give it a smaller one")
 
 
 def _too_wide(group: Group, alignment: int, each: Mapping[str, int], remedy: str) -> RecipeError:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx
 
 from avcompress.float_network import deployed
@@ -18,20 +16,13 @@ from avcompress.running.targeting import engine_of
 from avcompress.spec import Track
 from avcompress.state import step_key
 from validation.machine import runtime_versions
-from validation.report import LatencyGoal
+from validation.report import LatencyGoal, LatencyTry
 
 if TYPE_CHECKING:
     from avcompress.prune import Coupling, Removed
     from avcompress.prune.importance import Scores
-    from avcompress.prune.latency.solve import Problem
-    from avcompress.prune.latency.widths import Counts, Floats
 
 TABLE = "table.json"
-_TRIES = 3
-_SPARE = 0.97
-"""A network that is faster than this part of the goal could have kept more channels."""
-_CLOSE = 1.02
-"""A measurement that is no further above the goal keeps it: another one of the same network differs by as much."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +56,9 @@ def take_budget(chooser: Chooser[Prune], name: str, dense_ms: float | None, part
 
     def compute(folder: Path, track: Track) -> None:
         free = concerned(channel_groups(network), stage, chooser.where)
-        save_table(measure_table(network, free, engine, stage.align or 1, track), folder / TABLE)
+        save_table(measure_table(network, free, engine, _steps(stage, free), track), folder / TABLE)
 
-    patterns = (stage.layers, stage.exclude, stage.align)
+    patterns = (stage.layers, stage.exclude, stage.alignments)
     key = step_key("latency", digest, engine.model_dump(exclude={"required"}), patterns, runtime_versions())
     folder = bench.step(name, f"time widths, {engine.backend}", key, compute, still=True)
     now = load_table(folder / TABLE, digest).designs[0].total_ms
@@ -81,74 +72,42 @@ def chosen_for(
 ) -> tuple[dict[str, tuple[int, ...]], LatencyGoal]:
     """What to remove, by group, so that the network keeps a budget when it is measured.
 
-    Where a choice turns out slower than predicted, or so much faster that more could stay, the next one aims by as much
-    lower or higher; of those that keep the budget the slowest is taken.
     Raises RecipeError for a budget that no allowed widths keep.
     """
     from avcompress.prune import channel_groups, without
-    from avcompress.prune.latency.measure import latencies_ms
-    from avcompress.prune.latency.solve import solve
-    from avcompress.prune.latency.widths import counts_of
+    from avcompress.prune.latency.approach import approach, best_of
+    from avcompress.prune.latency.measure import latencies_ms, structure_digest
+    from avcompress.prune.latency.predict import fit
+    from avcompress.prune.latency.solve import Problem
+    from avcompress.prune.latency.table import load_table
+    from avcompress.prune.latency.widths import widths_of
 
     plain = deployed(network)  # as engines run it: not all of them fold normalization
     free = concerned(channel_groups(plain), chooser.stage, chooser.where)
-    problem, dense_ms = _problem(chooser.stage, budget, plain, free, scores)
-    aim, tried = budget.goal_ms, []
-    for _ in range(_TRIES):
-        removed = solve(problem, aim)
-        predicted = float(problem.clock(counts_of(problem.coupling, removed)[None])[0])
+    table, widths = load_table(budget.folder / TABLE, structure_digest(plain)), widths_of(plain, free)
+    dense_ms = table.designs[0].total_ms
+
+    def measured_ms(removed: Removed) -> float:
         before, after = latencies_ms([plain, without(plain, free, removed)], budget.engine)
         # In parts of the network in turns with which it was measured: machines have slower hours.
-        measured = after * dense_ms / before
-        tried.append(_Try(removed, predicted, measured))
-        if _SPARE * budget.goal_ms <= measured <= _CLOSE * budget.goal_ms:
-            break
-        aim *= budget.goal_ms / measured
-    best = _best(tried, _CLOSE * budget.goal_ms)
+        return after * dense_ms / before
+
+    problem = Problem(free, scores, fit(table, widths).total_ms, _steps(chooser.stage, free), chooser.stage.floor)
+    tried = approach(problem, table, widths, budget.goal_ms, measured_ms)
+    best = best_of(tried, problem, budget.goal_ms)
     goal = LatencyGoal(
         engine=budget.engine.backend,
         goal_ms=budget.goal_ms,
         before_ms=dense_ms,
         predicted_ms=best.predicted_ms,
         measured_ms=best.measured_ms,
+        tries=tuple(LatencyTry(predicted_ms=each.predicted_ms, measured_ms=each.measured_ms) for each in tried),
     )
     return dict(best.removed), goal
 
 
-class _Try(NamedTuple):
-    """What to remove, and what the network then takes."""
+def _steps(stage: Prune, coupling: Coupling) -> dict[str, int]:
+    """By group, of how many channels widths are multiples."""
+    from avcompress.prune.selection import steps_of
 
-    removed: Removed
-    predicted_ms: float
-    measured_ms: float
-
-
-def _best(tried: Sequence[_Try], limit_ms: float) -> _Try:
-    """The slowest that keeps the limit; the fastest where none does."""
-    keep = [each for each in tried if each.measured_ms <= limit_ms]
-    if keep:
-        return max(keep, key=lambda each: each.measured_ms)
-    return min(tried, key=lambda each: each.measured_ms)
-
-
-def _problem(
-    stage: Prune, budget: Budget, network: onnx.ModelProto, free: Coupling, scores: Scores
-) -> tuple[Problem, float]:
-    """What there is to choose, of the groups that have scores; and what the network takes as it is."""
-    from avcompress.prune.latency.measure import structure_digest
-    from avcompress.prune.latency.predict import fit
-    from avcompress.prune.latency.solve import Problem
-    from avcompress.prune.latency.table import load_table
-    from avcompress.prune.latency.widths import widths_of
-
-    table = load_table(budget.folder / TABLE, structure_digest(network))
-    predictor = fit(table, widths_of(network, free))
-    scored = [index for index, group in enumerate(free.groups) if group.name in scores]
-
-    def clock(counts: Counts) -> Floats:
-        every = np.zeros((len(counts), len(free.groups)), np.int64)
-        every[:, scored] = counts
-        return predictor.total_ms(every)
-
-    chosen = replace(free, groups=tuple(free.groups[index] for index in scored))
-    return Problem(chosen, scores, clock, stage.align or 1, stage.floor), table.designs[0].total_ms
+    return steps_of(coupling, *stage.alignments)

@@ -157,7 +157,7 @@ def fading(chooser: Chooser[Prune]) -> Growth:
         rise = Rise(start, end, rule.ratio, every=max(1, (end - start) // stage.parts))
         return growing_channels(module, free, rule, rise, scores_of, prefix)
 
-    return Growth(zeros, (stage.model_dump(exclude={"recover"}), made_by(chooser)))
+    return Growth(zeros, (stage.model_dump(exclude={"recover"}), stage.alignments, made_by(chooser)))
 
 
 def faded(chooser: Chooser[Prune], artifact: Artifact, track: Track) -> Made:  # noqa: ARG001
@@ -174,7 +174,7 @@ def faded(chooser: Chooser[Prune], artifact: Artifact, track: Track) -> Made:  #
 def _rule(stage: Prune, ratio: float) -> Selection:
     from avcompress.prune.selection import Selection
 
-    return Selection(ratio, stage.scope, stage.align or 1, floor=stage.floor)
+    return Selection(ratio, stage.scope, *stage.alignments, floor=stage.floor)
 
 
 def _without(artifact: Artifact, coupling: Coupling, removed: Removed) -> Artifact:

@@ -66,8 +66,8 @@ def _located(where: str) -> Iterator[None]:
         yield
     except (RecipeError, ModelError) as error:
         text = re.sub(r"^(prune|sparsify|factorize|rewrite)\b", where, str(error))
-        text = re.sub(r"^importance:", f"{where}.importance:", text)
-        for theirs, ours in (("alignment", "align"), ("protected", "exclude")):
+        text = re.sub(r"^(importance|fit):", rf"{where}.\1:", text)
+        for theirs, ours in (("alignment", "align"), ("by_layer", "align"), ("protected", "exclude")):
             text = text.replace(f"{where}.{theirs}:", f"{where}.{ours}:")
         raise type(error)(text) from error
 
@@ -104,7 +104,8 @@ def read_rewritings(folders: Iterable[Path]) -> tuple[Rewriting, ...]:
 
 
 def _prune(bench: Bench, index: int, stage: Prune, model: FloatModel) -> Taken:
-    align = stage.align or alignment_of(bench.recipe)
+    usual = alignment_of(bench.recipe)
+    align = {"*": usual, **stage.align} if isinstance(stage.align, dict) else stage.align or usual
     chooser = Chooser(bench, f"stages[{index}]", stage.model_copy(update={"align": align}), model)
     if stage.schedule == "during_training" and stage.recover is not None:
         return _prune_in_training(chooser, index, stage.recover)
@@ -129,6 +130,7 @@ def _prune(bench: Bench, index: int, stage: Prune, model: FloatModel) -> Taken:
 def _prune_once(chooser: Chooser[Prune], name: str, part: Part) -> tuple[FloatModel, Path]:
     stage, budget = chooser.stage, part.budget
     known = [stage.model_dump(exclude={"recover"}), part.number, seen_by(chooser.bench), made_by(chooser)]
+    known.append(stage.alignments)  # whose order counts
     known += [] if budget is None else [budget.goal_ms, sha256_file(budget.folder / TABLE)]
     key = step_key("prune", chooser.model.key, *known)
     names = (name, f"prune ({_goal(stage)})")

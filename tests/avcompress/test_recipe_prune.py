@@ -25,6 +25,13 @@ def test_what_is_fitted_to_nothing_needs_no_images():
     assert prune(images=1, schedule="during_training", recover=TRAIN).images == 1
 
 
+def test_an_alignment_is_a_number_or_one_by_pattern_with_a_usual_one():
+    assert prune(align=8).alignments == (8, ())
+    assert prune().alignments == (1, ())
+    assert prune(align={"/head*": 16, "*/conv": 4}).alignments == (1, (("/head*", 16), ("*/conv", 4)))
+    assert prune(align={"/head*": 16, "*": 8}).alignments == (8, (("/head*", 16),))
+
+
 def test_parts_are_those_of_the_schedule():
     assert prune().parts == 1
     assert prune(schedule="iterative", recover=TRAIN).parts == 4
@@ -42,6 +49,9 @@ def test_parts_are_those_of_the_schedule():
         ({"backend": "ort"}, "expected no backend beside ratio, got ort"),
         ({"ratio": 0.95}, "expected a floor of at most 0.05, which the ratio of 0.95 leaves, got 0.1; lower one"),
         ({"images": 3}, "expected 4 images at least with fit, got 3; give more, or set fit: false"),
+        ({"align": {}}, "expected patterns with their widths, got none; add one, or leave align out"),
+        ({"align": {"*": 8, "/head*": 16}}, r"expected '\*' behind all other patterns, got it before '/head\*'"),
+        ({"align": {"/head*": 0}}, "greater than 0"),
         ({"recover": TRAIN}, "expected no recover with schedule: one_shot"),
         ({"rounds": 3}, "expected no rounds with schedule: one_shot"),
         ({"schedule": "iterative", "fit": False}, "expected `recover` for schedule: iterative, got nothing"),
@@ -96,6 +106,8 @@ stages:
             r"stages\[0\]\.importance\.fil: unknown key; did you mean 'file'\?",
         ),
         ("{kind: prune, ratio: .5, exclud: a}", r"stages\[0\]\.exclud: unknown key; did you mean 'exclude'\?"),
+        ("{kind: prune, ratio: .5, align: 0}", r"stages\[0\]\.align: expected greater than 0, got 0; mend it$"),
+        ("{kind: prune, ratio: .5, align: {/head*: 0}}", r"\.align\./head\*: expected greater than 0, got 0; mend it$"),
         (
             "{kind: prune, ratio: .5, schedule: iterative, recover: {kind: train, step: 3}}",
             r"stages\[0\]\.recover\.step: unknown key; did you mean 'steps'\?",

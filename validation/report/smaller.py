@@ -31,14 +31,22 @@ class GroupImportance(Model):
     scores: tuple[float, ...] = Field(description="their importance, falling; of more than 64 so many, evenly spread")
 
 
+class LatencyTry(Model):
+    """A choice of widths that was measured; the ones before it had their part in what was predicted of it."""
+
+    predicted_ms: float = Field(description="what it was predicted to take before it was measured")
+    measured_ms: float = Field(description="what it takes, measured in turns with the network before")
+
+
 class LatencyGoal(Model):
     """A latency that channels were removed for: of one image in an engine of the float network, and nothing around."""
 
     engine: str = Field(description="what was measured on")
     goal_ms: float = Field(description="what the network was to take")
     before_ms: float = Field(description="what it took")
-    predicted_ms: float = Field(description="what the table of latencies says of the chosen widths")
+    predicted_ms: float = Field(description="what the chosen widths were predicted to take before they were measured")
     measured_ms: float = Field(description="what they take, measured in turns with the network before")
+    tries: tuple[LatencyTry, ...] = Field((), description="every choice that was measured, in that order")
 
 
 class Pruning(Model):

@@ -36,7 +36,7 @@ def activation(module: fx.GraphModule, coupling: Coupling, batches: Iterable[tup
     count = 0
     for inputs, _ in batches:
         with evaluating(module), torch.no_grad():
-            answers(means.run, inputs)
+            answers(means.run, inputs, "importance")
         count += 1
     if not count:
         raise ModelError("importance activation: expected images to look at, got none; give at least one batch")

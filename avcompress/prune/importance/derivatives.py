@@ -32,7 +32,7 @@ def gradients(
     loss_of, count = lesson.loss_of(), 0
     for inputs, targets in lesson.batches:
         with evaluating(module), differentiable(module, weights.values()):
-            loss = checked(loss_of(answers(module, inputs), targets), count)
+            loss = checked(loss_of(answers(module, inputs, "importance"), targets), count)
             found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         pairs = zip(weights.items(), found, strict=True)
         yield {name: torch.zeros_like(weight) if grad is None else grad for (name, weight), grad in pairs}

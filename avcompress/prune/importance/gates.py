@@ -50,7 +50,7 @@ def gate_gradients(module: fx.GraphModule, coupling: Coupling, lesson: Lesson) -
         with evaluating(module), differentiable(module, ()):
             gates = _Gates(module, edges, len(inputs))
             pictures = inputs.detach().requires_grad_()
-            loss = checked(loss_of(answers(gates.run, pictures), targets), count)
+            loss = checked(loss_of(answers(gates.run, pictures, "importance"), targets), count)
             torch.autograd.grad(loss, [pictures, *gates.constants], allow_unused=True)
         yield {name: _by_channel(own, gates.found, len(inputs)) for name, own in places.items()}
         count += 1

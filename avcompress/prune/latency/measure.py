@@ -15,7 +15,6 @@ import onnx
 from avcompress.prune.groups import Coupling, Removed
 from avcompress.prune.latency.table import Design, LatencyTable
 from avcompress.prune.latency.widths import Counts, counts_of
-from avcompress.prune.selection import steps_of
 from avcompress.prune.slicing import without
 from avcompress.recipe import Engine
 from avcompress.spec import Array, Track, untracked
@@ -32,15 +31,16 @@ _SEED = 0
 
 
 def measure_table(
-    network: onnx.ModelProto, coupling: Coupling, engine: Engine, align: int = 8, track: Track = untracked
+    network: onnx.ModelProto, coupling: Coupling, engine: Engine, steps: Mapping[str, int], track: Track = untracked
 ) -> LatencyTable:
     """Time a network at `DESIGNS` sets of widths, the first as it is.
 
-    Widths are drawn at random, group by group, from the aligned ones: so each layer is seen at many pairs of input and
-    output widths, in its place between its neighbours. Importance plays no part: what is left does not change times.
+    Widths are drawn at random, group by group, from multiples of its `steps`: so each layer is seen at many pairs of
+    input and output widths, in its place between its neighbours. Importance plays no part: what is left does not change
+    times.
     Raises EngineError, MissingError where the backend cannot run here.
     """
-    drawn = designs(coupling, align)
+    drawn = designs(coupling, steps)
     networks = [without(network, coupling, removed) for removed in drawn]
     inputs = random_inputs(network)
     with tempfile.TemporaryDirectory() as folder:
@@ -71,10 +71,9 @@ def latencies_ms(networks: Sequence[onnx.ModelProto], engine: Engine, seconds: f
         return interleaved_ms([place / "engine" for place in folders], engine, inputs, seconds)
 
 
-def designs(coupling: Coupling, align: int, count: int = DESIGNS) -> list[Removed]:
-    """Sets of channels to remove: none, then random aligned widths; the same for the same coupling."""
+def designs(coupling: Coupling, steps: Mapping[str, int], count: int = DESIGNS) -> list[Removed]:
+    """Sets of channels to remove: none, then random multiples of steps; the same for the same coupling."""
     random = np.random.default_rng(_SEED)
-    steps = steps_of(coupling, align)
     drawn: list[Removed] = [{}]
     for _ in range(1, count):
         least = random.uniform(0.05, 0.8)  # narrow networks and wide ones, not all of a middle width

@@ -18,7 +18,7 @@ import numpy as np
 
 from avcompress.prune.groups import Coupling, Removed
 from avcompress.prune.latency.widths import Counts, Floats
-from avcompress.prune.selection import least_first, steps_of
+from avcompress.prune.selection import least_first
 from avcompress.spec import Array, RecipeError
 
 Clock = Callable[[Counts], Floats]
@@ -31,25 +31,27 @@ class Problem:
 
     Attributes:
         coupling: the groups.
-        scores: the importance of each channel by group name, >= 0.
+        scores: the importance of each channel by group name, >= 0; a group without stays whole.
         clock: what choices take.
-        align: widths that remain are multiples of it, counted in values of a layer's output; a group that is not wider
-            than that is left alone.
+        steps: by group name, of how many channels widths that remain are multiples; a group that is not wider than that
+            is left alone.
         floor: the share of each group's channels that stays at least.
     """
 
     coupling: Coupling
     scores: Mapping[str, Array]
     clock: Clock
-    align: int = 8
+    steps: Mapping[str, int]
     floor: float = 0.1
 
 
 def solve(problem: Problem, budget_ms: float) -> Removed:
     """Choose what to remove so that the clock keeps the budget; raises RecipeError when no allowed widths do."""
-    steps = steps_of(problem.coupling, problem.align)
-    choices = [_counts(len(group.channels), steps[group.name], problem.floor) for group in problem.coupling.groups]
-    losses = [_losses(problem.scores[group.name]) for group in problem.coupling.groups]
+    choices = [
+        _counts(len(group.channels), problem.steps[group.name], problem.floor) if group.name in problem.scores else [0]
+        for group in problem.coupling.groups
+    ]
+    losses = [_losses(problem.scores.get(group.name, np.zeros(0))) for group in problem.coupling.groups]
     search = _Search(problem.clock, choices, losses, budget_ms)
     narrowest = search.ms(search.fewest)
     if narrowest > budget_ms:

@@ -177,5 +177,5 @@ def test_too_few_images_are_told():
 
 
 def test_images_that_the_network_does_not_take_are_told():
-    with pytest.raises(ModelError, match=r"expected the network to take images \(3, 5, 6, 6\)"):
+    with pytest.raises(ModelError, match=r"^fit: expected the network to take images \(3, 5, 6, 6\)"):
         example(network(), [torch.zeros(4, 5, 6, 6)])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avcompress.prune import Channel, Coupling, Fixed, Group, Place
-from avcompress.prune.selection import Selection, lost, select, to_widths
+from avcompress.prune.selection import Selection, lost, select, steps_of, to_widths
 from avcompress.spec import ModelError, RecipeError
 
 
@@ -83,6 +83,24 @@ def test_alignment_may_differ_by_layer_and_the_first_pattern_counts():
 
     assert left(select(groups(20, 20), rising(20, 20), rule), 20, 20) == [12, 12]
     assert left(select(groups(20, 20), rising(20, 20), replace(rule, by_layer=(("b", 1),))), 20, 20) == [16, 12]
+
+
+def test_steps_are_channels_of_whose_values_the_alignment_is_a_multiple():
+    assert steps_of(groups(8, 24), 8) == {"a": 8, "b": 8}
+    assert steps_of(groups(12, 24, each=2), 8, (("b", 16), ("*", 2))) == {"a": 1, "b": 8}
+
+
+@pytest.mark.parametrize(
+    ("by_layer", "message"),
+    [
+        ((("b", 4), ("a", 16)), r"expected at most the 8 channels of layer 'a', got 16; give it a smaller"),
+        ((("c", 4),), r"prune.by_layer: expected names or patterns of layers, got 'c'"),
+        ((("a", 0),), r"prune.alignment: expected 1 or more, got 0"),
+    ],
+)
+def test_steps_that_no_layer_can_have_are_refused(by_layer, message):
+    with pytest.raises(RecipeError, match=message):
+        steps_of(groups(8, 16), 4, by_layer)
 
 
 def test_protected_layers_and_groups_without_scores_stay_whole():

@@ -14,6 +14,11 @@ import torch
 from onnx import numpy_helper
 
 from avcompress.export import to_onnx
+from avcompress.prune import without
+from avcompress.prune.latency import measure
+from avcompress.prune.latency.measure import designs, structure_digest
+from avcompress.prune.latency.table import Design, LatencyTable
+from avcompress.prune.latency.widths import counts_of
 from avcompress.recipe import Recipe
 from avcompress.running import compress as compressing
 from avcompress.running.bench import Bench, Job, prepare
@@ -22,7 +27,8 @@ from avcompress.running.float_model import as_graph, from_factory, from_file, sm
 from avcompress.spec import Artifact, ModelError, RecipeError, Track
 from avcompress.structure import load_structure
 from avcompress.watch import SilentWatch
-from engines.onnx_graph import initializers
+from engines.onnx_graph import initializers, macs, total_macs
+from validation.report import Pruning
 
 SIZE = (24, 32)
 CODE = '''
@@ -352,6 +358,51 @@ def test_channels_fade_while_the_network_trains_and_are_cut_out(tmp_path, job):
     assert [(value.reshape(16, -1) == 0).all(1).sum() for value in weights] == [8]
 
 
+def test_layers_may_have_alignments_of_their_own(tmp_path, job):
+    made = run(job, tmp_path, {**PRUNE, "align": {"/first*": 2, "/*": 12}})
+
+    assert widths(made.network)["/head/Conv"] == (10, 12, 1, 1)
+    assert widths(made.network)["/second/second.0/Conv"] == (12, 8, 3, 3)
+
+
+def by_macs(network, coupling, engine, steps, track):
+    """A table of a machine that counts: a millisecond for a thousand multiply-accumulates."""
+    drawn = designs(coupling, steps)
+    networks = [without(network, coupling, removed) for removed in drawn]
+    layers = [{name: count / 1000 for name, count in macs(each).items()} for each in networks]
+    return LatencyTable(
+        structure_digest(network),
+        tuple((group.name, len(group.channels)) for group in coupling.groups),
+        engine.backend,
+        "a machine that counts",
+        {},
+        tuple(
+            Design(tuple(counts_of(coupling, removed).tolist()), found, 0.0, sum(found.values()))
+            for removed, found in zip(drawn, layers, strict=True)
+        ),
+    )
+
+
+def test_widths_for_a_latency_are_tried_and_the_prediction_learns(tmp_path, job, monkeypatch):
+    """The machine is a fifth slower with a smaller network than its table says."""
+    monkeypatch.setattr(measure, "measure_table", by_macs)
+    monkeypatch.setattr(
+        measure, "latencies_ms", lambda networks, _: [total_macs(networks[0]), 1.2 * total_macs(networks[1])]
+    )
+    stage = {"kind": "prune", "importance": "l2", "speedup": 1.6, "align": {"/second*": 4, "*": 2}}
+
+    made = run(job, tmp_path, stage)
+
+    goal = Pruning.model_validate_json((tmp_path / "out" / "state" / "0-prune" / "pruning.json").read_bytes()).goal
+    first, last = goal.tries[0], goal.tries[-1]
+    assert goal.goal_ms == pytest.approx(goal.before_ms / 1.6)
+    assert first.measured_ms == pytest.approx(1.2 * first.predicted_ms, rel=0.03)
+    assert last.measured_ms == pytest.approx(last.predicted_ms, rel=0.02)
+    assert (goal.predicted_ms, goal.measured_ms) == (last.predicted_ms, last.measured_ms)
+    assert goal.measured_ms <= 1.02 * goal.goal_ms
+    assert widths(made.network)["/second/second.0/Conv"][0] % 4 == 0
+
+
 # --- zeros that stay
 
 
@@ -466,6 +517,14 @@ def test_weights_of_another_structure_are_one_line(cli, tmp_path, job):
         (
             {**PRUNE, "align": 40},
             r"stages\[0\]\.align: expected at most the 24 channels of layer '/second/second\.0/Conv', got 40",
+        ),
+        (
+            {**PRUNE, "align": {"/second*": 40}},
+            r"stages\[0\]\.align: expected at most the 24 channels of layer '/second/second\.0/Conv', got 40",
+        ),
+        (
+            {**PRUNE, "align": {"/third*": 4, "*": 8}},
+            r"stages\[0\]\.align: expected names or patterns of layers, got '/third\*', which fits none",
         ),
         ({**PRUNE, "ratio": 0.95}, r"stages\[0\]: expected a floor of at most 0\.05, which the ratio of 0\.95 leaves"),
         (

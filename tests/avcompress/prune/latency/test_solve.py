@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from avcompress.prune.latency.measure import designs
 from avcompress.prune.latency.solve import Problem, solve
+from avcompress.prune.selection import steps_of
 from avcompress.spec import RecipeError
 
 
@@ -44,7 +45,7 @@ def test_the_least_important_channels_go_from_where_they_save_most(chain):
     scores = {"conv0": np.arange(16.0), "conv1": np.arange(16.0) * 100 + 100}
     clock = clock_of(coupling)
 
-    removed = solve(Problem(coupling, scores, clock, align=8), clock(np.array([[8, 0]]))[0])
+    removed = solve(Problem(coupling, scores, clock, steps_of(coupling, 8)), clock(np.array([[8, 0]]))[0])
 
     assert removed == {"conv0": tuple(range(8))}
 
@@ -54,7 +55,7 @@ def test_of_equally_important_channels_the_later_go(chain):
     scores = {"conv0": np.ones(16), "conv1": np.full(16, 100.0)}
     clock = clock_of(coupling)
 
-    removed = solve(Problem(coupling, scores, clock, align=8), clock(np.array([[8, 0]]))[0])
+    removed = solve(Problem(coupling, scores, clock, steps_of(coupling, 8)), clock(np.array([[8, 0]]))[0])
 
     assert removed == {"conv0": tuple(range(8, 16))}
 
@@ -74,26 +75,47 @@ def test_widths_are_aligned_in_values_where_one_channel_is_several(chain):
     scores = {"conv0": np.ones(12), "conv1": np.full(24, 100.0)}
     clock = clock_of(narrow, step=1)
 
-    removed = solve(Problem(narrow, scores, clock, align=8), clock(np.array([[4, 0]]))[0])
+    removed = solve(Problem(narrow, scores, clock, steps_of(narrow, 8)), clock(np.array([[4, 0]]))[0])
 
     assert removed == {"conv0": (8, 9, 10, 11)}
-    assert {len(each["conv0"]) for each in designs(narrow, 8) if "conv0" in each} == {4, 8}
+    assert {len(each["conv0"]) for each in designs(narrow, steps_of(narrow, 8)) if "conv0" in each} == {4, 8}
 
 
 def test_a_budget_that_is_kept_already_removes_nothing(chain):
     _, coupling = chain()
     clock = clock_of(coupling)
 
-    assert (
-        solve(Problem(coupling, {"conv0": np.ones(16), "conv1": np.ones(24)}, clock), clock(np.zeros((1, 2)))[0]) == {}
-    )
+    problem = Problem(coupling, {"conv0": np.ones(16), "conv1": np.ones(24)}, clock, steps_of(coupling, 8))
+
+    assert solve(problem, clock(np.zeros((1, 2)))[0]) == {}
 
 
 def test_a_budget_below_the_narrowest_widths_is_refused(chain):
     _, coupling = chain()
+    scores = {"conv0": np.ones(16), "conv1": np.ones(24)}
 
     with pytest.raises(RecipeError, match=r"expected widths that take 0.01 ms, got .* for the narrowest allowed"):
-        solve(Problem(coupling, {"conv0": np.ones(16), "conv1": np.ones(24)}, clock_of(coupling)), 0.01)
+        solve(Problem(coupling, scores, clock_of(coupling), steps_of(coupling, 8)), 0.01)
+
+
+def test_a_group_without_scores_stays_whole(chain):
+    _, coupling = chain((16, 16, 8))
+    clock = clock_of(coupling)
+    problem = Problem(coupling, {"conv1": np.ones(16)}, clock, steps_of(coupling, 8))
+
+    assert solve(problem, clock(np.array([[0, 8]]))[0]) == {"conv1": tuple(range(8, 16))}
+
+
+def test_a_layer_may_have_steps_of_its_own(chain):
+    _, coupling = chain((32, 32, 8))
+    scores = {"conv0": np.ones(32), "conv1": np.full(32, 100.0)}
+    clock = clock_of(coupling)
+
+    removed = solve(
+        Problem(coupling, scores, clock, steps_of(coupling, 8, (("conv0", 16),))), clock(np.array([[8, 0]]))[0]
+    )
+
+    assert removed == {"conv0": tuple(range(16, 32))}
 
 
 def test_a_group_narrower_than_the_alignment_is_left_alone(chain):
@@ -101,7 +123,8 @@ def test_a_group_narrower_than_the_alignment_is_left_alone(chain):
     clock = clock_of(coupling)
 
     removed = solve(
-        Problem(coupling, {"conv0": np.ones(16), "conv1": np.zeros(8)}, clock, align=8), clock(np.array([[8, 0]]))[0]
+        Problem(coupling, {"conv0": np.ones(16), "conv1": np.zeros(8)}, clock, steps_of(coupling, 8)),
+        clock(np.array([[8, 0]]))[0],
     )
 
     assert set(removed) == {"conv0"}
@@ -119,7 +142,7 @@ def test_the_choice_keeps_the_budget_and_loses_little_more_than_the_best_one(cha
     fewest = clock(np.array([[24, 16, 24]]))[0]
     budget = fewest + share * (clock(np.zeros((1, 3)))[0] - fewest)
 
-    removed = solve(Problem(coupling, scores, clock, align=8, floor=0.0), budget)
+    removed = solve(Problem(coupling, scores, clock, steps_of(coupling, 8), floor=0.0), budget)
 
     assert clock(counted(coupling, removed)[None])[0] <= budget
     assert lost(coupling, scores, removed) <= best(coupling, scores, clock, budget, 8) * 1.25 + 1e-9
@@ -129,6 +152,6 @@ def test_the_same_problem_has_the_same_answer(chain):
     _, coupling = chain((32, 24, 32, 8))
     scores = {group.name: np.ones(len(group.channels)) for group in coupling.groups}
     clock = clock_of(coupling)
-    problem = Problem(coupling, scores, clock)
+    problem = Problem(coupling, scores, clock, steps_of(coupling, 8))
 
     assert solve(problem, clock(np.zeros((1, 3)))[0] * 0.6) == solve(problem, clock(np.zeros((1, 3)))[0] * 0.6)
