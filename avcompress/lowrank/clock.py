@@ -17,6 +17,7 @@ from avcompress.spec import Array
 from engines.build import build_engine, open_engine
 from engines.network import network_inputs
 from engines.session import Session
+from engines.timer import Timer, timer_of
 
 Clock = Callable[[Sequence[onnx.ModelProto]], tuple[float, ...]]
 """Milliseconds that one run of each network takes, of all of them measured together."""
@@ -31,15 +32,12 @@ class Turns:
         least: runs of each, at least.
         seconds: of all runs of one network, at least.
         most: runs of each, at most.
-        timer: reads seconds. `time.process_time` counts what the CPU does for this process alone: with one thread, what
-            a run takes while nobody else uses the machine.
     """
 
     warmup: int = 3
     least: int = 15
     seconds: float = 0.3
     most: int = 1000
-    timer: Callable[[], float] = time.perf_counter
 
 
 USUAL = Turns()
@@ -62,7 +60,7 @@ def engine_clock(engine: Engine, turns: Turns = USUAL) -> Clock:
                 build_engine(path, Path(folder) / str(number), engine)
                 sessions.append(stack.enter_context(open_engine(Path(folder) / str(number), engine)))
             inputs = [_random_inputs(network) for network in networks]
-            return _in_turns(sessions, inputs, turns)
+            return _in_turns(sessions, inputs, turns, timer_of(engine))
 
     return clock
 
@@ -72,7 +70,9 @@ def _random_inputs(network: onnx.ModelProto) -> Mapping[str, Array]:
     return {name: random.standard_normal(shape).astype(np.float32) for name, shape in network_inputs(network).items()}
 
 
-def _in_turns(sessions: Sequence[Session], inputs: Sequence[Mapping[str, Array]], turns: Turns) -> tuple[float, ...]:
+def _in_turns(
+    sessions: Sequence[Session], inputs: Sequence[Mapping[str, Array]], turns: Turns, timer: Timer = time.perf_counter
+) -> tuple[float, ...]:
     pairs = list(zip(sessions, inputs, strict=True))
     for session, values in pairs:
         for _ in range(turns.warmup):
@@ -83,9 +83,9 @@ def _in_turns(sessions: Sequence[Session], inputs: Sequence[Mapping[str, Array]]
         # Each turn begins with another network: none always follows the same one.
         for number in (turn + step for step in range(len(pairs))):
             session, values = pairs[number % len(pairs)]
-            start = turns.timer()
+            start = timer()
             session.run(values)
-            taken = turns.timer() - start
+            taken = timer() - start
             samples[number % len(pairs)].append(taken)
             spent += taken
         turn += 1

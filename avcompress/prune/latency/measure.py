@@ -21,6 +21,7 @@ from avcompress.spec import Array, Track, untracked
 from engines.build import build_engine, open_engine
 from engines.layer_times import LayerTimes, Timing
 from engines.layer_times.measure import time_layers
+from engines.timer import timer_of
 from validation.machine import describe_machine, runtime_versions
 
 DESIGNS = 20
@@ -115,15 +116,16 @@ def interleaved_ms(
     with contextlib.ExitStack() as stack:
         sessions = [stack.enter_context(open_engine(place, engine)) for place in engines]
         taken: list[list[float]] = [[] for _ in sessions]
+        timer = timer_of(engine)
         for session in sessions:
             for _ in range(_TIMING.warmup):
                 session.run(inputs)
         end = time.perf_counter() + seconds * len(sessions)
         while time.perf_counter() < end or len(taken[0]) < _TIMING.runs:
             for session, samples in zip(sessions, taken, strict=True):
-                start = time.perf_counter()
+                start = timer()
                 session.run(inputs)
-                samples.append((time.perf_counter() - start) * 1000)
+                samples.append((timer() - start) * 1000)
     return [float(np.quantile(samples, _UNDISTURBED)) for samples in taken]
 
 
