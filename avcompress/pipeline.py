@@ -208,7 +208,9 @@ def _drift(bench: Bench, compressed: Compressed) -> tuple[LayerDrift, ...]:
         if compressed.smaller is None or compressed.counterpart != compressed.reference:
             return measure_drift(bench.steps, bench.trial, compressed.counterpart, compressed.network)
         layers, others = alike(compressed.reference, compressed.network)
-        bench.notes.append(f"error by layer leaves out {others} tensors that have another shape in the smaller network")
+        bench.notes.append(
+            f"error by layer leaves out {others} tensors that the network lacks, or has in another shape"
+        )
         return measure_drift(bench.steps, bench.trial, compressed.reference, compressed.network, layers)
     except (ModelError, EngineError) as error:
         bench.notes.append(f"error by layer is not measured: {error}")

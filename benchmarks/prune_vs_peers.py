@@ -1,16 +1,17 @@
-"""Our pruning beside Torch-Pruning: the same network, as fast as measured, recovered by the same training.
+"""Smaller networks beside Torch-Pruning's: the same network, as fast as measured, recovered by the same training.
 
     python benchmarks/prune_vs_peers.py --data-root DATA --out OUT [--tasks T ...] [--arms A ...] [--prune-only]
 
-A task is a recipe with a `prune` and a `distill` stage. `ours` is its `prune` stage as a run takes it. A peer knows no
-latency: it prunes globally, one ratio for all, in widths of eight; the ratio is bisected until its network takes as
-long on the stage's backend as ours does, measured in turns, at most 2 % longer. From there on everything is the same:
-each pruned network is imported from ONNX, its normalization kept where it has any, and trained by the recipe's
-`distill` stage, the network before pruning its teacher, with the same images, seed and steps.
+A task is a recipe with stages that make a network smaller, then `distill`. `ours` is those stages as a run takes them;
+`ours-pruning-alone` is one `prune` stage instead, asked for the speed-up that they reached. A peer knows no latency: it
+prunes globally, one ratio for all, in widths of eight; the ratio is bisected until its network takes as long on the
+stages' backend as ours does, measured in turns, at most 2 % longer. From there on everything is the same: each smaller
+network is imported from ONNX, its normalization kept where it has any, and trained by the recipe's `distill` stage, the
+network before them its teacher, with the same images, seed and steps.
 
 Torch-Pruning 1.6.1 has two arms: GroupTaylorImportance and GroupMagnitudeImportance, both with their defaults. Taylor
 has gradients of the labels' cross entropy where there are labels to learn from (ESPNet), else of the sum of squares of
-the outputs (YOLOX), over as many images as ours; ours has no labels in either.
+the outputs (YOLOX), over as many images as ours by default; ours has no labels in either.
 
 Every result is kept in OUT/TASK/ARM, and what is there is not computed again: arms can be run one by one, `ours` first.
 With --prune-only nothing is trained: latency is best measured on a quiet machine, one process at a time, while
@@ -54,7 +55,7 @@ from peers.torch_pruning_arm import (  # noqa: E402
 from avcompress.files import write_atomically  # noqa: E402
 from avcompress.float_network import deployed, with_output  # noqa: E402
 from avcompress.prune.latency.measure import latencies_ms, structure_digest  # noqa: E402
-from avcompress.recipe import Recipe  # noqa: E402
+from avcompress.recipe import Engine, Recipe, Shrinking  # noqa: E402
 from avcompress.recipe_distill import Distill  # noqa: E402
 from avcompress.recipe_load import load_recipe  # noqa: E402
 from avcompress.recipe_network import OnnxModel, TorchModel  # noqa: E402
@@ -77,8 +78,11 @@ from engines.network import network_inputs  # noqa: E402
 from engines.onnx_graph import parameters, total_macs  # noqa: E402
 from engines.onnx_load import load_onnx  # noqa: E402
 
-ARMS = {OURS: None, "torch-pruning-taylor": TAYLOR, "torch-pruning-magnitude": MAGNITUDE}
+ALONE = "ours-pruning-alone"
+ARMS = {OURS: None, ALONE: None, "torch-pruning-taylor": TAYLOR, "torch-pruning-magnitude": MAGNITUDE}
 TRIES = 10
+IMAGES = 64
+"""That the peer's importance is of: as many as ours by default."""
 PRUNED, RESULT = "pruned.onnx", "result.json"
 
 
@@ -104,7 +108,7 @@ TASKS = {
     ),
     # Class, box and object predictions at three strides.
     "yolox": Task(
-        "yolox_nano_pruned.yaml",
+        "yolox_nano_faster.yaml",
         tuple(f"Conv_{number}" for number in (314, 327, 328, 347, 360, 361, 380, 393, 394)),
     ),
 }
@@ -199,27 +203,34 @@ class Setting:
         return network
 
     @cached_property
-    def prune(self) -> tuple[int, Prune]:
-        """The recipe's first stage that prunes, and its place."""
-        for index, stage in enumerate(self.recipe.stages):
-            if isinstance(stage, Prune):
-                return index, stage
-        raise AvcompressError(f"{self.task}: expected a recipe with `prune`, got one without")
+    def shrinking(self) -> list[tuple[int, Shrinking]]:
+        """The recipe's stages before `distill` that make the network smaller, with their places."""
+        stages = list(enumerate(self.recipe.stages))[: self.distill[0]]
+        found = [(index, stage) for index, stage in stages if isinstance(stage, Shrinking)]
+        if not found:
+            raise AvcompressError(
+                f"{self.task}: expected a recipe with `rewrite` or `prune` before `distill`, got none"
+            )
+        return found
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What latency is measured on."""
+        index, stage = self.shrinking[0]
+        return engine_of(self.bench.engines, getattr(stage, "backend", None), f"stages[{index}]")
 
     @cached_property
     def distill(self) -> tuple[int, Distill]:
-        """The recipe's first `distill` stage behind that, as long as it is asked for, and its place."""
+        """The recipe's first `distill` stage, as long as it is asked for, and its place."""
         steps = self.arguments.steps
         for index, stage in enumerate(self.recipe.stages):
-            if isinstance(stage, Distill) and index > self.prune[0]:
+            if isinstance(stage, Distill):
                 return index, stage if steps is None else stage.model_copy(update={"steps": steps, "epochs": None})
-        raise AvcompressError(f"{self.task}: expected a recipe with `distill` behind `prune`, got one without")
+        raise AvcompressError(f"{self.task}: expected a recipe with `distill`, got one without")
 
     def takes_ms(self, networks: Sequence[onnx.ModelProto], times: float = 1.0) -> list[float]:
         """The latencies of networks as they are deployed, in turns."""
-        index, stage = self.prune
-        engine = engine_of(self.bench.engines, stage.backend, f"stages[{index}]")
-        return latencies_ms([deployed(each) for each in networks], engine, times * self.arguments.seconds)
+        return latencies_ms([deployed(each) for each in networks], self.engine, times * self.arguments.seconds)
 
     def metric(self, network: onnx.ModelProto) -> float:
         """On the recipe's validation images, by ONNX Runtime."""
@@ -235,7 +246,7 @@ def run(setting: Setting) -> None:
     if "pruned" not in result:
         print(f"{setting.task}: {setting.arm}: prune ...", flush=True)
         try:
-            result = prune_ours(setting) if setting.arm == OURS else prune_theirs(setting)
+            result = ARM_OF.get(setting.arm, prune_theirs)(setting)
         except (PeerError, InstallError, ValueError) as error:
             return keep(setting.folder, {"arm": setting.arm, "note": f"failed: {error}"})
         keep(setting.folder, result)
@@ -259,9 +270,11 @@ def keep(folder: Path, result: dict[str, Any]) -> None:
 
 
 def prune_ours(setting: Setting) -> dict[str, Any]:
-    """The recipe's stage, as a run takes it; what is known of the dense network is kept, too."""
+    """The recipe's stages, as a run takes them; what is known of the dense network is kept, too."""
     start = time.monotonic()
-    model, _ = shrink(setting.bench, *setting.prune, setting.model)
+    model = setting.model
+    for index, stage in setting.shrinking:
+        model, _ = shrink(setting.bench, index, stage, model)
     seconds = time.monotonic() - start
     network = model.whole(model.artifact.model)
     before, after = setting.takes_ms([setting.dense, network], 3)
@@ -272,12 +285,36 @@ def prune_ours(setting: Setting) -> dict[str, Any]:
     return {"arm": OURS, **sizes(network), **ratios, "pruned": setting.metric(deployed(network)), "pruning_s": seconds}
 
 
-def prune_theirs(setting: Setting) -> dict[str, Any]:
-    """The peer's network that is as fast as ours; raises PeerError where it has none."""
+def prune_alone(setting: Setting) -> dict[str, Any]:
+    """Our `prune` stage alone, asked to be as fast."""
+    ours = onnx.load(str(path_of_ours(setting)))
+    speedup = 1 / known(setting.beside(OURS))["of_dense"]
+    start = time.monotonic()
+    stage = Prune(kind="prune", speedup=speedup, backend=setting.engine.backend)  # type: ignore[arg-type]
+    model, _ = shrink(setting.bench, 0, stage, setting.model)
+    seconds = time.monotonic() - start
+    network = model.whole(model.artifact.model)
+    dense_ms, ours_ms, own_ms = setting.takes_ms([setting.dense, ours, network], 3)
+    save(setting.folder, network)
+    ratios = {"latency_ms": own_ms, "of_dense": own_ms / dense_ms, "of_ours": own_ms / ours_ms}
+    found = {"pruned": setting.metric(deployed(network)), "pruning_s": seconds}
+    return {"arm": setting.arm, **sizes(network), **ratios, **found}
+
+
+ARM_OF = {OURS: prune_ours, ALONE: prune_alone}
+
+
+def path_of_ours(setting: Setting) -> Path:
+    """Our network; raises AvcompressError where there is none yet."""
     path = setting.beside(OURS) / PRUNED
     if not path.exists():
         raise AvcompressError(f"{setting.arm}: expected ours to be as fast as, got no {path}; run the arm `ours` first")
-    ours = onnx.load(str(path))
+    return path
+
+
+def prune_theirs(setting: Setting) -> dict[str, Any]:
+    """The peer's network that is as fast as ours; raises PeerError where it has none."""
+    ours = onnx.load(str(path_of_ours(setting)))
     install(Path(setting.arguments.out) / "environments")
     start = time.monotonic()
     prunable = theirs(setting)
@@ -335,9 +372,7 @@ def lesson(setting: Setting) -> tuple[Batches, Any]:
     if labelled is not None:
         settings = setting.recipe.data.validation.model_copy(update=labelled)  # type: ignore[union-attr]
         images = open_source(settings, setting.arguments.data_root, setting.recipe.classes)
-    dataset = load(
-        few(images, setting.prune[1].images), setting.recipe.preprocess, untracked, labels=labelled is not None
-    )
+    dataset = load(few(images, IMAGES), setting.recipe.preprocess, untracked, labels=labelled is not None)
     return Batches(dataset), cross_entropy if labelled else lambda outputs, _: outputs.square().sum()
 
 

@@ -68,4 +68,5 @@ def behind(rows: Sequence[Row]) -> float | None:
     """How far ours is below the best peer after recovery, negative above it; None where one of them is not there."""
     after = {row["arm"]: row["recovered"] for row in rows if row.get("recovered") is not None}
     ours = after.pop(OURS, None)
+    after = {arm: value for arm, value in after.items() if not arm.startswith(OURS)}
     return None if ours is None or not after else max(after.values()) - ours
