@@ -1,6 +1,6 @@
 """What low-rank factors of real layers lose, and what they save on OpenVINO.
 
-    python benchmarks/lowrank_gain.py errors|networks|large [--data-root data] [--images N] [--wall]
+    python benchmarks/lowrank_gain.py errors|networks|large [--data-root data] [--images N]
                                        [--accuracy] [--out FOLDER]
 
 errors: the share of each layer's output variance that is lost at half the multiply-accumulates, on images that nothing
@@ -9,7 +9,7 @@ networks: the same two networks factorized as recipes do it, by several rules: w
 takes, and, with `--accuracy`, its AP or mIoU on the recipe's validation images, before any training.
 large: ResNet-50 and SSD with VGG-16 in plain torch, random weights: every method at half the multiply-accumulates.
 
-One thread. Times are the processor's for this process (`--wall`: by the clock), so that they hold on a machine that
+One thread: times are the processor's for this process, so that they hold on a machine that
 others use, too.
 """
 
@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import tempfile
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,6 @@ from avcompress.export import to_onnx
 from avcompress.float_network import float_network
 from avcompress.lowrank import factorize
 from avcompress.lowrank.candidates import Candidate
-from avcompress.lowrank.clock import Clock, Turns, engine_clock
 from avcompress.lowrank.fitting import Aim, fitted
 from avcompress.lowrank.forms import FORMS, Ranks, composed, factor_macs, factor_shapes, suitable
 from avcompress.lowrank.layers import Layer, find_layers
@@ -48,6 +46,7 @@ from calibration.batches import Batches
 from calibration.source import open_source
 from engines.onnx_graph import check, fold_constants, infer_shapes, macs, name_nodes
 from engines.ort import open_ort
+from engines.turns import Clock, Turns, engine_clock
 from validation.detection import evaluate_detection
 from validation.predict import predict
 from validation.segmentation import evaluate_segmentation
@@ -69,12 +68,11 @@ def main() -> None:
     parser.add_argument("part", choices=["errors", "networks", "large"])
     parser.add_argument("--data-root", type=Path, default=Path(os.environ.get("AVCOMPRESS_DATA", "../shared/data")))
     parser.add_argument("--images", type=int, default=32)
-    parser.add_argument("--wall", action="store_true")
     parser.add_argument("--accuracy", action="store_true")
     parser.add_argument("--out", type=Path, help="folder for the factorized networks, and what was decided")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    turns = Turns() if given.wall else Turns(warmup=1, least=7, seconds=0.05, timer=time.process_time)
+    turns = Turns(warmup=1, least=7, seconds=0.05)
     clock = engine_clock(OpenVinoEngine(backend="openvino", threads=1), turns)
     match given.part:
         case "errors":

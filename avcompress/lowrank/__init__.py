@@ -1,7 +1,6 @@
 """Low-rank factorization: layers become products of smaller ones, where that is measured to be faster."""
 
-from avcompress.lowrank.clock import Clock, engine_clock
 from avcompress.lowrank.factorize import factorize
 from avcompress.lowrank.values import Decomposition, Factorized
 
-__all__ = ["Clock", "Decomposition", "Factorized", "engine_clock", "factorize"]
+__all__ = ["Decomposition", "Factorized", "factorize"]

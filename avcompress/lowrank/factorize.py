@@ -9,7 +9,6 @@ from typing import NamedTuple
 import onnx
 
 from avcompress.lowrank.candidates import find_candidates
-from avcompress.lowrank.clock import Clock
 from avcompress.lowrank.layers import Left, find_layers
 from avcompress.lowrank.measured import confirmed, faster_alone
 from avcompress.lowrank.moments import measure
@@ -21,6 +20,7 @@ from avcompress.output_error import held_out
 from avcompress.recipe_lowrank import Factorize, Speedup
 from avcompress.spec import Batch, Track, untracked
 from engines.onnx_graph import check, fold_constants, infer_shapes, macs, name_nodes
+from engines.turns import Clock
 
 _UNCONFIRMED = "faster alone, but not in the network"
 _SPARED = "the speed-up needs it not, or the network is not faster by it"

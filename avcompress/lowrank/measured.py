@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import onnx
 
 from avcompress.lowrank.candidates import Candidate
-from avcompress.lowrank.clock import Clock
 from avcompress.lowrank.surgery import alone, apply
 from avcompress.lowrank.values import Choice
+from engines.turns import Clock
 
 _CONFIRMED = 0.5
 """Share of what layers save alone that they save in the network, at least."""

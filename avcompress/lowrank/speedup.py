@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import onnx
 
 from avcompress.lowrank.budget import Option, least_error
-from avcompress.lowrank.clock import Clock
 from avcompress.lowrank.measured import confirmed
 from avcompress.lowrank.surgery import apply
 from avcompress.lowrank.values import Choice
+from engines.turns import Clock
 
 _ROUNDS = 4
 """Of asking for more, where the network saves less than its layers do alone."""

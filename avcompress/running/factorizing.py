@@ -12,6 +12,7 @@ from avcompress.running.choosing import Made
 from avcompress.running.targeting import engine_of
 from avcompress.spec import Artifact, Track
 from calibration.batches import Batches
+from engines.turns import engine_clock
 from validation.report import Factor, Factorization
 
 
@@ -20,7 +21,6 @@ def factorize(bench: Bench, where: str, stage: Factorize, artifact: Artifact, tr
 
     Raises RecipeError for a backend that does not run here, a pattern without a layer or a rank that is too large.
     """
-    from avcompress.lowrank import engine_clock
     from avcompress.lowrank import factorize as take_apart
 
     network: onnx.ModelProto = artifact.model

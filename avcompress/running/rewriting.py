@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 
 from avcompress.float_network import deployed
-from avcompress.lowrank.clock import Turns, engine_clock
 from avcompress.recipe import Detection, Engine
 from avcompress.recipe_rewrite import Rewrite
 from avcompress.running.bench import Bench
@@ -19,6 +18,7 @@ from avcompress.running.choosing import Batches, Made, few, may_change, refuse_u
 from avcompress.running.teaching import images_of
 from avcompress.spec import Artifact, Track
 from engines.in_memory import open_model
+from engines.turns import Turns, engine_clock
 from validation.report import Rewriting, RewritingRule
 
 if TYPE_CHECKING:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +16,16 @@ from avcompress.prune.latency.table import Design, LatencyTable
 from avcompress.prune.latency.widths import Counts, counts_of
 from avcompress.prune.slicing import without
 from avcompress.recipe import Engine
-from avcompress.spec import Array, Track, untracked
-from engines.build import build_engine, open_engine
+from avcompress.spec import Track, untracked
+from engines.build import build_engine
 from engines.layer_times import LayerTimes, Timing
 from engines.layer_times.measure import time_layers
-from engines.timer import timer_of
+from engines.turns import Turns, engine_clock, engines_ms, random_inputs
 from validation.machine import describe_machine, runtime_versions
 
 DESIGNS = 20
 _TIMING = Timing(warmup=3, runs=15)
-_UNDISTURBED = 0.1
-"""Other work on the machine only ever adds."""
+_TURNS = Turns(seconds=4.0)
 _SEED = 0
 
 
@@ -50,7 +48,7 @@ def measure_table(
             time_layers(place / "engine", engine, place / "model.onnx", inputs, _TIMING)
             for place in track(folders, len(folders))
         ]
-        totals = interleaved_ms([place / "engine" for place in folders], engine, inputs)
+        totals = engines_ms([place / "engine" for place in folders], engine, [inputs] * len(folders), _TURNS)
     return LatencyTable(
         network=structure_digest(network),
         groups=tuple((group.name, len(group.channels)) for group in coupling.groups),
@@ -64,12 +62,9 @@ def measure_table(
     )
 
 
-def latencies_ms(networks: Sequence[onnx.ModelProto], engine: Engine, seconds: float = 4.0) -> list[float]:
-    """Several networks' latencies on one backend, in turns, so that a busy machine is busy for all."""
-    inputs = random_inputs(networks[0])
-    with tempfile.TemporaryDirectory() as folder:
-        folders = [_built(each, Path(folder) / str(index), engine) for index, each in enumerate(networks)]
-        return interleaved_ms([place / "engine" for place in folders], engine, inputs, seconds)
+def latencies_ms(networks: Sequence[onnx.ModelProto], engine: Engine, seconds: float = 4.0) -> tuple[float, ...]:
+    """Several networks' latencies on one backend, in turns for so long each."""
+    return engine_clock(engine, replace(_TURNS, seconds=seconds))(networks)
 
 
 def designs(coupling: Coupling, steps: Mapping[str, int], count: int = DESIGNS) -> list[Removed]:
@@ -96,37 +91,6 @@ def structure_digest(network: onnx.ModelProto) -> str:
     bare.graph.input.extend(network.graph.input)
     sizes = [(item.name, tuple(item.dims)) for item in network.graph.initializer]
     return hashlib.sha256(bare.SerializeToString(deterministic=True) + repr(sizes).encode()).hexdigest()
-
-
-def random_inputs(network: onnx.ModelProto) -> Mapping[str, Array]:
-    """One image of noise for each input."""
-    constants = {item.name for item in network.graph.initializer}
-    random = np.random.default_rng(_SEED)
-    return {
-        value.name: random.standard_normal([d.dim_value for d in value.type.tensor_type.shape.dim], dtype=np.float32)
-        for value in network.graph.input
-        if value.name not in constants
-    }
-
-
-def interleaved_ms(
-    engines: Sequence[Path], engine: Engine, inputs: Mapping[str, Array], seconds: float = 4.0
-) -> list[float]:
-    """The latency of each engine, run in turns for so long each: the tenth fastest of a hundred runs."""
-    with contextlib.ExitStack() as stack:
-        sessions = [stack.enter_context(open_engine(place, engine)) for place in engines]
-        taken: list[list[float]] = [[] for _ in sessions]
-        timer = timer_of(engine)
-        for session in sessions:
-            for _ in range(_TIMING.warmup):
-                session.run(inputs)
-        end = time.perf_counter() + seconds * len(sessions)
-        while time.perf_counter() < end or len(taken[0]) < _TIMING.runs:
-            for session, samples in zip(sessions, taken, strict=True):
-                start = timer()
-                session.run(inputs)
-                samples.append((timer() - start) * 1000)
-    return [float(np.quantile(samples, _UNDISTURBED)) for samples in taken]
 
 
 def _built(network: onnx.ModelProto, place: Path, engine: Engine) -> Path:

@@ -20,7 +20,7 @@ def clock(monkeypatch):
     def by_macs(_):
         return lambda networks: tuple(sum(macs(infer_shapes(each)).values()) / 1e6 for each in networks)
 
-    monkeypatch.setattr("avcompress.lowrank.engine_clock", by_macs)
+    monkeypatch.setattr("avcompress.running.factorizing.engine_clock", by_macs)
 
 
 def run(cli, tmp_path, job, **changes):

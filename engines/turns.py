@@ -1,4 +1,4 @@
-"""What networks take on an engine, measured in turns: the machine's moods meet all of them alike."""
+"""What networks and engines take, run in turns: the machine's moods meet all of them alike."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 
-from avcompress.recipe import Engine
+from avcompress.recipe import Engine, OpenVinoEngine, OrtEngine
 from avcompress.spec import Array
 from engines.build import build_engine, open_engine
 from engines.network import network_inputs
 from engines.session import Session
-from engines.timer import Timer, timer_of
 
 Clock = Callable[[Sequence[onnx.ModelProto]], tuple[float, ...]]
 """Milliseconds that one run of each network takes, of all of them measured together."""
+Timer = Callable[[], float]
+"""Reads seconds."""
 
 
 @dataclass(frozen=True)
 class Turns:
-    """How often networks are run, one after the other.
+    """How often each is run, one after the other.
 
     Attributes:
         warmup: runs of each that do not count.
         least: runs of each, at least.
-        seconds: of all runs of one network, at least.
+        seconds: of all runs of one of them, at least.
         most: runs of each, at most.
     """
 
@@ -52,20 +53,37 @@ def engine_clock(engine: Engine, turns: Turns = USUAL) -> Clock:
     """
 
     def clock(networks: Sequence[onnx.ModelProto]) -> tuple[float, ...]:
-        with TemporaryDirectory() as folder, ExitStack() as stack:
-            sessions = []
-            for number, network in enumerate(networks):
-                path = Path(folder) / f"{number}.onnx"
+        with TemporaryDirectory() as folder:
+            places = [Path(folder) / str(number) for number in range(len(networks))]
+            for place, network in zip(places, networks, strict=True):
+                path = place.with_suffix(".onnx")
                 path.write_bytes(network.SerializeToString())
-                build_engine(path, Path(folder) / str(number), engine)
-                sessions.append(stack.enter_context(open_engine(Path(folder) / str(number), engine)))
-            inputs = [_random_inputs(network) for network in networks]
-            return _in_turns(sessions, inputs, turns, timer_of(engine))
+                build_engine(path, place, engine)
+            return engines_ms(places, engine, [random_inputs(network) for network in networks], turns)
 
     return clock
 
 
-def _random_inputs(network: onnx.ModelProto) -> Mapping[str, Array]:
+def engines_ms(
+    places: Sequence[Path], engine: Engine, inputs: Sequence[Mapping[str, Array]], turns: Turns = USUAL
+) -> tuple[float, ...]:
+    """Milliseconds that one run of each of several built engines takes."""
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(open_engine(place, engine)) for place in places]
+        return _in_turns(sessions, inputs, turns, timer_of(engine))
+
+
+def timer_of(engine: Engine) -> Timer:
+    """The time that the CPU spends on this process, where one of its threads computes; else the time that passes.
+
+    Other work on the machine then counts for nothing but the caches and memory that it shares.
+    """
+    alone = isinstance(engine, OpenVinoEngine | OrtEngine) and engine.threads == 1
+    return time.process_time if alone else time.perf_counter
+
+
+def random_inputs(network: onnx.ModelProto) -> Mapping[str, Array]:
+    """One image of noise for each input."""
     random = np.random.default_rng(0)
     return {name: random.standard_normal(shape).astype(np.float32) for name, shape in network_inputs(network).items()}
 

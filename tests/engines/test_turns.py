@@ -1,12 +1,28 @@
-"""avcompress.lowrank.clock: real engines, measured in turns."""
+"""engines.turns: real engines, measured in turns, whatever else the machine does."""
+
+import time
 
 import numpy as np
 import pytest
+from onnx import helper
 
-from avcompress.lowrank.clock import Turns, _in_turns, engine_clock
-from avcompress.recipe import OpenVinoEngine, OrtEngine
+from avcompress.recipe import OpenVinoEngine, OrtEngine, TrtEngine
 from avcompress.spec import EngineError
 from engines.session import FakeSession
+from engines.turns import Turns, _in_turns, engine_clock, timer_of
+
+
+@pytest.fixture
+def conv_net(network):
+    """One convolution of this weight, of `w`, from x to y."""
+
+    def make(weight, size=(9, 8)):
+        conv = helper.make_node("Conv", ["x", "w"], ["y"], name="conv")
+        out = [1, weight.shape[0], size[0] - 2, size[1] - 2]
+        return network([conv], {"x": [1, weight.shape[1], *size]}, {"y": out}, {"w": weight.astype(np.float32)})
+
+    return make
+
 
 FEW = Turns(warmup=1, least=5, seconds=0.0)
 
@@ -56,3 +72,26 @@ def test_a_network_that_the_engine_refuses_is_an_error(conv_net):
 
     with pytest.raises(EngineError):
         engine_clock(OrtEngine(backend="ort"), FEW)([broken])
+
+
+@pytest.mark.parametrize(
+    ("engine", "timer"),
+    [
+        (OpenVinoEngine(backend="openvino", threads=1), time.process_time),
+        (OrtEngine(backend="ort", threads=1), time.process_time),
+        (OpenVinoEngine(backend="openvino"), time.perf_counter),
+        (OrtEngine(backend="ort", threads=2), time.perf_counter),
+        (TrtEngine(backend="trt"), time.perf_counter),
+    ],
+)
+def test_cpu_time_stands_for_one_thread_alone(engine, timer):
+    assert timer_of(engine) is timer
+
+
+def test_waiting_for_others_is_no_time_of_one_thread():
+    timer = timer_of(OrtEngine(backend="ort", threads=1))
+
+    start = timer()
+    time.sleep(0.05)
+
+    assert timer() - start < 0.04
