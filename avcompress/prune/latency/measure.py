@@ -44,7 +44,7 @@ def measure_table(
     networks = [without(network, coupling, removed) for removed in drawn]
     inputs = random_inputs(network)
     with tempfile.TemporaryDirectory() as folder:
-        folders = [_built(each, Path(folder) / str(index), engine) for index, each in enumerate(networks)]
+        folders = [built(each, Path(folder) / str(index), engine) for index, each in enumerate(networks)]
         times = [
             time_layers(place / "engine", engine, place / "model.onnx", inputs, _TIMING)
             for place in track(folders, len(folders))
@@ -67,7 +67,7 @@ def latencies_ms(networks: Sequence[onnx.ModelProto], engine: Engine, seconds: f
     """Several networks' latencies on one backend, in turns, so that a busy machine is busy for all."""
     inputs = random_inputs(networks[0])
     with tempfile.TemporaryDirectory() as folder:
-        folders = [_built(each, Path(folder) / str(index), engine) for index, each in enumerate(networks)]
+        folders = [built(each, Path(folder) / str(index), engine) for index, each in enumerate(networks)]
         return interleaved_ms([place / "engine" for place in folders], engine, inputs, seconds)
 
 
@@ -128,7 +128,8 @@ def interleaved_ms(
     return [float(np.quantile(samples, _UNDISTURBED)) for samples in taken]
 
 
-def _built(network: onnx.ModelProto, place: Path, engine: Engine) -> Path:
+def built(network: onnx.ModelProto, place: Path, engine: Engine) -> Path:
+    """A new folder with a network, model.onnx, and the engine that is built of it, in `engine`."""
     place.mkdir()
     onnx.save(network, place / "model.onnx")
     build_engine(place / "model.onnx", place / "engine", engine)
