@@ -116,6 +116,7 @@ def test_what_was_measured_is_not_measured_again_unless_the_network_or_the_image
         measure_sensitivity(kind, replace(given, task=None), cache, Never())
 
 
+@pytest.mark.slow  # the other process imports all anew
 def test_another_process_measures_the_same(formats, images, tmp_path):
     given = material(formats("int8"), images)
 
