@@ -7,19 +7,35 @@ of training have it but for a factor; the mean over images.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from typing_extensions import assert_never
 
 from avcompress.distill.boxes import SEEN, confidence, predictions
-from avcompress.recipe import Detection
+from avcompress.recipe import Detection, Segmentation, Task
 
 Size = tuple[int, int]
 """Height, width."""
 Moves = Callable[[Any], Sequence[Tensor]]
 """What a network returns in such units; they are constants where it is differentiated."""
+
+
+def moves_of(task: Task | None, size: Size) -> Moves:
+    """Of a task's outputs; without one, of any."""
+    match task:
+        case Detection():
+            return moves_of_detector(task, size)
+        case Segmentation():
+            return moves_of_segmenter
+        case None:
+            return moves_of_values
+        case _:
+            assert_never(task)
 
 
 def moves_of_detector(task: Detection, size: Size) -> Moves:
@@ -42,6 +58,34 @@ def moves_of_values(outputs: Any) -> list[Tensor]:
     """Of any outputs: every number alike, in parts of its output's deviation; several outputs count by their mean."""
     found = [output.float() for output in _floats(outputs)]
     return [values / (_spread(values) * math.sqrt(values.numel() * _images(values) * len(found))) for values in found]
+
+
+def movement(moves: Moves, before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """How far a network's answers have moved from `before` to `after`: the sum of squares, to first order.
+
+    Its units are those of the answers before. An output whose size has changed, for it depends on values, does not
+    count, nor do outputs of whole numbers.
+    """
+    pairs = [(one, other) for one, other in zip(before, after, strict=True) if one.is_floating_point()]
+    # No gradients are kept: so the forward derivative of a logit is that of its clamped form at 0 and 1, too.
+    with torch.no_grad(), forward_ad.dual_level():
+        steps = (other - one if one.shape == other.shape else torch.zeros_like(one) for one, other in pairs)
+        moving = [_moving(one, step) for (one, _), step in zip(pairs, steps, strict=True)]
+        tangents = [_tangent(part) for part in moves(moving)]
+        return sum(float(tangent.double().square().sum()) for tangent in tangents if tangent is not None)
+
+
+def _moving(values: Tensor, step: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        # The first time, torch registers what forward derivatives it has by way of its own deprecated torch.jit.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        dual: Tensor = forward_ad.make_dual(values, step)  # type: ignore[no-untyped-call]
+        return dual
+
+
+def _tangent(values: Tensor) -> Tensor | None:
+    tangent: Tensor | None = forward_ad.unpack_dual(values).tangent  # type: ignore[no-untyped-call]
+    return tangent
 
 
 def _one(outputs: Any) -> Tensor:

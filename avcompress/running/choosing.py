@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 
 from avcompress.files import sha256_file
-from avcompress.recipe import Detection
 from avcompress.recipe_prune import Choosing, Prune, ScoreFile, ScoreFunction, Sparsify
 from avcompress.recipe_rewrite import Rewrite
 from avcompress.running.bench import Bench
@@ -78,12 +77,9 @@ class Chooser(Generic[S]):
 
     def _moves(self) -> Moves:
         """What a movement of the answers counts."""
-        from avcompress.distill.movement import moves_of_detector, moves_of_segmenter
+        from avcompress.distill.movement import moves_of
 
-        task = self.bench.recipe.task
-        if isinstance(task, Detection):
-            return moves_of_detector(task, self.bench.recipe.preprocess.size)
-        return moves_of_segmenter
+        return moves_of(self.bench.recipe.task, self.bench.recipe.preprocess.size)
 
     def _loss(self) -> TaskLoss | None:
         if self.stage.loss == "response":

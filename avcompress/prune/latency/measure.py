@@ -43,7 +43,7 @@ def measure_table(
     networks = [without(network, coupling, removed) for removed in drawn]
     inputs = random_inputs(network)
     with tempfile.TemporaryDirectory() as folder:
-        folders = [_built(each, Path(folder) / str(index), engine) for index, each in enumerate(networks)]
+        folders = [built(each, Path(folder) / str(index), engine) for index, each in enumerate(networks)]
         times = [
             time_layers(place / "engine", engine, place / "model.onnx", inputs, _TIMING)
             for place in track(folders, len(folders))
@@ -93,7 +93,8 @@ def structure_digest(network: onnx.ModelProto) -> str:
     return hashlib.sha256(bare.SerializeToString(deterministic=True) + repr(sizes).encode()).hexdigest()
 
 
-def _built(network: onnx.ModelProto, place: Path, engine: Engine) -> Path:
+def built(network: onnx.ModelProto, place: Path, engine: Engine) -> Path:
+    """A new folder with a network, model.onnx, and the engine that is built of it, in `engine`."""
     place.mkdir()
     onnx.save(network, place / "model.onnx")
     build_engine(place / "model.onnx", place / "engine", engine)

@@ -34,9 +34,11 @@ from avcompress.quant.placement.view import Edge, GraphView, Op, Placement, Site
 from avcompress.recipe import KeepFloat
 from avcompress.spec import WEIGHTED, LayerPlan, RecipeError
 
-__all__ = ["QUANTIZED", "WEIGHTED", "Edge", "GraphView", "Op", "Placement", "Site", "Weight", "place"]
+__all__ = ["EVERYTHING", "QUANTIZED", "WEIGHTED", "Edge", "GraphView", "Op", "Placement", "Site", "Weight", "place"]
 
 QUANTIZED = "input and weight are quantized"
+EVERYTHING = KeepFloat(head=False, depthwise=False, squeeze_excite=False, attention_split=False, small_channels=0)
+"""Leaves float what no choice could quantize."""
 
 
 def place(

@@ -13,10 +13,10 @@ from avcompress.quant.channels.shift import choose_shifts, give_back_rounding, s
 from avcompress.quant.observe import network_digest, observe
 from avcompress.quant.params import activation_params, weight_params
 from avcompress.quant.placement.onnx_view import graph_view
-from avcompress.quant.placement.policy import QUANTIZED, Placement, place
+from avcompress.quant.placement.policy import EVERYTHING, QUANTIZED, Placement, place
 from avcompress.quant.plan import as_precision, plan_line, prepare
 from avcompress.quant.ties import settle_ties
-from avcompress.recipe import KeepFloat, Ptq
+from avcompress.recipe import Ptq
 from avcompress.spec import WEIGHTED, Artifact, Batch, DataError, QuantParams
 from calibration.batches import Batches
 from calibration.statistics import Statistics, TensorStatistics, preprocess_digest
@@ -112,10 +112,9 @@ def _with_ranges(
 
 def candidates(model: onnx.ModelProto) -> tuple[str, ...]:
     """The tensors of a prepared network that some `ptq` stage may want to quantize, whatever its settings."""
-    everything = KeepFloat(head=False, depthwise=False, squeeze_excite=False, attention_split=False, small_channels=0)
     view = graph_view(model)
     rules = get_args(Ptq.model_fields["rules"].annotation)
-    wanted = {site.tensor for each in rules for site in place(view, everything, each).activations}
+    wanted = {site.tensor for each in rules for site in place(view, EVERYTHING, each).activations}
     # A site may move to the other input of an addition or a concatenation when layers are kept float.
     floats = {
         value.name for value in model.graph.value_info if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT

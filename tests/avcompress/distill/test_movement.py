@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from avcompress.distill.boxes import confidence, predictions, response
-from avcompress.distill.movement import moves_of_detector, moves_of_segmenter, moves_of_values
+from avcompress.distill.movement import movement, moves_of, moves_of_detector, moves_of_segmenter, moves_of_values
 from avcompress.distill.soft import softmax_divergence
-from avcompress.recipe import Detection
+from avcompress.recipe import Detection, Segmentation
 
 TASK, SIZE = Detection(kind="detection", decode="yolox", strides=(8,)), (32, 32)
 
@@ -59,3 +59,32 @@ def test_of_other_networks_every_number_counts_alike():
     (moved,) = moves_of_values(outputs)
 
     assert moved == pytest.approx(outputs / math.sqrt(5) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("task", [TASK, Segmentation(kind="segmentation"), None])
+def test_a_movement_is_the_squared_step_in_the_units_of_where_it_begins(task):
+    generator = torch.Generator().manual_seed(0)
+    output = torch.rand((1, 16, 5 + 3) if task is TASK else (1, 3, 4, 4), generator=generator) * 0.8 + 0.1
+    step = torch.randn(output.shape, generator=generator) * 1e-2
+    moves = moves_of(task, SIZE)
+
+    assert movement(moves, [output], [output + step]) == pytest.approx(squared_step(moves, output, step), rel=1e-4)
+    assert movement(moves, [output], [output]) == 0
+
+
+def test_scores_of_exactly_zero_and_one_move_as_far_as_can_be_told():
+    output = torch.zeros(1, 16, 5 + 3)
+    output[..., 4] = 1.0
+
+    moved = movement(moves_of_detector(TASK, SIZE), [output], [output + 1e-3])
+
+    assert math.isfinite(moved)
+
+
+def test_an_output_of_another_size_or_of_whole_numbers_does_not_count():
+    values, counts = torch.rand(1, 4), torch.tensor([3])
+
+    before, after = [values, torch.rand(1, 6), counts], [values + 0.1, torch.rand(1, 5), counts + 1]
+
+    alone = movement(moves_of_values, [values], [values + 0.1])
+    assert movement(moves_of_values, before, after) == pytest.approx(alone / 2)

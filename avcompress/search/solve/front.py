@@ -1,0 +1,34 @@
+"""What the model offers between the fastest choice and the most careful one: for each loss the least time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from avcompress.search.solve.problem import Budget, Problem, Solution
+from avcompress.search.solve.program import solve_exactly
+
+Solve = Callable[[Problem, Budget], Solution]
+
+
+def front(problem: Problem, count: int = 24, solve: Solve = solve_exactly) -> tuple[Solution, ...]:
+    """The least time for budgets of loss, so many in steps of equal ratio; the fastest first.
+
+    Losses of groups differ by decades, and so do the budgets: from that of the fastest choice down to the least that a
+    change of one group adds. Equal choices are there once, and none that is slower than another and loses more.
+    """
+    least = sum(float(own.min()) for own in problem.losses)
+    most = sum(float(own.max()) for own in problem.losses)
+    steps = [float(step) for own in problem.losses for step in own - own.min() if step > 0]
+    budgets = [most, *(least + np.geomspace(most - least, min(steps), count)).tolist(), least] if steps else [least]
+    return unbeaten(solve(problem, Budget(loss=budget)) for budget in budgets)
+
+
+def unbeaten(solutions: Iterable[Solution]) -> tuple[Solution, ...]:
+    """Those that no other one beats in time without losing more, the fastest first."""
+    kept: list[Solution] = []
+    for each in sorted(solutions, key=lambda solution: (solution.ms, solution.loss)):
+        if not kept or each.loss < kept[-1].loss:
+            kept.append(each)
+    return tuple(kept)

@@ -1,0 +1,137 @@
+"""The best choice by an integer program: each group takes one option, and each pair of neighbours one pair of options.
+
+With x[g, o] = 1 where group g takes option o, and y[l, o, p] = 1 where link l's groups take o and p:
+
+    least   sum loss x                      (or sum ms x + sum ms y)
+    subject to   sum_o x[g, o] = 1          for each group
+                 sum_p y[l, o, p] = x[first, o],   sum_o y[l, o, p] = x[second, p]
+                 sum ms x + sum ms y <= budget     (or sum loss x <= budget)
+
+Where all x are whole numbers, so are all y: only x need branching. Without the budget the relaxation of a chain is
+exact, and of networks nearly so.
+
+Source: mixed precision as an integer program: HAWQ-V3, arXiv:2011.10680, section 3.4, here with conversions between
+layers; the relaxation: Wainwright, Jaakkola, Willsky: MAP estimation via agreement on trees, 2005 (local polytope).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
+from scipy.sparse import coo_array
+
+from avcompress.search.solve.problem import Budget, Choice, Floats, Problem, Solution, refuse_unreachable
+from avcompress.spec import DataError
+
+_GAP = 1e-6
+_SLACK = 1e-9
+"""Of a budget, in its parts: what a sum of floats may be off by."""
+
+
+def solve_exactly(problem: Problem, budget: Budget, seconds: float = 60.0) -> Solution:
+    """The choice that keeps a budget and loses, or takes, the least; of equal ones the same each time.
+
+    Args:
+        problem: what there is to choose.
+        budget: of time or of loss.
+        seconds: after which the best choice that was found is taken, `proven` False.
+
+    Raises DataError for a budget that no choice keeps, or where none was found in time.
+    """
+    program = _Program(problem)
+    first, second = (program.losses, program.times) if budget.ms is not None else (program.times, program.losses)
+    limit = budget.ms - problem.fixed_ms if budget.ms is not None else budget.loss or 0.0
+    found = program.least(first, seconds, (second, limit))
+    if found.x is None and found.status == _INFEASIBLE:
+        best = program.least(second, seconds)
+        raise refuse_unreachable(problem, budget, _figure(problem, program.choice(best.x), budget))
+    if found.x is None:
+        raise DataError(f"search: expected a choice in {seconds:g} s, got none ({found.message}); give more seconds")
+    choice = program.choice(found.x)
+    return Solution(choice, problem.loss(choice), problem.taken_ms(choice), proven=found.status == 0)
+
+
+_INFEASIBLE = 2  # scipy.optimize.milp
+
+
+def _figure(problem: Problem, choice: Choice, budget: Budget) -> float:
+    return problem.taken_ms(choice) if budget.ms is not None else problem.loss(choice)
+
+
+@dataclass(frozen=True, eq=False)
+class _Program:
+    """The variables: options of all groups one after the other, then the pairs of all links, row by row."""
+
+    problem: Problem
+
+    @property
+    def _starts(self) -> list[int]:
+        """The first variable of each group, and after the last one."""
+        return [0, *np.cumsum([len(own) for own in self.problem.options]).tolist()]
+
+    @property
+    def losses(self) -> Floats:
+        """By variable."""
+        pairs = sum(link.ms.size for link in self.problem.links)
+        return np.concatenate([*self.problem.losses, np.zeros(pairs)])
+
+    @property
+    def times(self) -> Floats:
+        """By variable, ms."""
+        return np.concatenate([*self.problem.ms, *(link.ms.ravel() for link in self.problem.links)])
+
+    def least(self, costs: Floats, seconds: float, kept: tuple[Floats, float] | None = None) -> OptimizeResult:
+        """Make a sum least; `kept`: another sum and what it may be at most."""
+        constraints = [self._agreement()]
+        if kept is not None:
+            weights, limit = kept
+            # In parts of its largest number: HiGHS takes what is below 1e-7 of a constraint for kept.
+            scale = max(float(np.abs(weights).max()), np.finfo(float).tiny)
+            constraints.append(LinearConstraint(weights[None] / scale, ub=(limit + _SLACK * abs(limit)) / scale))
+        whole = np.zeros(len(costs))
+        whole[: self._starts[-1]] = 1
+        size = self._size(costs, constraints, seconds)
+        options = {"mip_rel_gap": _GAP, "time_limit": seconds}
+        return milp(costs / size, integrality=whole, bounds=Bounds(0, 1), constraints=constraints, options=options)
+
+    @staticmethod
+    def _size(costs: Floats, constraints: list[LinearConstraint], seconds: float) -> float:
+        """What the sum is about, by its relaxation: HiGHS stops within 1e-6 of it, too, in numbers, not in parts."""
+        largest = max(float(np.abs(costs).max()), float(np.finfo(float).tiny))
+        options = {"time_limit": seconds}
+        relaxed = milp(costs / largest, bounds=Bounds(0, 1), constraints=constraints, options=options)
+        # Losses of more digits than this are no longer told apart by anybody.
+        return largest * max(abs(float(relaxed.fun or 0.0)), 1e-6)
+
+    def _agreement(self) -> LinearConstraint:
+        """One option for each group, and pairs that agree with them."""
+        rows: list[int] = []
+        columns: list[int] = []
+        values: list[float] = []
+        right: list[float] = []
+        starts = self._starts
+        for start, end in pairwise(starts):
+            rows += [len(right)] * (end - start)
+            columns += range(start, end)
+            values += [1.0] * (end - start)
+            right.append(1.0)
+        pair = starts[-1]
+        for link in self.problem.links:
+            numbers = np.arange(pair, pair + link.ms.size).reshape(link.ms.shape)
+            pair += link.ms.size
+            for group, lines in ((link.first, numbers), (link.second, numbers.T)):
+                for option, line in enumerate(lines):
+                    rows += [len(right)] * (len(line) + 1)
+                    columns += [*line.tolist(), starts[group] + option]
+                    values += [1.0] * len(line) + [-1.0]
+                    right.append(0.0)
+        matrix = coo_array((values, (rows, columns)), shape=(len(right), pair)).tocsr()
+        return LinearConstraint(matrix, right, right)
+
+    def choice(self, values: Floats) -> Choice:
+        """The option of each group that a solution takes."""
+        starts = self._starts
+        return tuple(int(np.argmax(values[a:b])) for a, b in pairwise(starts))

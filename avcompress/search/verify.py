@@ -1,0 +1,121 @@
+"""From the choices of a model to one that keeps its limits by measurement.
+
+A model's losses have another unit than the metric, and neither losses nor times quite add up; but what loses less in
+the model nearly always loses less. So of the model's front the fastest choice that keeps the limits is looked for by
+halving: one measurement a step. Where the model was wrong about the order, its neighbours on the fast side are tried
+after that. Whatever is measured is in the result, also where nothing keeps the limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from avcompress.search.assignment import Assignment
+from avcompress.search.solve.problem import Problem, Solution
+
+Term = Literal["loss", "ms"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a network was measured to lose, in the metric, and to take."""
+
+    loss: float
+    ms: float
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What must be kept: the most that the metric may fall, and a deadline, if there is one."""
+
+    loss: float
+    ms: float = float("inf")
+
+    def broken(self, outcome: Outcome) -> tuple[Term, ...]:
+        """The limits that an outcome does not keep; NaN keeps none."""
+        loss: tuple[Term, ...] = () if outcome.loss <= self.loss else ("loss",)
+        return loss if outcome.ms <= self.ms else (*loss, "ms")
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A choice that was measured.
+
+    Attributes:
+        assignment: of each group its precision.
+        predicted: by the model.
+        outcome: by measurement.
+        broken: the limits that it does not keep.
+    """
+
+    assignment: Assignment
+    predicted: Solution
+    outcome: Outcome
+    broken: tuple[Term, ...]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """All that was measured, in order."""
+
+    tried: tuple[Tried, ...]
+
+    @property
+    def best(self) -> Tried | None:
+        """The fastest that keeps all limits, as measured; None where none does."""
+        kept = [each for each in self.tried if not each.broken]
+        return min(kept, key=lambda each: (each.outcome.ms, each.outcome.loss), default=None)
+
+    @property
+    def nearest(self) -> Tried:
+        """The best one, or where there is none, of those that break the fewest limits the one that misses by least."""
+        return self.best or min(self.tried, key=_off)
+
+    @property
+    def binding(self) -> tuple[Term, ...]:
+        """The limits that stand in the way where nothing keeps all of them."""
+        return self.nearest.broken
+
+
+def _off(tried: Tried) -> tuple[int, bool, float]:
+    """How many limits are broken, rather the deadline than the metric's, and by how much."""
+    lost = "loss" in tried.broken
+    return len(tried.broken), lost, tried.outcome.loss if lost else tried.outcome.ms
+
+
+def verify(
+    problem: Problem,
+    offered: Sequence[Solution],
+    limits: Limits,
+    evaluate: Callable[[Assignment], Outcome],
+    tries: int = 8,
+) -> Verified:
+    """Measure what a model offers until the fastest choice that keeps the limits is found, or tries run out.
+
+    Args:
+        problem: whose choices they are.
+        offered: the fastest first, each losing less than the one before it in the model, as `solve.front` has them.
+        limits: to be kept.
+        evaluate: builds a network and measures it.
+        tries: measurements, one at least.
+    """
+    found: dict[int, Tried] = {}
+
+    def keeps_loss(index: int) -> bool:
+        if index not in found:
+            assignment = problem.assignment(offered[index].choice)
+            outcome = evaluate(assignment)
+            found[index] = Tried(assignment, offered[index], outcome, limits.broken(outcome))
+        return "loss" not in found[index].broken
+
+    fast, careful = -1, len(offered)  # nothing there is known to keep its loss; all there is taken to
+    while careful - fast > 1 and len(found) < tries:
+        middle = (fast + careful) // 2
+        fast, careful = (fast, middle) if keeps_loss(middle) else (middle, careful)
+    # Faster ones, beside those that were measured: the model may have had their order wrong.
+    for index in range(careful - 1, -1, -1):
+        if len(found) < tries:
+            keeps_loss(index)
+    return Verified(tuple(found.values()))

@@ -1,0 +1,83 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avcompress.search.solve.problem import Problem, Solution
+from avcompress.search.verify import Limits, Outcome, verify
+
+OPTIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "int8 weights", "int4 weights", "int8 dynamic")
+PROBLEM = Problem(("a",), (OPTIONS,), (np.arange(8.0),), (np.arange(8.0)[::-1],))
+FRONT = tuple(Solution((option,), float(option), 7.0 - option, True) for option in range(7, -1, -1))
+
+
+def measuring(outcomes):
+    """Outcomes by precision, and the list of those that were asked for."""
+    asked: list[str] = []
+
+    def evaluate(assignment):
+        asked.append(assignment["a"])
+        return outcomes[assignment["a"]]
+
+    return evaluate, asked
+
+
+def as_predicted(scale: float = 0.01):
+    return {name: Outcome(scale * i, 10.0 - i) for i, name in enumerate(OPTIONS)}
+
+
+@given(last=st.integers(0, 7))
+def test_the_fastest_that_keeps_its_loss_is_found_by_halving(last):
+    evaluate, asked = measuring(as_predicted())
+
+    found = verify(PROBLEM, FRONT, Limits(loss=0.01 * last + 0.001), evaluate, tries=4)
+
+    assert found.best.assignment == {"a": OPTIONS[last]}
+    assert len(asked) == len(set(asked)) <= 4
+    assert found.binding == ()
+
+
+def test_a_choice_that_the_model_has_in_the_wrong_order_is_found_while_there_are_tries():
+    outcomes = as_predicted() | {"int8 weights": Outcome(0.0, 1.0)}
+    evaluate, _ = measuring(outcomes)
+
+    found = verify(PROBLEM, FRONT, Limits(loss=0.015), evaluate, tries=8)
+
+    assert found.best.assignment == {"a": "int8 weights"}
+
+
+def test_where_nothing_keeps_the_limits_the_nearest_is_told_and_which_limit_binds():
+    evaluate, asked = measuring({name: Outcome(1.0 + i, 10.0 - i) for i, name in enumerate(OPTIONS)})
+
+    found = verify(PROBLEM, FRONT, Limits(loss=0.5), evaluate, tries=5)
+
+    assert found.best is None
+    assert found.binding == ("loss",)
+    assert found.nearest.assignment == {"a": "fp32"}
+    assert len(asked) == 5
+
+
+def test_a_deadline_that_no_measured_choice_keeps_binds():
+    evaluate, _ = measuring(as_predicted())
+
+    found = verify(PROBLEM, FRONT, Limits(loss=0.035, ms=6.0), evaluate)
+
+    assert found.best is None
+    assert found.binding == ("ms",)
+    assert found.nearest.outcome == Outcome(0.03, 7.0)
+
+
+def test_a_measurement_of_nan_keeps_nothing():
+    assert Limits(loss=1.0, ms=1.0).broken(Outcome(math.nan, math.nan)) == ("loss", "ms")
+    assert Limits(loss=1.0).broken(Outcome(1.0, 5.0)) == ()
+
+
+@pytest.mark.parametrize("tries", [1, 2, 3])
+def test_no_more_is_measured_than_asked_for(tries):
+    evaluate, asked = measuring(as_predicted())
+
+    verify(PROBLEM, FRONT, Limits(loss=0.03), evaluate, tries=tries)
+
+    assert len(asked) == tries
