@@ -60,15 +60,18 @@ def stages(session: Session, settings: Preprocess, task: Task) -> Mapping[str, C
     return {"preprocess": prepare, "inference": infer, "postprocess": finish}
 
 
-def input_name(session: Session, settings: Preprocess) -> str:
-    """The name of the session's only input; raises EngineError unless it takes one image of the recipe's size."""
+def input_name(session: Session, settings: Preprocess, several: bool = False) -> str:
+    """The name of the session's only input; raises EngineError unless it takes images of the recipe's size.
+
+    `several`: it may take more than one image at once.
+    """
     if len(session.inputs) != 1:
         raise EngineError(
             f"engine: expected one image input, got {len(session.inputs)}: {', '.join(session.inputs)}; "
             "export the network with the image as its only input"
         )
     ((name, shape),) = session.inputs.items()
-    wanted = (1, 3, *settings.size)
+    wanted = (shape[0] if several and shape else 1, 3, *settings.size)
     if len(shape) != 4 or any(side not in (-1, want) for side, want in zip(shape, wanted, strict=True)):
         raise EngineError(
             f"engine: expected an input of {wanted}, got {name} of {tuple(shape)}; set `preprocess.size` to fit it"

@@ -30,6 +30,7 @@ class Served:
         task: of the manifest, with the threshold from which the vehicle believes a box.
         input: the name of the session's only one.
         capacity: images in one inference, at most.
+        batch: images that the engine always takes; None where it takes as many as come.
     """
 
     session: Session
@@ -37,6 +38,7 @@ class Served:
     task: Task
     input: str
     capacity: int
+    batch: int | None
 
     @property
     def name(self) -> str:
@@ -68,11 +70,13 @@ def load_served(folder: Path, trust: Trust, batch: int, warmup: int) -> Served:
 
 def serve(session: Session, manifest: Manifest, batch: int) -> Served:
     """Hold an open engine against its manifest; raises EngineError where its inputs or outputs are others."""
-    name = input_name(session, manifest.preprocess)
+    name = input_name(session, manifest.preprocess, several=True)
     _refuse_others(f"{manifest.name}, inputs", tuple(session.inputs), [tensor.name for tensor in manifest.inputs])
     _refuse_others(f"{manifest.name}, outputs", session.outputs, [tensor.name for tensor in manifest.outputs])
-    capacity = batch if session.inputs[name][0] == -1 else 1
-    return Served(session, manifest, _deployed(manifest.task), name, capacity)
+    fixed = session.inputs[name][0]
+    if fixed == -1:
+        return Served(session, manifest, _deployed(manifest.task), name, batch, None)
+    return Served(session, manifest, _deployed(manifest.task), name, min(batch, fixed), fixed)
 
 
 def _refuse_others(where: str, got: Sequence[str], expected: Sequence[str]) -> None:
@@ -114,14 +118,18 @@ def prepare(served: Served, image: Array) -> Prepared:
 
 
 def infer(served: Served, batch: Sequence[Prepared]) -> list[Mapping[str, Array]]:
-    """Run images together; each one's outputs, with a batch of one. Raises EngineError as the session does."""
-    if len(batch) == 1:
+    """Run images together; each one's outputs, as of a batch of one. Raises EngineError as the session does."""
+    if len(batch) == 1 and served.batch in {None, 1}:
         return [served.session.run({served.input: batch[0].value})]
-    outputs = served.session.run({served.input: np.concatenate([prepared.value for prepared in batch])})
-    if isinstance(outputs, Finished) or any(value.shape[:1] != (len(batch),) for value in outputs.values()):
+    count = served.batch or len(batch)
+    # An engine of a fixed batch computes the missing ones all the same: of zeros, which nobody looks at.
+    values = np.zeros((count, *batch[0].value.shape[1:]), np.float32)
+    np.concatenate([prepared.value for prepared in batch], out=values[: len(batch)])
+    outputs = served.session.run({served.input: values})
+    if isinstance(outputs, Finished) or any(value.shape[:1] != (count,) for value in outputs.values()):
         raise EngineError(
-            f"{served.name}: expected outputs of {len(batch)} images, got others; set max_batch to 1, or export the "
-            "network so that every output begins with the batch"
+            f"{served.name}: expected outputs of {count} images, got others; export the network so that every output "
+            "begins with the batch"
         )
     return [{name: value[i : i + 1] for name, value in outputs.items()} for i in range(len(batch))]
 

@@ -114,9 +114,9 @@ class Transport:
     reports: list = field(default_factory=list)
     steps: list = field(default_factory=list)
     broken: Exception | None = None
-    on_publish: Callable = lambda result: None
+    on_publish: Callable = lambda _: None
 
-    def subscribe(self, cameras, deliver):
+    def subscribe(self, _cameras, deliver):
         self.subscribed, self.deliver = True, deliver
 
     def unsubscribe(self):
@@ -152,7 +152,7 @@ class Bench:
         )
         self.node = Node(self.settings, self.port, self.time.clock, self.load)
 
-    def load(self, folder: Path, trust, batch, warmup) -> Served:
+    def load(self, folder: Path, _trust, batch, _warmup) -> Served:
         engine = self.engines.get(str(folder))
         if engine is None:
             raise EngineError(f"{folder}: expected a bundle, got nothing; check the path")

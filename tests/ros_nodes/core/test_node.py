@@ -30,7 +30,7 @@ def test_a_frame_becomes_boxes_in_its_own_pixels_under_its_own_header(bench):
 
 def test_nothing_seen_is_published_too(bench):
     b = bench().start()
-    b.engines["main"].run = lambda inputs: {"boxes": np.zeros((1, 6, 2), np.float32)}
+    b.engines["main"].run = lambda _: {"boxes": np.zeros((1, 6, 2), np.float32)}
     b.serve()
     assert len(b.port.published[0].prediction.labels) == 0
 
@@ -432,7 +432,7 @@ def test_a_failing_inference_deactivates_the_node_and_says_why(bench):
 
 def test_values_that_are_not_finite_are_a_failure(bench):
     b = bench().start()
-    b.engines["main"].run = lambda inputs: {"boxes": np.full((1, 6, 2), math.nan, np.float32)}
+    b.engines["main"].run = lambda _: {"boxes": np.full((1, 6, 2), math.nan, np.float32)}
     b.serve()
     assert "expected finite values" in b.status("engine").message
 
@@ -457,7 +457,7 @@ def test_a_bundle_is_swapped_between_frames_and_the_old_one_freed_after_the_tria
     b = bench(probation=3).start()
     old = b.engines["main"]
     b.engines["new"] = engine(revision=2, classes=("car", "person", "bus"))
-    b.engines["new"].run = lambda inputs: {"boxes": np.zeros((1, 7, 2), np.float32)}
+    b.engines["new"].run = lambda _: {"boxes": np.zeros((1, 7, 2), np.float32)}
     b.serve()
     b.node.swap("new")
     b.serve(2)
