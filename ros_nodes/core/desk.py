@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from avcompress.spec import Array, DataError
+from calibration.frame import Frame, check_frame
 from ros_nodes.core.counts import Counts, Reason, Tally
 from ros_nodes.core.diagnostics import CameraView
-from ros_nodes.core.frame import Frame, check_frame
 from ros_nodes.core.intake import Intake, Waiting
 from ros_nodes.core.settings import MS, Settings
 from ros_nodes.core.sight import Sight

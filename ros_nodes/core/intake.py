@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ros_nodes.core.frame import Frame
+from calibration.frame import Frame
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 
 from avcompress.spec import Array, DataError, EngineError, RecipeError
+from calibration.frame import Frame, to_rgb
 from engines.session import one_line
 from ros_nodes.core.clock import REAL, Clock
 from ros_nodes.core.counts import Counts
 from ros_nodes.core.desk import Desk
 from ros_nodes.core.diagnostics import Snapshot, diagnose
-from ros_nodes.core.frame import Frame, to_rgb
 from ros_nodes.core.intake import Waiting
 from ros_nodes.core.job import Job
 from ros_nodes.core.lifecycle import State, Step, Transition, begin, conclude
@@ -153,19 +153,18 @@ class Node:
     def wait(self, timeout_s: float) -> None:
         """Return when there may be something for `step` to do, or after `timeout_s` of real time."""
         with self._lock:
-            left = self._left_s()
-            if left is None or left > 0:
-                self._lock.wait(timeout_s if left is None else min(left, timeout_s))
+            due = self.due_ns()
+            left_s = timeout_s if due is None else (due - self._clock.monotonic_ns()) / 1e9
+            if left_s > 0:
+                self._lock.wait(min(left_s, timeout_s))
 
-    def _left_s(self) -> float | None:
-        """Seconds until the next batch is due; None where nothing waits."""
-        served = self._engines.active
-        if self._state != State.ACTIVE or self._job is not None or served is None:
-            return None
-        if self._engines.has_next:
-            return 0.0
-        due = self._desk.due_ns(served.capacity)
-        return None if due is None else (due - self._clock.monotonic_ns()) / 1e9
+    def due_ns(self) -> int | None:
+        """When `step` will have something to do, by the monotonic clock; None where nothing waits."""
+        with self._lock:
+            served = self._engines.active
+            if self._state != State.ACTIVE or self._job is not None or served is None:
+                return None
+            return self._clock.monotonic_ns() if self._engines.has_next else self._desk.due_ns(served.capacity)
 
     def step(self) -> bool:
         """Serve the frames whose turn it is; False where there are none. One thread at a time."""
@@ -323,8 +322,14 @@ class Node:
             if not self._engines.is_new or primary is None or found is None or self._state == State.INACTIVE:
                 return
             self._engines.is_new = False
-        manifest, deadline_ms = primary.manifest, found.deadline_ns / MS
-        news = Announcement(primary.task.kind, manifest.name, manifest.revision, manifest.classes, deadline_ms)
+        news = Announcement(
+            kind=primary.task.kind,
+            name=primary.manifest.name,
+            revision=primary.manifest.revision,
+            classes=primary.manifest.classes,
+            threshold=primary.threshold,
+            deadline_ms=found.deadline_ns / MS,
+        )
         self._tell(partial(self._port.announce, news))
 
     def _tell(self, message: Callable[[], None]) -> bool:

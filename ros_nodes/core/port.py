@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from calibration.frame import Frame
 from ros_nodes.core.diagnostics import Status
-from ros_nodes.core.frame import Frame
 from ros_nodes.core.lifecycle import Step
 from ros_nodes.core.result import Result
 
@@ -23,6 +23,7 @@ class Announcement:
         kind: what is published: boxes, or masks.
         name: of the recipe.
         revision: of the bundle.
+        threshold: scores below are not published; 0 for masks.
         deadline_ms: that the node watches.
     """
 
@@ -30,6 +31,7 @@ class Announcement:
     name: str
     revision: int
     classes: tuple[str, ...]
+    threshold: float
     deadline_ms: float
 
 

@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ros_nodes.core.frame import Header
+from calibration.frame import Header
 from validation.predict import Prediction
 
 

@@ -45,6 +45,11 @@ class Served:
         """For people: yolox-nano revision 7, openvino."""
         return f"{self.manifest.name} revision {self.manifest.revision}, {self.manifest.backend}"
 
+    @property
+    def threshold(self) -> float:
+        """The score from which a box is given; 0 for masks."""
+        return self.task.score_threshold if isinstance(self.task, Detection) else 0.0
+
 
 class Prepared(NamedTuple):
     """One image as the network's input, (1, 3, height, width) float32, and where it lies in there."""

@@ -10,10 +10,10 @@ import pytest
 from avcompress.contract import Contract, LatencyTerm
 from avcompress.recipe import Detection, OrtEngine, Preprocess
 from avcompress.spec import Array, EngineError
+from calibration.frame import CompressedImage, Header, RawImage
 from engines.manifest import Manifest, Tensor
 from engines.session import FakeSession
 from ros_nodes.core.clock import Clock
-from ros_nodes.core.frame import CompressedImage, Header, RawImage
 from ros_nodes.core.node import Node
 from ros_nodes.core.served import Served, serve
 from ros_nodes.core.settings import Settings

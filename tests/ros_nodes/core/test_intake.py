@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ros_nodes.core.frame import CompressedImage, Header
+from calibration.frame import CompressedImage, Header
 from ros_nodes.core.intake import Intake, Waiting
 
 CAMERAS = ("front", "left", "right")

@@ -11,12 +11,12 @@ from avcompress.contract import Contract, LatencyTerm
 from avcompress.files import sha256_file
 from avcompress.recipe import OrtEngine, Preprocess, Segmentation
 from avcompress.spec import EngineError
+from calibration.frame import Header, RawImage
 from calibration.sample import Sample
 from engines.build import build_engine
 from engines.bundle import Trust, sign_bundle
 from engines.manifest import Manifest, network_tensors, write_manifest
 from engines.session import FakeSession
-from ros_nodes.core.frame import Header, RawImage
 from ros_nodes.core.lifecycle import State
 from ros_nodes.core.look import look
 from ros_nodes.core.node import Node

@@ -1,10 +1,10 @@
-"""What a camera sends, as it comes, and the RGB image in it."""
+"""What a camera sends, live or from a recording, as it comes; and the RGB image in it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -166,3 +166,25 @@ def _pixels(frame: RawImage, encoding: _Encoding) -> Array:
         data = np.concatenate([data, np.zeros(rows * frame.step - data.size, np.uint8)])
     whole = data[: rows * frame.step].reshape(rows, frame.step)[:, :used]
     return np.ascontiguousarray(whole).reshape(rows, frame.width, *encoding.shape)
+
+
+# --- from messages
+
+
+def frame_of(message: Any) -> Frame:
+    """The frame in a sensor_msgs/Image or CompressedImage of any library that names their fields as ROS does.
+
+    The pixels are the message's own, not copied where its library holds them in one piece.
+    """
+    stamp = message.header.stamp
+    header = Header(int(stamp.sec), int(stamp.nanosec), str(message.header.frame_id))
+    if hasattr(message, "format"):
+        return CompressedImage(header, str(message.format), _octets(message.data))
+    return RawImage(
+        header, int(message.height), int(message.width), str(message.encoding), int(message.step), _octets(message.data)
+    )
+
+
+def _octets(data: Any) -> Bytes:
+    # A list of ints, which has no buffer, is what some libraries make of uint8[].
+    return np.array(data, np.uint8) if isinstance(data, list) else np.frombuffer(data, np.uint8)

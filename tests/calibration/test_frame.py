@@ -1,4 +1,6 @@
+import array
 import io
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from avcompress.spec import DataError
-from ros_nodes.core.frame import ENCODINGS, CompressedImage, Header, RawImage, check_frame, to_rgb
+from calibration.frame import ENCODINGS, CompressedImage, Header, RawImage, check_frame, frame_of, to_rgb
 
 HEADER = Header(12, 345, "front")
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
@@ -146,3 +148,22 @@ def test_what_the_check_lets_pass_is_an_image_of_its_size(encoding, height, widt
 def test_a_stamp_is_nanoseconds_and_what_the_camera_said():
     assert HEADER.stamp_ns == 12_000_000_345
     assert (HEADER.sec, HEADER.nanosec) == (12, 345)
+
+
+def message(**fields):
+    stamp = SimpleNamespace(sec=12, nanosec=345)
+    return SimpleNamespace(header=SimpleNamespace(stamp=stamp, frame_id="front"), **fields)
+
+
+@pytest.mark.parametrize(
+    "as_held", [lambda d: d, bytes, memoryview, list, lambda d: array.array("B", d.tobytes())], ids=str
+)
+def test_messages_become_frames_however_their_library_holds_the_bytes(as_held):
+    data = PIXELS.ravel()
+    frame = frame_of(message(height=6, width=8, encoding="rgb8", is_bigendian=0, step=24, data=as_held(data)))
+    assert (frame.header, frame.height, frame.width, frame.step) == (HEADER, 6, 8, 24)
+    np.testing.assert_array_equal(to_rgb(frame), PIXELS)
+
+    jpeg = frame_of(message(format="rgb8; jpeg compressed bgr8", data=as_held(file("PNG"))))
+    assert jpeg.header == HEADER
+    np.testing.assert_array_equal(to_rgb(jpeg), PIXELS)
