@@ -1,5 +1,6 @@
 """A node on a clock that tests turn, with engines and a transport that do what tests say."""
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from avcompress.contract import Contract, LatencyTerm
-from avcompress.recipe import Detection, OrtEngine, Preprocess
+from avcompress.recipe import Detection, OrtEngine, Preprocess, Segmentation, Task
 from avcompress.spec import Array, EngineError
 from calibration.frame import CompressedImage, Header, RawImage
 from engines.manifest import Manifest, Tensor
@@ -35,19 +36,22 @@ class Turned:
         self.now += round(ms * MS)
 
 
-def manifest(name="tiny", revision=1, classes=CLASSES, batch=1, deadline_ms=10.0):
-    task = Detection(kind="detection", decode="yolov8", strides=(32,), score_threshold=0.01, deployed_threshold=0.3)
+DETECT = Detection(kind="detection", decode="yolov8", strides=(32,), score_threshold=0.01, deployed_threshold=0.3)
+SEGMENT = Segmentation(kind="segmentation")
+
+
+def manifest(engine):
     return Manifest(
-        name=name,
-        revision=revision,
+        name=engine.name,
+        revision=engine.revision,
         engine=OrtEngine(backend="ort"),
         versions={},
-        inputs=(Tensor(name="image", shape=(batch, 3, *SIZE)),),
-        outputs=(Tensor(name="boxes", shape=(batch, 4 + len(classes), BOXES)),),
+        inputs=(Tensor(name="image", shape=(engine.batch, 3, *SIZE)),),
+        outputs=(Tensor(name=engine.output, shape=(engine.batch, 4 + len(engine.classes), BOXES)),),
         preprocess=Preprocess(size=SIZE, fit="stretch"),
-        task=task,
-        classes=classes,
-        contract=Contract(latency=(LatencyTerm(deadline_ms=deadline_ms, engine="trt"),)),
+        task=engine.task,
+        classes=engine.classes,
+        contract=Contract(latency=(LatencyTerm(deadline_ms=engine.deadline_ms, engine="trt"),)),
         onnx_sha256="0" * 64,
         recipe_sha256="0" * 64,
     )
@@ -64,6 +68,11 @@ def one_box(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
     return {"boxes": out}
 
 
+def brightest(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+    """A segmenter whose class is the brightest of red, green and blue."""
+    return {"logits": inputs["image"].copy()}
+
+
 @dataclass
 class Engine:
     """A bundle of a test, which may be opened several times; `run` may be changed at any time."""
@@ -73,6 +82,8 @@ class Engine:
     classes: tuple[str, ...] = CLASSES
     batch: int = -1
     deadline_ms: float = 10.0
+    task: Task = DETECT
+    output: str = "boxes"
     run: Callable[[Mapping[str, Array]], Mapping[str, Array]] = one_box
     batches: list[int] = field(default_factory=list)
     sessions: list[bool] = field(default_factory=list)  # whether each is open
@@ -98,9 +109,9 @@ class Engine:
         def close():
             self.sessions[index] = False
 
-        session = FakeSession(run, {"image": (self.batch, 3, *SIZE)}, ("boxes",))
+        session = FakeSession(run, {"image": (self.batch, 3, *SIZE)}, (self.output,))
         session.close = close  # type: ignore[method-assign]
-        return serve(session, manifest(self.name, self.revision, self.classes, self.batch, self.deadline_ms), batch)
+        return serve(session, manifest(self), batch)
 
 
 @dataclass
@@ -218,3 +229,18 @@ def bench() -> type[Bench]:
 def engine() -> type[Engine]:
     """Engine: an engine of a test."""
     return Engine
+
+
+@pytest.fixture(scope="session")
+def segmenter() -> Callable[[], Engine]:
+    """An engine of a test that gives masks."""
+    return lambda: Engine(classes=("red", "green", "blue"), task=SEGMENT, output="logits", run=brightest)
+
+
+@pytest.fixture(scope="session")
+def rigs():
+    """rigs.py: one way to run a node behind each adapter."""
+    spec = importlib.util.spec_from_file_location("rigs", Path(__file__).parent / "rigs.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
