@@ -26,15 +26,16 @@ Storage = Literal["mcap", "sqlite3"]
 
 
 class BagPort:
-    """Writes results, announcements and diagnostics at the moments of the node's clock.
+    """Writes results, announcements and diagnostics.
 
-    `on_result` is told of every result that was written.
+    `written_ns`: when each is said to have been written, as a bag's readers order messages by it.
+    `on_result` is told of every result that was written, and hands back how long it took, in nanoseconds.
     """
 
     def __init__(
-        self, writer: Writer, node: str, now_ns: Callable[[], int], on_result: Callable[[Result], None]
+        self, writer: Writer, node: str, written_ns: Callable[[], int], on_result: Callable[[Result], int]
     ) -> None:
-        self._writer, self._node, self._now_ns, self._on_result = writer, node, now_ns, on_result
+        self._writer, self._node, self._written_ns, self._on_result = writer, node, written_ns, on_result
         self._topics = Topics(node, "detection")
         self._library = RosbagsLibrary()
         self._connections: dict[str, Connection] = {}
@@ -59,21 +60,17 @@ class BagPort:
     def publish(self, result: Result) -> None:
         """Write a result, and how long it took."""
         self._write(self._topics.results(result.camera), result_message(result, self._library))
-        now = self._now_ns()
-        times = {
-            "processing_time_ms": now - result.moments.arrived_ns,
-            "pipeline_latency_ms": now - result.header.stamp_ns,
-        }
-        for name, nanoseconds in times.items():
+        took_ns = self._on_result(result)
+        latency_ns = result.moments.arrived_ns + took_ns - result.header.stamp_ns
+        for name, nanoseconds in (("processing_time_ms", took_ns), ("pipeline_latency_ms", latency_ns)):
             self._write(self._topics.debug(name), milliseconds(nanoseconds / 1e6, self._library))
-        self._on_result(result)
 
     def report(self, statuses: tuple[Status, ...]) -> None:
         """Write a DiagnosticArray."""
         self._write(DIAGNOSTICS, diagnostics(statuses, self._node, self._stamp(), self._library))
 
     def _stamp(self) -> Header:
-        now = self._now_ns()
+        now = self._written_ns()
         return Header(now // 1_000_000_000, now % 1_000_000_000)
 
     def _write(self, topic: str, message: Message, latched: bool = False) -> None:
@@ -83,7 +80,7 @@ class BagPort:
             connection = self._connections[topic] = self._writer.add_connection(
                 topic, message.__msgtype__, typestore=typestore(), offered_qos_profiles=qos
             )
-        self._writer.write(connection, self._now_ns(), encode(message))
+        self._writer.write(connection, self._written_ns(), encode(message))
 
 
 def _latched() -> tuple[Any, ...]:
