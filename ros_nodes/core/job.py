@@ -24,11 +24,12 @@ class Job:
         taken_ns: when it began.
         missed: whether its deadline was found to have passed, so that it is not counted again.
         hung: whether it was given up as hanging.
+        cancelled: whether what comes of it is of no interest any more.
     """
 
     def __init__(self, served: Served, batch: Iterable[Waiting], taken_ns: int, drop: Drop) -> None:
         self.served, self.taken_ns = served, taken_ns
-        self.missed = self.hung = False
+        self.missed = self.hung = self.cancelled = False
         self._open = {waiting.camera: waiting for waiting in batch}
         self.batch = tuple(self._open.values())
         self.first_ns = min(waiting.arrived_ns for waiting in self.batch)
@@ -47,6 +48,7 @@ class Job:
 
     def cancel(self, reason: Reason) -> None:
         """Settle all that is not settled, except what is being published at this moment."""
+        self.cancelled = True
         for camera in tuple(self._open):
             self.drop(camera, reason)
 

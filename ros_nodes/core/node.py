@@ -55,6 +55,11 @@ class Node:
         return self._state
 
     @property
+    def settings(self) -> Settings:
+        """What it was told."""
+        return self._settings
+
+    @property
     def generation(self) -> int:
         """Changes when the worker was given up because it hangs: another one has to take its place."""
         return self._generation
@@ -244,16 +249,15 @@ class Node:
 
     def _count_inference(self, job: Job) -> None:
         with self._lock:
-            if self._job is job and self._state == State.ACTIVE:
+            if not job.cancelled:
                 now = self._clock.monotonic_ns()
                 self._engines.served(job.served, now, now - job.first_ns, job.missed)
 
     def _fail_inference(self, job: Job, error: Exception) -> None:
         reason = f"{job.served.name}: inference failed: {one_line(error)}"
         with self._lock:
+            must_stop = not job.cancelled and self._engines.failed(job.served, reason)
             job.cancel("failed")
-            is_current = self._job is job and self._state == State.ACTIVE
-            must_stop = is_current and self._engines.failed(job.served, reason)
         if must_stop:
             self._fail(reason)
 
@@ -280,7 +284,7 @@ class Node:
             if job is None:
                 return
             late = found is not None and now - job.first_ns > found.deadline_ns
-            if late and not job.missed and self._state == State.ACTIVE:
+            if late and not job.missed and not job.cancelled:
                 job.missed = True
                 self._engines.missed(now)
             hangs = now - job.taken_ns > self._settings.hang_ms * MS

@@ -18,12 +18,10 @@ class Threads:
 
     Attributes:
         watch_every_s: how often the watchdog looks: a fraction of the deadline.
-        report_every_s: how often diagnostics are sent.
     """
 
-    def __init__(self, node: Node, watch_every_s: float = 0.005, report_every_s: float = 0.5) -> None:
-        self._node = node
-        self.watch_every_s, self.report_every_s = watch_every_s, report_every_s
+    def __init__(self, node: Node, watch_every_s: float = 0.005) -> None:
+        self._node, self.watch_every_s = node, watch_every_s
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -61,4 +59,4 @@ class Threads:
                 self._start_worker()
             if time.monotonic() >= next_report:
                 self._node.report()
-                next_report = time.monotonic() + self.report_every_s
+                next_report = time.monotonic() + self._node.settings.report_every_ms / 1e3

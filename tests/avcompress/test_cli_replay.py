@@ -82,10 +82,16 @@ def write_drive(path, files, every_ms):
             writer.write(connection, stamp + 5 * 10**6, encode(message))
 
 
-@pytest.mark.slow
-def test_what_the_bag_holds_is_what_validation_sees_and_takes_a_fraction_of_the_drive(data_root, tmp_path):
+def read_detections(path, topic):
     from rosbags.highlevel import AnyReader
 
+    with AnyReader([path]) as reader:
+        wanted = [connection for connection in reader.connections if connection.topic == topic]
+        return [reader.deserialize(raw, c.msgtype) for c, _, raw in reader.messages(wanted)]
+
+
+@pytest.mark.slow
+def test_what_the_bag_holds_is_what_validation_sees_and_takes_a_fraction_of_the_drive(data_root, tmp_path):
     bundle = make_bundle(data_root / "models" / "yolox_nano.onnx", tmp_path / "bundle")
     files = film(data_root / "video" / "intel_car-detection.mp4", 100)
     write_drive(tmp_path / "drive", files, every_ms=100)
@@ -100,10 +106,7 @@ def test_what_the_bag_holds_is_what_validation_sees_and_takes_a_fraction_of_the_
     expected = [found for _, found in predict(session, samples, manifest.preprocess, manifest.task)]
     session.close()
     boxes = 0
-    with AnyReader([tmp_path / "seen"]) as reader:
-        topic = "/avcompress/front_image_raw_compressed/detections"
-        wanted = [connection for connection in reader.connections if connection.topic == topic]
-        found = [reader.deserialize(raw, c.msgtype) for c, _, raw in reader.messages(wanted)]
+    found = read_detections(tmp_path / "seen", "/avcompress/front_image_raw_compressed/detections")
     assert len(found) == len(expected) == 100
     for message, prediction in zip(found, expected, strict=True):
         believed = prediction.scores >= 0.3

@@ -299,6 +299,33 @@ def test_an_engine_that_is_cleaned_up_while_it_runs_is_closed_when_it_is_done(be
     assert not main.is_open
 
 
+@pytest.mark.parametrize("how", ["late", "fails"])
+def test_an_inference_that_outlives_its_activation_counts_for_nothing_in_the_next(bench, how):
+    b = bench().start()
+
+    def run(inputs):
+        b.node.transition("deactivate")
+        b.node.transition("activate")
+        b.time.pass_ms(50)
+        b.node.watch()
+        return one_box_of(b, inputs) if how == "late" else fails(inputs)
+
+    b.engines["main"].run = run
+    b.serve()
+    assert b.node.state == State.ACTIVE
+    assert b.node.snapshot().watch.total_misses == 0
+    assert b.dropped() == {"inactive": 1}
+
+
+def test_what_was_seen_of_cameras_is_forgotten_when_the_node_is_activated_anew_but_not_what_was_counted(bench):
+    b = bench().start()
+    b.send_broken()
+    b.node.transition("deactivate")
+    b.node.transition("activate")
+    status = b.status("camera front")
+    assert (status.message, status.values["dropped_rejected"]) == ("waiting for the first image", "1")
+
+
 # --- the contract on board
 
 

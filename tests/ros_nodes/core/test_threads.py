@@ -25,13 +25,13 @@ def real(bench, **settings):
 
 def test_frames_from_several_threads_are_served_and_none_is_lost(bench):
     cameras = ("front", "left", "right")
-    b = real(bench, cameras=cameras, batch_window_ms=1)
+    b = real(bench, cameras=cameras, batch_window_ms=1, report_every_ms=1)
 
     def send(camera):
         for _ in range(200):
             b.send(camera, height=4, width=4)
 
-    with Threads(b.node, report_every_s=0.001):
+    with Threads(b.node):
         senders = [threading.Thread(target=send, args=(camera,)) for camera in cameras]
         for sender in senders:
             sender.start()
