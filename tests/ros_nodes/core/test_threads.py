@@ -25,7 +25,7 @@ def real(bench, **settings):
 
 def test_frames_from_several_threads_are_served_and_none_is_lost(bench):
     cameras = ("front", "left", "right")
-    b = real(bench, cameras=cameras, batch_window_ms=1, report_every_ms=1)
+    b = real(bench, cameras=cameras, batch_window_ms=1, report_every_ms=1, hang_ms=60_000)
 
     def send(camera):
         for _ in range(200):
@@ -45,7 +45,7 @@ def test_frames_from_several_threads_are_served_and_none_is_lost(bench):
 
 
 def test_the_watchdog_gives_up_a_worker_that_hangs_and_a_new_one_serves(bench, engine):
-    b = real(bench, hang_ms=20)
+    b = real(bench, hang_ms=500)
     release, stuck = threading.Event(), b.engines["main"]
 
     def hang(inputs):
