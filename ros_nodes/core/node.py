@@ -251,12 +251,12 @@ class Node:
         with self._lock:
             if not job.cancelled:
                 now = self._clock.monotonic_ns()
-                self._engines.served(job.served, now, now - job.first_ns, job.missed)
+                self._engines.served(now, now - job.first_ns, job.missed)
 
     def _fail_inference(self, job: Job, error: Exception) -> None:
         reason = f"{job.served.name}: inference failed: {one_line(error)}"
         with self._lock:
-            must_stop = not job.cancelled and self._engines.failed(job.served, reason)
+            must_stop = not job.cancelled and self._engines.failed(reason)
             job.cancel("failed")
         if must_stop:
             self._fail(reason)

@@ -66,7 +66,7 @@ class OnBoard:
 
     # --- what is seen
 
-    def served(self, by: Served, now_ns: int, took_ns: int, counted: bool) -> None:
+    def served(self, now_ns: int, took_ns: int, counted: bool) -> None:
         """After an inference that went well; `counted`: it is known as a miss already."""
         found = self.limits
         if found is None:
@@ -74,11 +74,12 @@ class OnBoard:
         self._failures = 0
         timed = replace(self.watch, took_ns=took_ns)
         self._see(timed if counted else observe(self.watch, found, now_ns, took_ns))
-        if by is self._primary and self._old is not None:
+        # On trial it is the primary that serves: there is no fallback from it but the engine before.
+        if self._old is not None:
             self._trial -= 1
             if self._trial <= 0:
                 self._keep()
-                self._swap_note = f"swap: {by.name} has passed its trial"
+                self._swap_note = f"swap: {_name(self._primary)} has passed its trial"
 
     def missed(self, now_ns: int) -> None:
         """After a deadline that passed while an inference is still under way."""
@@ -93,10 +94,10 @@ class OnBoard:
         else:
             self.watch = watch
 
-    def failed(self, by: Served, reason: str) -> bool:
+    def failed(self, reason: str) -> bool:
         """After an inference that failed; whether the node has to stop."""
         self._failures += 1
-        if by is self._primary and self._old is not None:
+        if self._old is not None:
             self._roll_back(reason)
             return False
         return self._failures >= self._settings.max_failures

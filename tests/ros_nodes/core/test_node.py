@@ -558,6 +558,18 @@ def test_an_inactive_node_swaps_at_once_and_announces_it_when_it_is_activated(be
     assert [a.revision for a in b.port.announced] == [2]
 
 
+def test_a_swap_while_another_is_on_trial_ends_that_trial(bench, engine):
+    b = bench(probation=9).start()
+    b.engines |= {"2": engine(revision=2), "3": engine(revision=3)}
+    for name in ("2", "3"):
+        b.node.swap(name)
+        b.serve()
+    assert [name for name, e in b.engines.items() if e.is_open] == ["2", "3"]
+    b.engines["3"].run = fails
+    b.serve(2)
+    assert b.port.published[-1].engine == "tiny revision 2, ort"
+
+
 def test_two_swaps_before_a_frame_leave_the_last_one(bench, engine):
     b = bench(probation=1).start()
     b.engines |= {"2": engine(revision=2), "3": engine(revision=3)}
