@@ -124,7 +124,7 @@ def test_what_the_bag_holds_is_what_validation_sees_and_takes_a_fraction_of_the_
     assert facts["cameras"]["front_image_raw_compressed"]["published"] == 100
     assert set(facts["latency"]) == {"waiting", "decode", "preprocess", "inference", "postprocess", "total"}
     assert facts["recorded_s"] == pytest.approx(9.9)
-    # Of the processor: a busy machine takes longer, and says nothing of us. Measured: docs/ros.md.
+    # Of the processor: a busy machine takes longer, and says nothing of us.
     assert processor_s < facts["recorded_s"] / 1.5
 
 
