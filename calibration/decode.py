@@ -1,8 +1,9 @@
-"""Image files to arrays. Strict: what cannot be read whole is an error, never a grey rectangle."""
+"""Image files, or their bytes, to arrays. Strict: what cannot be read whole is an error, never a grey rectangle."""
 
 from __future__ import annotations
 
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -22,27 +23,33 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"{path}: expected a readable file, got {error.strerror}; check the path") from error
 
 
-def _open(path: Path, advice: str) -> Image.Image:
+def _open(source: Path | BytesIO, where: object, advice: str) -> Image.Image:
     # EXIF orientation is not applied: boxes and masks are drawn on the pixels as they are stored.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large images: what is too large raises
-            image = Image.open(path, formats=FORMATS)
+            image = Image.open(source, formats=FORMATS)
             with image:
                 image.load()
     except Exception as error:  # damaged files make the decoders raise nearly anything
-        raise DataError(f"{path}: expected a readable image, got {_reason(path, error)}; {advice}") from error
+        raise DataError(f"{where}: expected a readable image, got {_reason(source, error)}; {advice}") from error
     return image
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(source: Path | BytesIO, error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if not isinstance(error, UnidentifiedImageError):
         return str(error).rstrip(".") or type(error).__name__
-    with path.open("rb") as file:
-        start = file.read(16)
+    start = _first_bytes(source)
     return f"something else that begins with {start!r}" if start else "an empty file"
+
+
+def _first_bytes(source: Path | BytesIO) -> bytes:
+    if isinstance(source, BytesIO):
+        return source.getvalue()[:16]
+    with source.open("rb") as file:
+        return file.read(16)
 
 
 _SKIP = "replace the file, or leave it out with on_bad_image: skip"
@@ -54,7 +61,15 @@ def decode_image(path: Path, advice: str = _SKIP) -> Array:
 
     Raises DataError, naming the file, when it is missing, truncated, unreadable or implausibly large.
     """
-    image = _open(path, advice)
+    return _rgb(_open(path, path, advice), path)
+
+
+def decode_image_bytes(data: bytes, where: str, advice: str) -> Array:
+    """What `decode_image` gives for a file of this content; `where` is named in errors."""
+    return _rgb(_open(BytesIO(data), where, advice), where)
+
+
+def _rgb(image: Image.Image, where: object) -> Array:
     match image.mode:
         case "RGB":
             pixels = np.asarray(image)
@@ -65,7 +80,7 @@ def decode_image(path: Path, advice: str = _SKIP) -> Array:
         case "P" | "PA":
             pixels = np.asarray(image.convert("RGBA"))[:, :, :3]
         case "F":
-            raise DataError(f"{path}: expected integer pixels, got floating point; convert it to 8 bit")
+            raise DataError(f"{where}: expected integer pixels, got floating point; convert it to 8 bit")
         case _:
             pixels = np.asarray(image.convert("RGB"))
     return np.ascontiguousarray(pixels)
@@ -73,7 +88,7 @@ def decode_image(path: Path, advice: str = _SKIP) -> Array:
 
 def decode_index_mask(path: Path) -> Array:
     """The raw values of an 8-bit mask, palette not applied: (H, W) uint8; raises DataError."""
-    image = _open(path, MASK_ADVICE)
+    image = _open(path, path, MASK_ADVICE)
     if image.mode not in ("L", "P", "1"):
         raise DataError(
             f"{path}: expected class indices in 8 bit, grey or palette, got a {image.mode} image; "

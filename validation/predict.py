@@ -1,4 +1,4 @@
-"""From labelled images to predictions in their own coordinates: the one path that accuracy and latency both take."""
+"""From images to predictions in their own coordinates: the one path of accuracy, of latency, and of the vehicle."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def predict(
 
 def stages(session: Session, settings: Preprocess, task: Task) -> Mapping[str, Callable[[Any], Any]]:
     """The stages of `predict` by name, each fed what the one before returned: an RGB image first, a prediction last."""
-    name = _input_name(session, settings)
+    name = input_name(session, settings)
 
     def prepare(image: Array) -> _Placed:
         return _Placed(*preprocess(image, settings))
@@ -55,19 +55,23 @@ def stages(session: Session, settings: Preprocess, task: Task) -> Mapping[str, C
         return _Placed(session.run({name: placed.value}), placed.geometry)
 
     def finish(placed: _Placed) -> Prediction:
-        return _to_image(postprocess(placed.value, task, settings.size), placed.geometry, settings)
+        return finish_prediction(placed.value, placed.geometry, settings, task)
 
     return {"preprocess": prepare, "inference": infer, "postprocess": finish}
 
 
-def _input_name(session: Session, settings: Preprocess) -> str:
+def input_name(session: Session, settings: Preprocess, several: bool = False) -> str:
+    """The name of the session's only input; raises EngineError unless it takes images of the recipe's size.
+
+    `several`: it may take more than one image at once.
+    """
     if len(session.inputs) != 1:
         raise EngineError(
             f"engine: expected one image input, got {len(session.inputs)}: {', '.join(session.inputs)}; "
             "export the network with the image as its only input"
         )
     ((name, shape),) = session.inputs.items()
-    wanted = (1, 3, *settings.size)
+    wanted = (shape[0] if several and shape else 1, 3, *settings.size)
     if len(shape) != 4 or any(side not in (-1, want) for side, want in zip(shape, wanted, strict=True)):
         raise EngineError(
             f"engine: expected an input of {wanted}, got {name} of {tuple(shape)}; set `preprocess.size` to fit it"
@@ -75,7 +79,9 @@ def _input_name(session: Session, settings: Preprocess) -> str:
     return name
 
 
-def _to_image(found: Detections | NDArray[np.uint8], geometry: Geometry, settings: Preprocess) -> Prediction:
+def finish_prediction(outputs: Mapping[str, Array], geometry: Geometry, settings: Preprocess, task: Task) -> Prediction:
+    """What one image's raw outputs say, in pixels of the image; raises EngineError as `postprocess` does."""
+    found = postprocess(outputs, task, settings.size)
     if isinstance(found, Detections):
         return Detections(to_image(found.xyxy, geometry), found.scores, found.labels)
     return mask_to_image(found, geometry, settings)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from avcompress.spec import DataError
-from calibration.decode import decode_image, decode_index_mask
+from calibration.decode import decode_image, decode_image_bytes, decode_index_mask
 
 RAMP = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
 
@@ -169,3 +169,12 @@ def test_a_large_image_warns_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
 
     assert decode_image(tmp_path / "a.png").shape == (4, 4, 3)
+
+
+def test_bytes_decode_as_the_file_of_that_content_does_and_errors_name_what_they_are_called(tmp_path: Path) -> None:
+    Image.fromarray(RAMP).save(tmp_path / "a.jpg")
+    data = (tmp_path / "a.jpg").read_bytes()
+    np.testing.assert_array_equal(decode_image_bytes(data, "front", "mend it"), decode_image(tmp_path / "a.jpg"))
+    for broken in (data[:-30], b"no image", b""):
+        with pytest.raises(DataError, match=r"^front: expected a readable image, got .*; mend it$"):
+            decode_image_bytes(broken, "front", "mend it")

@@ -1,0 +1,1 @@
+"""A bundle served to cameras, with its contract watched: everything but the transport; NumPy and a runtime."""

@@ -1,0 +1,198 @@
+"""What a node says of itself: a pure function from what is the case to diagnostic statuses.
+
+Keys and levels of `processing` are Autoware's (autoware_lidar_centerpoint, diagnose_processing_time), so that its
+monitors read ours; the time, however, counts from the frame's arrival, and while a frame is still worked on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from ros_nodes.core.counts import Counts
+from ros_nodes.core.lifecycle import State
+from ros_nodes.core.result import Moments
+from ros_nodes.core.sight import CameraState, Size
+from ros_nodes.core.watch import Limits, Watch, batches_to_return
+
+_RESIZED_FOR_NS = 5_000_000_000
+"""How long a camera's new size is worth a warning."""
+
+
+class Level(IntEnum):
+    """The numbers of diagnostic_msgs/DiagnosticStatus."""
+
+    OK = 0
+    WARN = 1
+    ERROR = 2
+
+
+@dataclass(frozen=True)
+class Status:
+    """One diagnostic_msgs/DiagnosticStatus; a transport puts the node's name before `name`."""
+
+    level: Level
+    name: str
+    message: str
+    values: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CameraView:
+    """What is said of one camera; `resized_ns`: since its size changed, None where it never did."""
+
+    state: CameraState
+    why: str
+    counts: Counts
+    size: Size | None
+    resizes: int
+    resized_ns: int | None
+    silent_ns: int | None
+
+
+@dataclass(frozen=True)
+class EngineView:
+    """What is said of the engines, by their names for people; empty where there is none.
+
+    Attributes:
+        active: that the next frame goes to.
+        fault: why the node is not active though nobody deactivated it.
+        swap: how the last swap went.
+        swap_failed: whether that was badly.
+        transport_error: what the transport raised last.
+    """
+
+    active: str = ""
+    primary: str = ""
+    fallback: str = ""
+    fault: str = ""
+    swap: str = ""
+    swap_failed: bool = False
+    transport_error: str = ""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that diagnostics speak of, at one moment.
+
+    Attributes:
+        limits: None before a bundle is loaded.
+        max_delay_ns: how long the deadline may be missed before that is an error.
+        working_ns: since the first frame of the batch that is worked on came; None where none is.
+        moments: of the last result.
+    """
+
+    now_ns: int
+    state: State
+    engines: EngineView
+    watch: Watch
+    limits: Limits | None
+    max_delay_ns: int
+    working_ns: int | None
+    moments: Moments | None
+    cameras: Mapping[str, CameraView]
+
+
+def diagnose(seen: Snapshot) -> tuple[Status, ...]:
+    """The statuses `processing`, `engine`, and `camera NAME` of every camera."""
+    cameras = (_camera(name, view, seen.state) for name, view in seen.cameras.items())
+    return (_processing(seen), _engine(seen), *cameras)
+
+
+def _processing(seen: Snapshot) -> Status:
+    took_ns = _took_ns(seen)
+    if seen.limits is None or seen.state != State.ACTIVE or took_ns is None:
+        message = "waiting for the first result" if seen.state == State.ACTIVE else seen.state.label
+        return Status(Level.OK, "processing", message)
+    in_range = took_ns <= seen.limits.deadline_ns
+    delay_ns = 0 if seen.watch.late_since_ns is None else seen.now_ns - seen.watch.late_since_ns
+    delay_in_range = delay_ns <= seen.max_delay_ns
+    values = {
+        "processing_time_ms": _ms(took_ns),
+        "is_processing_time_ms_in_expected_range": str(in_range),
+        "consecutive_processing_delay_ms": _ms(delay_ns),
+        "is_consecutive_processing_delay_in_range": str(delay_in_range),
+        "deadline_ms": _ms(seen.limits.deadline_ns),
+        "consecutive_misses": str(seen.watch.misses),
+        "total_misses": str(seen.watch.total_misses),
+    }
+    if seen.moments is not None:
+        values |= {f"{stage}_time_ms": f"{ms:.3f}" for stage, ms in seen.moments.stages_ms.items()}
+    return Status(*_judge(took_ns, in_range, delay_in_range, seen), values)
+
+
+def _judge(took_ns: int, in_range: bool, delay_in_range: bool, seen: Snapshot) -> tuple[Level, str, str]:
+    deadline = _ms(seen.limits.deadline_ns if seen.limits else 0)
+    if not delay_in_range:
+        return Level.ERROR, "processing", f"the deadline of {deadline} ms is missed for {_ms(seen.max_delay_ns)} ms"
+    if not in_range:
+        return Level.WARN, "processing", f"{_ms(took_ns)} ms, beyond the deadline of {deadline} ms"
+    return Level.OK, "processing", "OK"
+
+
+def _took_ns(seen: Snapshot) -> int | None:
+    """What the last batch took; what the one at work has taken so far, where that is beyond the deadline already."""
+    if seen.working_ns is not None and seen.limits is not None and seen.working_ns > seen.limits.deadline_ns:
+        return max(seen.working_ns, seen.watch.took_ns or 0)
+    return seen.watch.took_ns
+
+
+def _engine(seen: Snapshot) -> Status:
+    engines, watch = seen.engines, seen.watch
+    values = {
+        "lifecycle": seen.state.label,
+        "active_engine": engines.active,
+        "engine": engines.primary,
+        "fallback_engine": engines.fallback,
+        "is_on_fallback": str(watch.on_fallback),
+        "fallback_count": str(watch.fallbacks),
+        "return_count": str(watch.returns),
+        "last_swap": engines.swap,
+        "last_transport_error": engines.transport_error,
+    }
+    if watch.on_fallback and seen.limits is not None:
+        values["inferences_to_return"] = str(batches_to_return(watch, seen.limits) - watch.easy)
+    if engines.fault:
+        return Status(Level.ERROR, "engine", engines.fault, values)
+    if watch.on_fallback:
+        return Status(Level.WARN, "engine", f"the deadline was missed: on the fallback, {engines.active}", values)
+    if engines.swap_failed:
+        return Status(Level.WARN, "engine", engines.swap, values)
+    return Status(Level.OK, "engine", "OK" if engines.active else seen.state.label, values)
+
+
+def _camera(name: str, view: CameraView, state: State) -> Status:
+    counts = view.counts
+    values = {
+        "state": view.state,
+        "received": str(counts.received),
+        "published": str(counts.published),
+        "pending": str(counts.pending),
+        **{f"dropped_{reason}": str(number) for reason, number in counts.dropped.items()},
+        **{f"stale_age_{band}": str(number) for band, number in counts.stale_ages.items()},
+        "size": "" if view.size is None else f"{view.size[1]}x{view.size[0]}",
+        "resizes": str(view.resizes),
+    }
+    if state != State.ACTIVE:
+        return Status(Level.OK, f"camera {name}", state.label, values)
+    return Status(*_judge_camera(name, view), values)
+
+
+def _judge_camera(name: str, view: CameraView) -> tuple[Level, str, str]:
+    title = f"camera {name}"
+    match view.state:
+        case "waiting" if view.silent_ns is None:
+            return Level.WARN, title, "waiting for the first image"
+        case "waiting":
+            return Level.ERROR, title, f"waiting: no image for {_ms(view.silent_ns or 0)} ms"
+        case "stale" | "rejected":
+            return Level.ERROR if view.state == "rejected" else Level.WARN, title, f"{view.state}: {view.why}"
+        case _ if view.resized_ns is not None and view.resized_ns <= _RESIZED_FOR_NS:
+            return Level.WARN, title, "resized: its images have another size than before"
+        case _:
+            return Level.OK, title, "OK"
+
+
+def _ms(nanoseconds: int) -> str:
+    return f"{nanoseconds / 1e6:.3f}"

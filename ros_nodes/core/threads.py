@@ -1,0 +1,62 @@
+"""The two threads of a node: a worker, and a watchdog that no frame drives. The only place that waits in real time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+from ros_nodes.core.node import Node
+
+_IDLE_S = 0.5
+_PATIENCE_S = 5.0
+
+
+class Threads:
+    """Runs a node within a `with` block.
+
+    Attributes:
+        watch_every_s: how often the watchdog looks: a fraction of the deadline.
+    """
+
+    def __init__(self, node: Node, watch_every_s: float = 0.005) -> None:
+        self._node, self.watch_every_s = node, watch_every_s
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Threads:
+        self._start_worker()
+        self._start("watchdog", self._watch)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End both threads; a worker that hangs is left behind, and ends with the process."""
+        self._stop.set()
+        end = time.monotonic() + _PATIENCE_S
+        for thread in self._threads:
+            thread.join(max(end - time.monotonic(), 0))
+
+    def _start(self, name: str, target: Callable[[], None]) -> None:
+        thread = threading.Thread(target=target, name=f"avcompress {name}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _start_worker(self) -> None:
+        self._generation = self._node.generation
+        self._start("worker", partial(self._work, self._generation))
+
+    def _work(self, generation: int) -> None:
+        while not self._stop.is_set() and self._node.generation == generation:
+            self._node.wait(_IDLE_S)
+            self._node.step()
+
+    def _watch(self) -> None:
+        next_report = time.monotonic()
+        while not self._stop.wait(self.watch_every_s):
+            self._node.watch()
+            if self._node.generation != self._generation:
+                self._start_worker()
+            if time.monotonic() >= next_report:
+                self._node.report()
+                next_report = time.monotonic() + self._node.settings.report_every_ms / 1e3

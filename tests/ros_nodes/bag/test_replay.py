@@ -1,0 +1,117 @@
+import math
+
+import numpy as np
+import pytest
+
+from avcompress.spec import DataError, EngineError, OutputError
+from calibration.frame import Header, RawImage
+from ros_nodes.bag.replay import JumpingClock, Replay, replay
+from ros_nodes.bag.writing import new_bag
+
+START = 10**18
+MS = 1_000_000
+TOPICS = {"front": "/cameras/front"}
+
+
+def drive(frames, every_ms=100):
+    """A drive of one camera."""
+    script = []
+    for index in range(frames):
+        stamp = START + index * every_ms * MS
+        header = Header(stamp // 10**9, stamp % 10**9, "front")
+        script.append((index * every_ms, "front", RawImage(header, 4, 4, "rgb8", 12, np.zeros(48, np.uint8))))
+    return script
+
+
+@pytest.fixture
+def played(tmp_path, bench, monkeypatch, rigs):
+    """Replay a drive with an engine that takes so many milliseconds of a clock that nothing else moves."""
+
+    def run(frames=10, takes_ms=0.0, free=False, **settings):
+        b = bench(**settings)
+        real = [0]
+        monkeypatch.setattr("ros_nodes.bag.replay.JumpingClock", lambda: JumpingClock(lambda: real[0]))
+        well = b.engines["main"].run
+
+        def slowly(inputs):
+            real[0] += round(takes_ms * MS)
+            return well(inputs)
+
+        b.engines["main"].run = slowly
+        rigs.write_bag(tmp_path / "in", drive(frames))
+        what = Replay(b.settings, TOPICS, node="vision", free=free)
+        return replay(tmp_path / "in", tmp_path / "out", what, load=b.load), rigs.read_bag(tmp_path / "out")
+
+    return run
+
+
+def test_an_engine_that_keeps_up_serves_every_frame_and_its_times_are_told(played):
+    found, heard = played(takes_ms=7)
+    assert found.counts["front"].published == len(heard.results) == 10
+    assert found.latencies["inference"].samples_ms == (7,) * 10
+    assert found.latencies["total"].samples_ms == (7,) * 10
+    assert (found.recorded_s, found.deadline_ms, found.engine) == (0.9, 10, "tiny revision 1, ort")
+
+
+def test_an_engine_that_does_not_keep_up_loses_the_frames_that_a_vehicle_would_lose(played):
+    # Frames come every 100 ms, the engine takes 250: it serves those of 0, 200, 500, 700 and 900 ms, each the newest.
+    found, heard = played(takes_ms=250, max_age_ms=1000, hang_ms=5000)
+    stamps = [(header.stamp_ns - START) // MS for _, header, _ in heard.results]
+    assert stamps == [0, 200, 500, 700, 900]
+    assert found.counts["front"].dropped["superseded"] == 5
+    assert sorted(found.latencies["total"].samples_ms) == [250, 250, 300, 300, 350, *[math.inf] * 5]
+
+
+def test_old_frames_are_stale_in_a_replay_too(played):
+    # Served 0-250, then 200 is 50 ms old; 250-500 ... with at most 20 ms of age only those that come just in time.
+    found, _ = played(takes_ms=250, max_age_ms=20, hang_ms=5000)
+    assert found.counts["front"].dropped["stale"] > 0
+    assert found.counts["front"].pending == 0
+
+
+def test_a_free_replay_serves_every_frame_however_long_it_takes(played):
+    found, heard = played(takes_ms=250, free=True, hang_ms=5000)
+    assert found.counts["front"].published == len(heard.results) == 10
+    assert found.latencies["inference"].samples_ms == (250,) * 10
+
+
+def test_a_replay_gives_the_same_twice(played, tmp_path, bench, rigs):
+    played(takes_ms=3)
+    b = bench()
+    replay(tmp_path / "in", tmp_path / "again", Replay(b.settings, TOPICS, "vision", free=True), load=b.load)
+    one, other = rigs.read_bag(tmp_path / "out"), rigs.read_bag(tmp_path / "again")
+    assert one.results == other.results
+
+
+def test_a_bundle_that_is_refused_leaves_no_bag(tmp_path, bench, rigs):
+    b = bench()
+    del b.engines["main"]
+    rigs.write_bag(tmp_path / "in", drive(1))
+    with pytest.raises(EngineError, match="main: expected a bundle"):
+        replay(tmp_path / "in", tmp_path / "out", Replay(b.settings, TOPICS), load=b.load)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_a_node_that_stops_on_the_way_says_why(tmp_path, bench, rigs):
+    b = bench()
+
+    def fails(_):
+        raise EngineError("ort: expected an answer, got none; mend it")
+
+    b.engines["main"].run = fails
+    rigs.write_bag(tmp_path / "in", drive(3))
+    with pytest.raises(EngineError, match=r"expected a node that serves, got one that stopped: .*expected an answer"):
+        replay(tmp_path / "in", tmp_path / "out", Replay(b.settings, TOPICS), load=b.load)
+    assert not b.engines["main"].is_open
+
+
+def test_a_topic_that_is_not_there_is_refused(tmp_path, bench, rigs):
+    rigs.write_bag(tmp_path / "in", drive(1))
+    with pytest.raises(DataError, match="expected images on /rear"):
+        replay(tmp_path / "in", tmp_path / "out", Replay(bench().settings, {"front": "/rear"}), load=bench().load)
+
+
+def test_a_bag_that_is_there_is_not_overwritten(tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OutputError, match="expected a new folder"), new_bag(tmp_path / "out"):
+        pass

@@ -1,0 +1,580 @@
+import math
+
+import numpy as np
+import pytest
+
+from avcompress.spec import EngineError, RecipeError
+from ros_nodes.core.diagnostics import Level
+from ros_nodes.core.lifecycle import LifecycleError, State
+
+
+def fails(inputs):
+    raise EngineError("ort: expected an answer, got a broken one; mend it")
+
+
+# --- frames to results
+
+
+def test_a_frame_becomes_boxes_in_its_own_pixels_under_its_own_header(bench):
+    b = bench().start()
+    b.send(value=80)
+    assert b.node.step()
+    (result,) = b.port.published
+    # The network's input is 64x32, the image 96x48: a box 10x8 in the middle of the first is 15x12 there.
+    np.testing.assert_allclose(result.prediction.xyxy, [[48 - 7.5, 24 - 6, 48 + 7.5, 24 + 6]], atol=1e-4)
+    assert result.prediction.labels.tolist() == [0]
+    assert (result.camera, result.header.frame_id, result.header.stamp_ns) == ("front", "front_optical", b.time.now)
+    assert (result.size, result.engine) == ((48, 96), "tiny revision 1, ort")
+    assert not b.node.step()
+
+
+def test_nothing_seen_is_published_too(bench):
+    b = bench().start()
+    b.engines["main"].run = lambda _: {"boxes": np.zeros((1, 6, 2), np.float32)}
+    b.serve()
+    assert len(b.port.published[0].prediction.labels) == 0
+
+
+def test_stages_are_disjoint_and_add_up(bench):
+    b = bench().start()
+    b.slow(7)
+    b.send()
+    b.time.pass_ms(3)
+    b.node.step()
+    stages = b.port.published[0].moments.stages_ms
+    assert stages == {"waiting": 3, "decode": 0, "preprocess": 0, "inference": 7, "postprocess": 0}
+
+
+def test_only_the_newest_frame_of_a_camera_is_served(bench):
+    b = bench().start()
+    for value in (10, 20, 30):
+        b.send(value=value)
+        b.time.pass_ms(1)
+    b.node.step()
+    assert not b.node.step()
+    assert len(b.port.published) == 1
+    assert b.dropped() == {"superseded": 2}
+
+
+def test_a_frame_that_waited_too_long_is_dropped_and_counted_by_its_age(bench):
+    b = bench(max_age_ms=50).start()
+    b.send(stamp_ns=b.time.now - 30_000_000)
+    b.time.pass_ms(21)
+    assert not b.node.step()
+    assert b.dropped() == {"stale": 1}
+    assert b.node.counts["front"].stale_ages["1-2"] == 1
+    status = b.status("camera front")
+    assert (status.level, status.message) == (
+        Level.WARN,
+        "stale: expected at most 50 ms, got 51 ms when its turn came",
+    )
+
+
+def test_the_age_may_count_from_arrival_where_clocks_disagree(bench):
+    b = bench(max_age_ms=50, age_from="arrival").start()
+    b.send(stamp_ns=5)
+    assert b.node.step()
+
+
+def test_a_stamp_from_the_future_is_no_age(bench):
+    b = bench(max_age_ms=50).start()
+    b.send(stamp_ns=b.time.now + 10**12)
+    b.time.pass_ms(51)
+    assert not b.node.step()
+    assert b.dropped() == {"stale": 1}
+
+
+def test_cameras_go_through_the_engine_together_and_each_result_is_its_own(bench):
+    b = bench(cameras=("front", "left", "right"), batch_window_ms=5).start()
+    b.send("left", value=80)
+    b.send("front", value=160)
+    assert not b.node.step()
+    b.time.pass_ms(5)
+    b.node.step()
+    assert b.engines["main"].batches == [2]
+    widths = {result.camera: float(np.ptp(result.prediction.xyxy[0, ::2])) for result in b.port.published}
+    assert widths == {"front": 30, "left": 15}
+
+
+def test_an_engine_that_takes_one_image_gets_the_cameras_in_turns(bench):
+    b = bench(cameras=("front", "left"))
+    b.engines["main"].batch = 1
+    b.start()
+    for _ in range(2):
+        b.send("front")
+        b.send("left")
+        b.node.step()
+    b.node.step()
+    assert [result.camera for result in b.port.published] == ["front", "left", "front"]
+    assert b.engines["main"].batches == [1, 1, 1]
+
+
+def test_a_camera_that_nobody_named_is_refused(bench):
+    with pytest.raises(RecipeError, match="expected one of front, got 'rear'; name it in `cameras`"):
+        bench().start().send("rear")
+
+
+# --- what goes wrong with frames
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [("bayer", "rejected: image: expected one of rgb8"), ("jpeg", "rejected: image: expected a readable image")],
+)
+def test_a_frame_that_cannot_be_read_is_rejected_and_the_next_one_served(bench, encoding, message):
+    b = bench().start()
+    b.send_broken(encoding=encoding)
+    b.node.step()
+    status = b.status("camera front")
+    assert status.level == Level.ERROR
+    assert status.message.startswith(message)
+    assert b.dropped() == {"rejected": 1}
+    b.serve()
+    assert b.status("camera front").message == "OK"
+    assert b.node.counts["front"].published == 1
+
+
+def test_of_a_batch_with_a_corrupt_image_the_others_are_served(bench):
+    b = bench(cameras=("front", "left")).start()
+    b.send_broken("front", "jpeg")
+    b.send("left")
+    b.node.step()
+    assert [result.camera for result in b.port.published] == ["left"]
+    assert b.engines["main"].batches == [1]
+
+
+def test_a_camera_that_changes_its_size_is_served_on_and_told(bench):
+    b = bench().start()
+    b.serve()
+    b.send(height=24, width=48)
+    b.node.step()
+    np.testing.assert_allclose(b.port.published[1].prediction.xyxy.mean(axis=1), [18])
+    status = b.status("camera front")
+    assert (status.level, status.values["size"], status.values["resizes"]) == (Level.WARN, "48x24", "1")
+    assert status.message.startswith("resized")
+    b.time.pass_ms(900)
+    for _ in range(6):
+        b.send(height=24, width=48)
+        b.node.step()
+        b.time.pass_ms(900)
+    assert b.status("camera front").level == Level.OK
+
+
+def test_a_camera_that_falls_silent_is_waited_for(bench):
+    b = bench(camera_timeout_ms=100).start()
+    assert b.status("camera front").message == "waiting for the first image"
+    b.serve()
+    assert b.status("camera front").level == Level.OK
+    b.time.pass_ms(101)
+    status = b.status("camera front")
+    assert (status.level, status.values["state"]) == (Level.ERROR, "waiting")
+    assert status.message == "waiting: no image for 102.000 ms"
+
+
+def test_a_transport_that_refuses_a_result_loses_that_frame_only(bench):
+    b = bench().start()
+    b.port.broken = OSError("no buffer space")
+    b.serve()
+    b.port.broken = None
+    b.serve()
+    assert b.dropped() == {"unpublished": 1}
+    assert len(b.port.published) == 1
+    assert b.status("engine").values["last_transport_error"] == "no buffer space"
+
+
+# --- lifecycle
+
+
+def test_configuring_loads_activating_only_subscribes_deactivating_keeps_and_cleaning_up_frees(bench):
+    b = bench()
+    main = b.engines["main"]
+    b.node.transition("configure")
+    assert (main.is_open, b.port.subscribed, b.port.announced) == (True, False, [])
+    b.node.transition("activate")
+    assert b.port.subscribed
+    assert b.port.announced[0].classes == ("car", "person")
+    b.node.transition("deactivate")
+    assert (main.is_open, b.port.subscribed) == (True, False)
+    b.node.transition("cleanup")
+    assert not main.is_open
+    assert [step.state.label for step in b.port.steps] == ["inactive", "active", "inactive", "unconfigured"]
+
+
+def test_frames_of_a_node_that_is_not_active_are_counted_and_no_more(bench):
+    b = bench()
+    b.send()
+    b.start()
+    b.send()
+    b.node.transition("deactivate")
+    b.send()
+    assert not b.node.step()
+    assert b.dropped() == {"inactive": 3}
+    assert b.node.counts["front"].received == 3
+
+
+def test_a_bundle_that_is_refused_leaves_the_node_unconfigured_alive_and_saying_why(bench):
+    b = bench()
+    main = b.engines.pop("main")
+    step = b.node.transition("configure")
+    assert (step.state, step.outcome) == (State.UNCONFIGURED, "failure")
+    assert "main: expected a bundle, got nothing" in step.reason
+    status = b.status("engine")
+    assert (status.level, status.message) == (Level.ERROR, step.reason)
+    b.engines["main"] = main
+    assert b.start().node.state == State.ACTIVE
+
+
+def test_no_deadline_anywhere_is_refused_and_nothing_stays_open(bench, monkeypatch):
+    b = bench()
+    served = b.engines["main"].served(1)
+    manifest = served.manifest.model_copy(
+        update={"contract": served.manifest.contract.model_copy(update={"latency": ()})}
+    )
+    object.__setattr__(served, "manifest", manifest)
+    monkeypatch.setattr(b.node, "_load", lambda *_: served)
+    assert "set deadline_ms" in b.node.transition("configure").reason
+    assert not b.engines["main"].is_open
+
+
+def test_a_fallback_of_other_classes_is_refused_and_nothing_stays_open(bench, engine):
+    b = bench(fallback=True)
+    b.engines["small"] = engine("small", classes=("car", "bus"))
+    assert "fallback: expected the classes car, person, got car, bus" in b.node.transition("configure").reason
+    assert not any(e.is_open for e in b.engines.values())
+
+
+def test_what_the_transport_raises_when_it_subscribes_is_an_error_that_frees_everything(bench, monkeypatch):
+    b = bench()
+    b.node.transition("configure")
+
+    def crash(*_):
+        raise ValueError("no such topic")
+
+    monkeypatch.setattr(b.port, "subscribe", crash)
+    step = b.node.transition("activate")
+    assert (step.state, step.outcome) == (State.UNCONFIGURED, "error")
+    assert step.reason == "ValueError: no such topic"
+    assert not b.engines["main"].is_open
+
+
+def test_a_transition_out_of_order_is_refused(bench):
+    with pytest.raises(LifecycleError):
+        bench().node.transition("activate")
+
+
+def test_shutting_down_frees_everything_from_anywhere(bench):
+    b = bench(fallback=True).start()
+    b.send()
+    assert b.node.transition("shutdown").state == State.FINALIZED
+    assert not any(e.is_open for e in b.engines.values())
+    assert b.dropped() == {"inactive": 1}
+
+
+def test_a_result_that_comes_after_the_deactivation_is_not_published(bench):
+    b = bench().start()
+    b.engines["main"].run = lambda inputs: b.node.transition("deactivate") and one_box_of(b, inputs)
+    b.serve()
+    assert b.port.published == []
+    assert b.dropped() == {"inactive": 1}
+
+
+def one_box_of(b, inputs):
+    return type(b.engines["main"])().run(inputs)
+
+
+def test_an_engine_that_is_cleaned_up_while_it_runs_is_closed_when_it_is_done(bench):
+    b = bench().start()
+    main = b.engines["main"]
+    seen = []
+
+    def run(inputs):
+        b.node.transition("deactivate")
+        b.node.transition("cleanup")
+        seen.append(main.is_open)
+        return one_box_of(b, inputs)
+
+    main.run = run
+    b.serve()
+    assert seen == [True]
+    assert not main.is_open
+
+
+@pytest.mark.parametrize("how", ["late", "fails"])
+def test_an_inference_that_outlives_its_activation_counts_for_nothing_in_the_next(bench, how):
+    b = bench().start()
+
+    def run(inputs):
+        b.node.transition("deactivate")
+        b.node.transition("activate")
+        b.time.pass_ms(50)
+        b.node.watch()
+        return one_box_of(b, inputs) if how == "late" else fails(inputs)
+
+    b.engines["main"].run = run
+    b.serve()
+    assert b.node.state == State.ACTIVE
+    assert b.node.snapshot().watch.total_misses == 0
+    assert b.dropped() == {"inactive": 1}
+
+
+def test_what_was_seen_of_cameras_is_forgotten_when_the_node_is_activated_anew_but_not_what_was_counted(bench):
+    b = bench().start()
+    b.send_broken()
+    b.node.transition("deactivate")
+    b.node.transition("activate")
+    status = b.status("camera front")
+    assert (status.message, status.values["dropped_rejected"]) == ("waiting for the first image", "1")
+
+
+# --- the contract on board
+
+
+def test_the_deadline_is_the_contract_s_unless_the_settings_have_another(bench):
+    assert bench().start().node.snapshot().limits.deadline_ns == 10_000_000
+    assert bench(deadline_ms=5).start().node.snapshot().limits.deadline_ns == 5_000_000
+
+
+def test_a_slow_engine_gives_way_to_the_fallback_and_comes_back(bench):
+    b = bench(fallback=True, fall_back_after=3, return_after=4).start()
+    b.slow(11)
+    b.serve(3)
+    status = b.status("engine")
+    assert (status.level, status.values["active_engine"], status.values["fallback_count"]) == (
+        Level.WARN,
+        "small revision 1, ort",
+        "1",
+    )
+    b.slow(1)
+    b.serve(3)
+    assert [r.engine.split()[0] for r in b.port.published] == ["tiny"] * 3 + ["small"] * 3
+    b.serve(2)
+    assert b.port.published[-1].engine.startswith("tiny")
+    status = b.status("engine")
+    assert (status.level, status.values["return_count"]) == (Level.OK, "1")
+
+
+def test_the_deadline_is_watched_while_the_inference_lasts_and_a_miss_is_counted_once(bench):
+    b = bench().start()
+    seen = []
+
+    def run(inputs):
+        for _ in range(4):
+            b.time.pass_ms(4)
+            b.node.watch()
+            seen.append(b.status("processing").values.get("consecutive_misses"))
+        return one_box_of(b, inputs)
+
+    b.engines["main"].run = run
+    b.serve()
+    assert seen == [None, None, "1", "1"]
+    b.serve()
+    assert seen[4:] == ["1", "1", "2", "2"]
+    assert b.status("processing").values["total_misses"] == "2"
+
+
+def test_without_a_watchdog_the_miss_is_seen_when_the_result_comes(bench):
+    b = bench().start()
+    b.engines["main"].run = lambda inputs: b.time.pass_ms(11) or one_box_of(b, inputs)
+    b.serve()
+    assert b.status("processing").values["total_misses"] == "1"
+
+
+def test_time_that_a_frame_waits_counts(bench):
+    b = bench().start()
+    b.slow(6)
+    b.send()
+    b.time.pass_ms(5)
+    b.node.step()
+    status = b.status("processing")
+    assert (status.level, status.values["processing_time_ms"]) == (Level.WARN, "11.000")
+
+
+def test_missing_for_too_long_is_an_error_and_keeping_it_again_ends_that(bench):
+    b = bench(max_consecutive_delay_ms=50).start()
+    b.slow(11)
+    b.serve(3)
+    assert b.status("processing").level == Level.WARN
+    b.serve(6)
+    status = b.status("processing")
+    assert (status.level, status.values["is_consecutive_processing_delay_in_range"]) == (Level.ERROR, "False")
+    b.slow(1)
+    b.serve()
+    status = b.status("processing")
+    assert (status.level, status.values["consecutive_processing_delay_ms"]) == (Level.OK, "0.000")
+
+
+def test_a_hanging_inference_deactivates_the_node_which_lives_on_and_publishes_nothing_late(bench):
+    b = bench().start()
+    b.slow(600)
+    b.send()
+    b.node.step()
+    assert b.node.state == State.INACTIVE
+    assert b.dropped() == {"hung": 1}
+    assert b.port.published == []
+    status = b.status("engine")
+    assert (status.level, status.message) == (Level.ERROR, "tiny revision 1, ort: hangs: no answer for 501 ms")
+    b.slow(1)
+    assert b.node.transition("activate").outcome == "success"
+    b.serve()
+    assert len(b.port.published) == 1
+    assert b.status("engine").level == Level.OK
+
+
+def test_while_it_hangs_activating_is_refused_but_another_engine_can_be_had(bench, engine):
+    b = bench().start()
+    stuck, seen = b.engines["main"], []
+
+    def run(inputs):
+        b.time.pass_ms(501)
+        b.node.watch()
+        seen.append(b.node.transition("activate"))
+        before = b.node.generation
+        b.node.transition("cleanup")
+        b.engines["main"] = engine(revision=2)
+        b.start()  # and so another worker begins
+        b.serve()
+        seen.append((stuck.is_open, b.node.generation - before, b.port.published[-1].engine))
+        return one_box_of(b, inputs)
+
+    stuck.run = run
+    b.send()
+    b.node.step()
+    assert seen[0].outcome == "failure"
+    assert "still hangs; clean up, and configure again" in seen[0].reason
+    assert seen[1] == (True, 1, "tiny revision 2, ort")
+    assert not stuck.is_open
+    assert b.node.state == State.ACTIVE
+    assert b.is_exact()
+
+
+def test_a_failing_inference_deactivates_the_node_and_says_why(bench):
+    b = bench().start()
+    b.engines["main"].run = fails
+    b.serve()
+    assert b.node.state == State.INACTIVE
+    assert b.dropped() == {"failed": 1}
+    assert b.status("engine").message.startswith("tiny revision 1, ort: inference failed: ort: expected an answer")
+    assert b.port.steps[-1].reason == b.status("engine").message
+
+
+def test_values_that_are_not_finite_are_a_failure(bench):
+    b = bench().start()
+    b.engines["main"].run = lambda _: {"boxes": np.full((1, 6, 2), math.nan, np.float32)}
+    b.serve()
+    assert "expected finite values" in b.status("engine").message
+
+
+def test_as_many_failures_in_a_row_are_forgiven_as_the_settings_say(bench):
+    b = bench(max_failures=2).start()
+    run = b.engines["main"].run
+    for now in (fails, run, fails, run):
+        b.engines["main"].run = now
+        b.serve()
+    assert b.node.state == State.ACTIVE
+    b.engines["main"].run = fails
+    b.serve(2)
+    assert b.node.state == State.INACTIVE
+    assert b.dropped() == {"failed": 4}
+
+
+# --- hot swap
+
+
+def test_a_bundle_is_swapped_between_frames_and_the_old_one_freed_after_the_trial(bench, engine):
+    b = bench(probation=3).start()
+    old = b.engines["main"]
+    b.engines["new"] = engine(revision=2, classes=("car", "person", "bus"))
+    b.engines["new"].run = lambda _: {"boxes": np.zeros((1, 7, 2), np.float32)}
+    b.serve()
+    b.node.swap("new")
+    b.serve(2)
+    assert old.is_open
+    assert [r.engine for r in b.port.published] == ["tiny revision 1, ort"] + ["tiny revision 2, ort"] * 2
+    assert [a.classes for a in b.port.announced] == [("car", "person"), ("car", "person", "bus")]
+    b.serve()
+    assert not old.is_open
+    assert b.status("engine").values["last_swap"] == "swap: tiny revision 2, ort has passed its trial"
+
+
+def test_a_swap_while_an_inference_is_under_way_waits_for_its_end(bench, engine):
+    b = bench().start()
+    b.engines["new"] = engine(revision=2)
+    b.engines["main"].run = lambda inputs: b.node.swap("new") or one_box_of(b, inputs)
+    b.serve(2)
+    assert [r.engine.split(",")[0] for r in b.port.published] == ["tiny revision 1", "tiny revision 2"]
+
+
+@pytest.mark.parametrize("how", ["fails", "late"])
+def test_a_new_engine_that_fails_or_is_late_is_rolled_back(bench, engine, how):
+    b = bench(fallback=True, fall_back_after=2).start()
+    b.engines["new"] = engine(revision=2)
+    if how == "fails":
+        b.engines["new"].run = fails
+    else:
+        b.slow(11, "new")
+    b.node.swap("new")
+    b.serve(2)
+    b.serve(2)
+    assert b.node.state == State.ACTIVE
+    assert b.port.published[-1].engine == "tiny revision 1, ort"
+    assert b.engines["main"].is_open
+    assert not b.engines["new"].is_open
+    status = b.status("engine")
+    assert status.level == Level.WARN
+    assert status.message.startswith("swap: rolled back: ")
+    assert [a.revision for a in b.port.announced] == [1, 2, 1]
+
+
+def test_a_swap_that_is_refused_changes_nothing(bench, engine):
+    b = bench(fallback=True).start()
+    b.engines["other"] = engine(classes=("bus",))
+    with pytest.raises(EngineError, match="absent: expected a bundle"):
+        b.node.swap("absent")
+    with pytest.raises(EngineError, match="swap: expected the classes car, person, got bus"):
+        b.node.swap("other")
+    assert not b.engines["other"].is_open
+    b.serve()
+    assert b.port.published[-1].engine == "tiny revision 1, ort"
+    status = b.status("engine")
+    assert status.level == Level.WARN
+    assert status.message.startswith("swap: refused: swap: expected the classes")
+
+
+def test_a_node_that_is_not_configured_takes_no_swap(bench, engine):
+    b = bench()
+    with pytest.raises(EngineError, match="configure it first"):
+        b.node.swap("main")
+    assert not b.engines["main"].is_open
+
+
+def test_an_inactive_node_swaps_at_once_and_announces_it_when_it_is_activated(bench, engine):
+    b = bench()
+    b.engines["new"] = engine(revision=2)
+    b.node.transition("configure")
+    b.node.swap("new")
+    assert b.status("engine").values["engine"] == "tiny revision 2, ort"
+    assert b.port.announced == []
+    b.node.transition("activate")
+    assert [a.revision for a in b.port.announced] == [2]
+
+
+def test_a_swap_while_another_is_on_trial_ends_that_trial(bench, engine):
+    b = bench(probation=9).start()
+    b.engines |= {"2": engine(revision=2), "3": engine(revision=3)}
+    for name in ("2", "3"):
+        b.node.swap(name)
+        b.serve()
+    assert [name for name, e in b.engines.items() if e.is_open] == ["2", "3"]
+    b.engines["3"].run = fails
+    b.serve(2)
+    assert b.port.published[-1].engine == "tiny revision 2, ort"
+
+
+def test_two_swaps_before_a_frame_leave_the_last_one(bench, engine):
+    b = bench(probation=1).start()
+    b.engines |= {"2": engine(revision=2), "3": engine(revision=3)}
+    b.node.swap("2")
+    b.node.swap("3")
+    b.serve(2)
+    assert b.port.published[-1].engine == "tiny revision 3, ort"
+    assert [name for name, e in b.engines.items() if e.is_open and name != "small"] == ["3"]

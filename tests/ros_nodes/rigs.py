@@ -1,0 +1,164 @@
+"""One way to run a node behind each adapter: a script of frames goes in, what was heard comes out, in plain values."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from calibration.frame import Header, RawImage
+from engines.postprocess import Detections
+from ros_nodes.core.clock import Clock
+from ros_nodes.core.node import Node
+from ros_nodes.in_process import InProcess
+
+MS = 1_000_000
+START = 10**18
+CAMERAS = {"front": "/cameras/front", "left": "/cameras/left"}
+
+
+@dataclass
+class Heard:
+    """What came out.
+
+    Attributes:
+        order: "announcement" or a camera's name, in the order of their coming.
+        results: (camera, header, [(x1, y1, x2, y2, score, label)] or a mask).
+        announcements: (name, revision, classes).
+        statuses: the last of each name: (level, message, values).
+        counts: by camera.
+    """
+
+    order: list = field(default_factory=list)
+    results: list = field(default_factory=list)
+    announcements: list = field(default_factory=list)
+    statuses: dict = field(default_factory=dict)
+    counts: dict = field(default_factory=dict)
+
+    def result(self, camera, header, prediction):
+        self.order.append(camera)
+        self.results.append((camera, header, prediction))
+
+    def announcement(self, name, revision, classes):
+        self.order.append("announcement")
+        self.announcements.append((name, revision, classes))
+
+
+def in_process(script, settings, load, folder: Path) -> Heard:
+    heard, now = Heard(), START
+
+    def on_result(result):
+        found = result.prediction
+        if isinstance(found, Detections):
+            rows = zip(found.xyxy.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
+            found = [(*xyxy, score, label) for xyxy, score, label in rows]
+        heard.result(result.camera, result.header, found)
+
+    def on_diagnostics(statuses):
+        heard.statuses |= {s.name: (int(s.level), s.message, dict(s.values)) for s in statuses}
+
+    def clock():
+        return now
+
+    port = InProcess(on_result, lambda a: heard.announcement(a.name, a.revision, a.classes), on_diagnostics)
+    node = Node(settings, port, Clock(clock, clock), load)
+    node.transition("configure")
+    node.transition("activate")
+    for ms, camera, frame in script:
+        now = START + ms * MS
+        port.send(camera, frame)
+        node.step()
+    node.report()
+    heard.counts = node.counts
+    node.transition("shutdown")
+    return heard
+
+
+def bag(storage):
+    """The rig of a replay from a bag into a bag."""
+
+    def run(script, settings, load, folder: Path) -> Heard:
+        from ros_nodes.bag.replay import Replay, replay
+
+        write_bag(folder / "in", script)
+        topics = {camera: CAMERAS[camera] for camera in settings.cameras}
+        what = Replay(settings, topics, node="vision", free=True, storage=storage)
+        replayed = replay(folder / "in", folder / "out", what, load=load)
+        heard = read_bag(folder / "out")
+        heard.counts = dict(replayed.counts)
+        return heard
+
+    return run
+
+
+def write_bag(path: Path, script):
+    """Frames of a script as a camera's driver would record them."""
+    from rosbags.rosbag2 import Writer
+
+    from ros_nodes.bag.library import RosbagsLibrary, encode, typestore
+    from ros_nodes.messages.outgoing import header_message
+
+    library, connections = RosbagsLibrary(), {}
+    with Writer(path, version=8) as writer:
+        for ms, camera, frame in script:
+            header = header_message(frame.header, library)
+            if isinstance(frame, RawImage):
+                message = library.make(
+                    "sensor_msgs/msg/Image",
+                    header=header,
+                    height=frame.height,
+                    width=frame.width,
+                    encoding=frame.encoding,
+                    is_bigendian=0,
+                    step=frame.step,
+                    data=frame.data,
+                )
+            else:
+                message = library.make(
+                    "sensor_msgs/msg/CompressedImage", header=header, format=frame.format, data=frame.data
+                )
+            key = (camera, message.__msgtype__)
+            if key not in connections:
+                connections[key] = writer.add_connection(CAMERAS[camera], key[1], typestore=typestore())
+            writer.write(connections[key], START + ms * MS, encode(message))
+
+
+def read_bag(path: Path) -> Heard:
+    """What a subscriber of the node's topics would have heard."""
+    from rosbags.highlevel import AnyReader
+
+    heard, infos = Heard(), {}
+    with AnyReader([path]) as reader:
+        for connection, _, raw in reader.messages():
+            message = reader.deserialize(raw, connection.msgtype)
+            match connection.topic.split("/")[1:]:
+                case ["vision", "label_info"]:
+                    infos["classes"] = tuple(c.class_name for c in message.class_map)
+                    assert [c.class_id for c in message.class_map] == list(range(len(message.class_map)))
+                case ["vision", "vision_info"]:
+                    heard.announcement(message.method, message.database_version, infos["classes"])
+                    assert message.database_location == "/vision/label_info"
+                case ["vision", camera, "detections"]:
+                    heard.result(camera, _header(message), [_row(d) for d in message.detections])
+                case ["vision", camera, "mask"]:
+                    assert message.encoding == "mono8"
+                    heard.result(camera, _header(message), message.data.reshape(message.height, message.width))
+                case ["diagnostics"]:
+                    heard.statuses |= {
+                        s.name.removeprefix("vision: "): (s.level, s.message, {v.key: v.value for v in s.values})
+                        for s in message.status
+                    }
+    return heard
+
+
+def _header(message):
+    return Header(message.header.stamp.sec, message.header.stamp.nanosec, message.header.frame_id)
+
+
+def _row(one):
+    center, width, height = one.bbox.center.position, one.bbox.size_x, one.bbox.size_y
+    box = (center.x - width / 2, center.y - height / 2, center.x + width / 2, center.y + height / 2)
+    (result,) = one.results
+    return (*box, float(np.float32(result.hypothesis.score)), int(result.hypothesis.class_id))
+
+
+RIGS = {"in process": in_process, "mcap": bag("mcap"), "sqlite3": bag("sqlite3")}
