@@ -74,7 +74,7 @@ def compare(name: str, arguments: Any) -> list[float]:
     plain = deployed(network)
     coupling, scored = channel_groups(plain), channel_groups(network)
     scores = fisher(import_onnx(network), scored, Lesson(batches(recipe, Path(arguments.data_root))))
-    engine = OpenVinoEngine(backend="openvino")
+    engine = OpenVinoEngine(backend="openvino", threads=1)
     start = time.monotonic()
     steps = steps_of(coupling, ALIGN)
     table = measure_table(plain, coupling, engine, steps)
