@@ -42,6 +42,12 @@ class Rewrite(Model):
     images: PositiveInt = Field(64, description="training images, spread over the set, that tell what is lost")
 
     @model_validator(mode="after")
+    def _names_each_rule_once(self) -> Rewrite:
+        if len(set(self.rules)) < len(self.rules):
+            raise ValueError(f"expected each rule once, got {', '.join(self.rules)}; remove one")
+        return self
+
+    @model_validator(mode="after")
     def _has_something_to_choose(self) -> Rewrite:
         if self.speedup is not None and "hard_swish" not in self.rules:
             raise ValueError(
@@ -52,7 +58,7 @@ class Rewrite(Model):
 
     @model_validator(mode="after")
     def _has_enough_images(self) -> Rewrite:
-        if self.fit and self.images < FEWEST_IMAGES:
+        if self.fit and "hard_swish" in self.rules and self.images < FEWEST_IMAGES:
             raise ValueError(
                 f"expected {FEWEST_IMAGES} images at least with fit, got {self.images}; give more, or set fit: false"
             )

@@ -77,7 +77,7 @@ def compare(name: str, arguments: Any) -> None:
     plain, coupling = deployed(network), channel_groups(network)
     beside_plain = channel_groups(plain)
     lesson = Lesson(batches(recipe, data_root, arguments.images), moves=moves(recipe))
-    engine = OpenVinoEngine(backend="openvino")
+    engine = OpenVinoEngine(backend="openvino", threads=1)
     steps = steps_of(beside_plain, ALIGN)
     table = measure_table(plain, beside_plain, engine, steps)
     clock, dense_ms = fit(table, widths_of(plain, beside_plain)).total_ms, table.designs[0].total_ms

@@ -78,7 +78,9 @@ def timer_of(engine: Engine) -> Timer:
 
     Other work on the machine then counts for nothing but the caches and memory that it shares.
     """
-    alone = isinstance(engine, OpenVinoEngine | OrtEngine) and engine.threads == 1
+    cpu = OrtEngine.model_fields["providers"].default
+    on_cpu = isinstance(engine, OpenVinoEngine) or (isinstance(engine, OrtEngine) and engine.providers == cpu)
+    alone = on_cpu and getattr(engine, "threads", None) == 1
     return time.process_time if alone else time.perf_counter
 
 

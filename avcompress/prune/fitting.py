@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,6 +114,7 @@ def fitted(
     small: onnx.ModelProto,
     gone: Mapping[str, Sequence[int]],
     leave: Collection[str] = (),
+    factors: Mapping[str, float] = MappingProxyType({}),
 ) -> Fitted:
     """Fit a pruned network layer by layer. Transposed convolutions and shared weights are left as they are.
 
@@ -121,9 +123,11 @@ def fitted(
         small: what `without` made of it.
         gone: by layer, which of its outputs were removed; see `outputs_gone`.
         leave: constants to leave as they are.
+        factors: by layer, what its outputs are times those that the network gave; of others 1.
     """
     small = ready(small)
     module = import_onnx(small)
+    beside = _scaled(beside, factors)
     found = {
         name: layer
         for name, layer in _layers(small, module).items()
@@ -132,6 +136,16 @@ def fitted(
     with torch.no_grad():
         lost = _fit_(module, found, beside, gone)
     return Fitted(write_back(module, small), lost)
+
+
+def _scaled(beside: Example, factors: Mapping[str, float]) -> Example:
+    """The same with the outputs of some layers times a factor."""
+    scaled = {
+        name: [seen._replace(outputs=factor * seen.outputs) for seen in beside.seen[name]]
+        for name, factor in factors.items()
+        if name in beside.seen
+    }
+    return replace(beside, seen={**beside.seen, **scaled})
 
 
 def outputs_gone(network: onnx.ModelProto, coupling: Coupling, removed: Removed) -> dict[str, tuple[int, ...]]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import onnx
 
 from avcompress.recipe_rewrite import Rewrite, RuleName
-from avcompress.rewrite.enough import Distance, enough
+from avcompress.rewrite.enough import Moved, enough
 from avcompress.rewrite.rules import RULES
-from avcompress.rewrite.values import Allowed, Change, Clock
+from avcompress.rewrite.values import Allowed, Change
 from avcompress.spec import Track, untracked
 from engines.onnx_graph import check, fold_constants, infer_shapes, name_nodes
-
-Distances = Callable[[onnx.ModelProto], Distance]
-"""Of a network, how far the answers of others are from its own."""
+from engines.turns import Clock
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +25,7 @@ class Tried:
         nodes: those that it rewrites, by name; none where the network has nothing of the kind, or needs it not.
         before: the network that it was given.
         after: what it makes of it.
+        factors: by tensor, what it has been multiplied by in `after`; of others 1.
         before_ms, after_ms: what both take, measured in turns; 0 where there is nothing to rewrite.
         kept: whether that is so much faster that the network goes on with it.
     """
@@ -35,6 +34,7 @@ class Tried:
     nodes: tuple[str, ...]
     before: onnx.ModelProto
     after: onnx.ModelProto
+    factors: Mapping[str, float] = field(default_factory=dict)
     before_ms: float = 0.0
     after_ms: float = 0.0
     kept: bool = False
@@ -47,13 +47,13 @@ class Means:
     Attributes:
         allowed: which nodes may be rewritten, by name.
         clock: measures whole networks.
-        distance: makes, of a network, the distance of others' answers from its own.
+        moved: of a network, how far others' answers are from its own.
         track: follows what takes long.
     """
 
     allowed: Allowed
     clock: Clock
-    distance: Distances
+    moved: Callable[[onnx.ModelProto], Moved]
     track: Track = untracked
 
 
@@ -75,8 +75,10 @@ def rewrite(network: onnx.ModelProto, stage: Rewrite, means: Means) -> tuple[Tri
         tried = Tried(rule, change.nodes, now, after)
         if change.nodes:
             before_ms, after_ms = means.clock([now, after])
-            kept = after_ms <= (1 - stage.min_gain) * before_ms
-            tried = Tried(rule, change.nodes, now, after, before_ms, after_ms, kept)
+            # Of what a speed-up needs every part counts, however little it gains.
+            least = 0.0 if rule == "hard_swish" and stage.speedup is not None else stage.min_gain
+            kept = after_ms < before_ms and after_ms <= (1 - least) * before_ms
+            tried = Tried(rule, change.nodes, now, after, change.factors, before_ms, after_ms, kept)
         done.append(tried)
         now = after if tried.kept else now
     return tuple(done)
@@ -87,4 +89,4 @@ def _changed(rule: RuleName, first: onnx.ModelProto, now: onnx.ModelProto, stage
     if rule != "hard_swish" or stage.speedup is None:
         return RULES[rule](now, means.allowed)
     before, after = means.clock([first, now])
-    return enough(now, means.allowed, stage.speedup * after / before, means.clock, means.distance(now), means.track)
+    return enough(now, means.allowed, stage.speedup * after / before, means.clock, means.moved(now), means.track)

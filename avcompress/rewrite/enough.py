@@ -8,11 +8,12 @@ import numpy as np
 import onnx
 
 from avcompress.rewrite.hard_swish import hard_swish
-from avcompress.rewrite.values import Allowed, Change, Clock
+from avcompress.rewrite.values import Allowed, Change
 from avcompress.spec import Track, untracked
 from engines.onnx_graph import shapes
+from engines.turns import Clock
 
-Distance = Callable[[onnx.ModelProto], float]
+Moved = Callable[[onnx.ModelProto], float]
 """How far a network's answers are from those of the network as it is."""
 
 
@@ -21,7 +22,7 @@ def enough(
     allowed: Allowed,
     wanted: float,
     clock: Clock,
-    distance: Distance,
+    moved: Moved,
     track: Track = untracked,
 ) -> Change:
     """Replace as few SiLUs by HardSwish as make the network so many times as fast, or all where that is not enough.
@@ -34,7 +35,7 @@ def enough(
         allowed: which multiplications, by name.
         wanted: how many times as fast the network is to be; nothing is replaced for 1.
         clock: measures whole networks.
-        distance: of one that has another activation.
+        moved: measures networks that have another activation.
         track: follows the activations.
     """
     whole = hard_swish(network, allowed)
@@ -48,7 +49,7 @@ def enough(
     if not is_enough(whole):
         return whole
     counts = _values(network, whole.nodes)
-    cost = {name: distance(_only(network, {name}).network) for name in track(whole.nodes, len(whole.nodes))}
+    cost = {name: moved(_only(network, {name}).network) for name in track(whole.nodes, len(whole.nodes))}
     order = sorted(whole.nodes, key=lambda name: (cost[name] / counts[name], name))
     few, many = 0, len(order)  # not enough, enough
     while many - few > 1:

@@ -11,23 +11,40 @@ Sources: Howard et al.: Searching for MobileNetV3, arXiv:1905.02244, section 5.2
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 import onnx
 from onnx import helper, numpy_helper
 
 from avcompress.rewrite.values import Allowed, Change
+from avcompress.spec import ModelError
 from engines.onnx_graph import copy, drop_unused, initializers, is_standard, use_counts
 
 _SCALE = 1.2
 _OPSET = 14
 """From which on ONNX has HardSwish."""
 _KEEPING = frozenset(
-    {"AveragePool", "DepthToSpace", "Dropout", "Flatten", "GlobalAveragePool", "Identity", "LeakyRelu"}
-) | {
-    *("MaxPool", "PRelu", "Relu", "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Transpose"),
-    "Unsqueeze",
-}
+    [
+        "AveragePool",
+        "DepthToSpace",
+        "Dropout",
+        "Flatten",
+        "GlobalAveragePool",
+        "Identity",
+        "LeakyRelu",
+        "MaxPool",
+        "PRelu",
+        "Relu",
+        "Reshape",
+        "Resize",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    ]
+)
 """f(s · x) = s · f(x) of their first input, for s > 0."""
 _SUMMING = frozenset({"Add", "Concat", "Max", "Min", "Sub", "Sum"})
 """The same, of all inputs alike."""
@@ -36,19 +53,26 @@ _AFFINE = frozenset({"BatchNormalization", "Conv", "ConvTranspose", "Gemm"})
 
 
 def hard_swish(network: onnx.ModelProto, allowed: Allowed) -> Change:
-    """Replace SiLU by HardSwish; the nodes are the multiplications that ended SiLUs. Not exact."""
-    opset = max((each.version for each in network.opset_import if each.domain in {"", "ai.onnx"}), default=0)
-    inputs = {name: value for name, value in _swishes(network) if allowed(name)} if opset >= _OPSET else {}
+    """Replace SiLU by HardSwish; the nodes are the multiplications that ended SiLUs. Not exact.
+
+    Raises ModelError for SiLUs of an opset that has no HardSwish.
+    """
+    inputs = {name: value for name, value in _swishes(network) if allowed(name)}
     if not inputs:
         return Change(network, ())
+    opset = max((each.version for each in network.opset_import if each.domain in {"", "ai.onnx"}), default=0)
+    if opset < _OPSET:
+        raise ModelError(f"hard_swish: expected opset {_OPSET} or later, got {opset}; export the network again")
     new = copy(network)
     for node in new.graph.node:
         if node.name in inputs:
             node.CopyFrom(helper.make_node("HardSwish", [inputs[node.name]], list(node.output), name=node.name))
     new = drop_unused(new)
     ties = _Ties(new, inputs)
-    _scale_(new, {tensor for node in new.graph.node if node.name in inputs for tensor in ties.tied_to(node.output[0])})
-    return Change(new, tuple(inputs))
+    hard = [node.output[0] for node in new.graph.node if node.name in inputs]
+    factors = dict.fromkeys((tensor for start in hard for tensor in ties.tied_to(start)), _SCALE)
+    _scale_(new, factors)
+    return Change(new, tuple(inputs), factors)
 
 
 def _swishes(network: onnx.ModelProto) -> Iterator[tuple[str, str]]:
@@ -104,15 +128,15 @@ class _Ties:
                 return None
 
 
-def _scale_(network: onnx.ModelProto, scaled: Collection[str]) -> None:
+def _scale_(network: onnx.ModelProto, factors: Mapping[str, float]) -> None:
     """Scale these tensors, by the constants of the layers at their ends."""
     constants = initializers(network)
     for node in network.graph.node:
         if node.op_type not in _AFFINE or not is_standard(node):
             continue
-        before, after = (_SCALE if name in scaled else 1.0 for name in (node.input[0], node.output[0]))
-        factors = [after / before, after, before][: len(node.input) - 1]  # weight and bias; or gain, shift and mean
-        for name, factor in zip(node.input[1:], factors, strict=False):
+        before, after = (factors.get(name, 1.0) for name in (node.input[0], node.output[0]))
+        parts = [after / before, after, before][: len(node.input) - 1]  # weight and bias; or gain, shift and mean
+        for name, factor in zip(node.input[1:], parts, strict=False):
             if name and factor != 1:
                 value = numpy_helper.to_array(constants[name])
                 constants[name].CopyFrom(numpy_helper.from_array((value * factor).astype(value.dtype), name))

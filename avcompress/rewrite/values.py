@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import onnx
 
 Allowed = Callable[[str], bool]
 """Whether the node of this name may be rewritten."""
-Clock = Callable[[Sequence[onnx.ModelProto]], Sequence[float]]
-"""Milliseconds that one run of each network takes, of all of them measured together."""
 
 
 class Change(NamedTuple):
@@ -19,10 +18,12 @@ class Change(NamedTuple):
     Attributes:
         network: the same one where no node is rewritten.
         nodes: names of those that are.
+        factors: by tensor, what it has been multiplied by, the layers around making up for it; of others 1.
     """
 
     network: onnx.ModelProto
     nodes: tuple[str, ...]
+    factors: Mapping[str, float] = MappingProxyType({})
 
 
 Rule = Callable[[onnx.ModelProto, Allowed], Change]

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _TURNS = Turns(seconds=1.5)
 """Rules differ by a few hundredths."""
+_CLOSE = 0.99
+"""Of a speed-up: another measurement differs by as much."""
 _JUDGED = 16
 """Images by which it is told what an activation costs."""
 
@@ -47,7 +49,7 @@ def rewrite(bench: Bench, where: str, stage: Rewrite, engine: Engine, artifact: 
     means = Means(
         allowed=lambda name: may_change([name], stage),
         clock=lambda networks: clock([deployed(each) for each in networks]),
-        distance=lambda now: _distances(bench, stage, now),
+        moved=lambda now: _moved(bench, stage, now),
         track=track,
     )
     tried = apply_rules(network, stage, means)
@@ -56,7 +58,8 @@ def rewrite(bench: Bench, where: str, stage: Rewrite, engine: Engine, artifact: 
     facts = Rewriting(
         step="", engine=engine.backend, before_ms=before_ms, after_ms=after_ms, rules=tuple(map(_rule, tried))
     )
-    done = replace(artifact, model=end, log=(*artifact.log, *(_line(each, engine.backend) for each in tried)))
+    lines = [*(_line(each, engine.backend) for each in tried), *_short_of(stage, before_ms / after_ms)]
+    done = replace(artifact, model=end, log=(*artifact.log, *lines))
     return Made(_fitted(bench, stage, tried, done) if stage.fit else done, facts)
 
 
@@ -68,12 +71,21 @@ def _rule(tried: Tried) -> RewritingRule:
 
 def _line(tried: Tried, backend: str) -> str:
     if not tried.nodes:
-        return f"rewrite: {tried.rule} finds nothing to do"
+        return f"rewrite: {tried.rule} has nothing to do: there is none of its kind, or the network is fast enough"
     end = "" if tried.kept else ", so that all stays as it was"
     return (
         f"rewrite: {tried.rule} of {len(tried.nodes)} nodes, {tried.before_ms:.4g} -> {tried.after_ms:.4g} ms on "
         f"{backend}{end}"
     )
+
+
+def _short_of(stage: Rewrite, reached: float) -> Iterator[str]:
+    """A line where a speed-up was asked for and is not reached."""
+    if stage.speedup is not None and reached < _CLOSE * stage.speedup:
+        yield (
+            f"rewrite: expected {stage.speedup:.3g} times as fast, got {reached:.3g} with all that could be replaced; "
+            "prune besides, or ask for less"
+        )
 
 
 def _images(bench: Bench, stage: Rewrite) -> Iterator[Tensor]:
@@ -91,13 +103,19 @@ def _fitted(bench: Bench, stage: Rewrite, tried: tuple[Tried, ...], done: Artifa
     changed = [each for each in tried if each.kept and each.rule in APPROXIMATE]
     if not changed:
         return done
-    fit = fitted(example(changed[0].before, _images(bench, stage)), done.model, {}, leave=tuple(done.sparse))
+    factors = {
+        node.name: changed[0].factors[node.output[0]]
+        for node in done.model.graph.node
+        if node.output[0] in changed[0].factors
+    }
+    images = example(changed[0].before, _images(bench, stage))
+    fit = fitted(images, done.model, {}, leave=tuple(done.sparse), factors=factors)
     return replace(
         done, model=fit.network, log=(*done.log, f"rewrite: {len(fit.lost)} layers fitted to what they gave")
     )
 
 
-def _distances(bench: Bench, stage: Rewrite, network: onnx.ModelProto) -> Callable[[onnx.ModelProto], float]:
+def _moved(bench: Bench, stage: Rewrite, network: onnx.ModelProto) -> Callable[[onnx.ModelProto], float]:
     """How far the answers of networks are from those of this one, on some images that a fit does not learn from."""
     import torch
 

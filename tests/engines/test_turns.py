@@ -81,6 +81,7 @@ def test_a_network_that_the_engine_refuses_is_an_error(conv_net):
         (OrtEngine(backend="ort", threads=1), time.process_time),
         (OpenVinoEngine(backend="openvino"), time.perf_counter),
         (OrtEngine(backend="ort", threads=2), time.perf_counter),
+        (OrtEngine(backend="ort", threads=1, providers=["CUDAExecutionProvider"]), time.perf_counter),
         (TrtEngine(backend="trt"), time.perf_counter),
     ],
 )

@@ -179,3 +179,19 @@ def test_too_few_images_are_told():
 def test_images_that_the_network_does_not_take_are_told():
     with pytest.raises(ModelError, match=r"^fit: expected the network to take images \(3, 5, 6, 6\)"):
         example(network(), [torch.zeros(4, 5, 6, 6)])
+
+
+def test_a_layer_that_is_scaled_rightly_is_fitted_to_its_scaled_outputs():
+    dense = network()
+    scaled = onnx.ModelProto.FromString(dense.SerializeToString())
+    for item in scaled.graph.initializer:  # relu(1.2 x) = 1.2 relu(x)
+        factor = {"wa": 1.2, "ba": 1.2, "wy": 1 / 1.2}.get(item.name, 1.0)
+        item.CopyFrom(numpy_helper.from_array((factor * numpy_helper.to_array(item)).astype(np.float32), item.name))
+    layers = {node.output[0]: node.name for node in dense.graph.node}
+
+    wrong, right = (
+        fitted(example(dense, images()), scaled, {}, factors=factors) for factors in ({}, {layers["a"]: 1.2})
+    )
+
+    assert not right.lost
+    assert wrong.lost

@@ -102,6 +102,14 @@ def test_the_activations_that_cost_least_for_their_values_go_first(graph, speedu
     assert Counter(node.op_type for node in tried[-1].after.graph.node)["HardSwish"] == len(replaced)
 
 
+def test_of_what_a_speed_up_needs_every_part_counts_however_little_it_gains(graph):
+    cost = {"wide": 64.0, "middle": 8.0, "narrow": 1.0}
+    tried = rewrite(chain(graph), stage(rules=["full_rank", "hard_swish"], speedup=1.3, min_gain=0.1), means(cost))
+
+    assert [each.kept for each in tried] == [True, True]  # 25 -> 20 -> 19
+    assert tried[-1].nodes == ("narrow",)
+
+
 def test_an_expensive_activation_of_few_values_goes_last(graph):
     cost = {"wide": 1.0, "middle": 8.0, "narrow": 100.0}
     tried = rewrite(chain(graph), stage(rules=["full_rank", "hard_swish"], speedup=1.5), means(cost))
@@ -116,6 +124,11 @@ def test_the_network_given_is_not_changed(graph):
     rewrite(network, stage(rules=["full_rank", "strided_conv", "hard_swish"]), means())
 
     assert network.SerializeToString() == before
+
+
+def test_a_rule_named_twice_is_refused():
+    with pytest.raises(ValueError, match="expected each rule once, got full_rank, full_rank; remove one"):
+        stage(rules=["full_rank", "full_rank"])
 
 
 def test_a_speed_up_of_exact_rules_is_refused():

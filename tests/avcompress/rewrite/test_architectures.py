@@ -28,11 +28,18 @@ def test_exact_rules_change_no_answer_and_the_other_one_can_be_trained(onnx_netw
     for name in ("full_rank", "strided_conv"):
         if changes[name].nodes:
             near(answers(changes[name].network), answers(network))
+            used = {each for node in changes[name].network.graph.node for each in node.input}
+            assert used >= {tensor.name for tensor in changes[name].network.graph.initializer}
 
     hard = changes["hard_swish"].network
     if changes["hard_swish"].nodes:
         onnx.checker.check_model(hard)
-        with torch.no_grad():
-            outputs = import_onnx(hard)(torch.from_numpy(IMAGE))
+        module = import_onnx(hard)
+        outputs = module(torch.from_numpy(IMAGE))
         outputs = outputs.values() if isinstance(outputs, dict) else outputs
-        near([each.numpy() for each in ([outputs] if isinstance(outputs, torch.Tensor) else outputs)], answers(hard))
+        outputs = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+        near([each.detach().numpy() for each in outputs], answers(hard))
+        sum(each.square().sum() for each in outputs).backward()
+        gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+        assert gradients
+        assert all(torch.isfinite(gradient).all() for gradient in gradients)

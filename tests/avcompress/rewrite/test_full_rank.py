@@ -15,8 +15,8 @@ def test_slopes_get_an_axis_in_front_and_mean_the_same(graph, answers):
     change = full_rank(network, lambda _: True)
 
     assert change.nodes == ("act",)
-    (slope,) = (name for name in change.network.graph.node[0].input if name != "x")
-    assert tuple(initializers(change.network)[slope].dims) == (1, 3, 1, 1)
+    (slope,) = initializers(change.network).values()
+    assert tuple(slope.dims) == (1, 3, 1, 1)
     np.testing.assert_array_equal(answers(change.network)[0], answers(network)[0])
 
 
@@ -34,6 +34,18 @@ def test_a_constant_that_others_read_with_another_rank_stays_for_them(graph, ans
     np.testing.assert_array_equal(answers(change.network)[0], answers(network)[0])
 
 
+def test_a_constant_that_two_nodes_share_stays_shared(graph):
+    nodes = [
+        helper.make_node("PRelu", ["x", "slope"], ["a"], name="first"),
+        helper.make_node("PRelu", ["a", "slope"], ["y"], name="second"),
+    ]
+
+    change = full_rank(graph(nodes, {"slope": SLOPES}), lambda _: True)
+
+    assert change.nodes == ("first", "second")
+    assert len(change.network.graph.initializer) == 1
+
+
 def test_numbers_rows_and_what_may_not_change_stay(graph):
     nodes = [
         helper.make_node("Mul", ["x", "two"], ["a"], name="scalar"),
@@ -42,4 +54,6 @@ def test_numbers_rows_and_what_may_not_change_stay(graph):
     ]
     constants = {"two": np.float32(2), "row": np.ones(8, np.float32), "slope": SLOPES}
 
-    assert full_rank(graph(nodes, constants), lambda name: name != "excluded").nodes == ()
+    network = graph(nodes, constants)
+
+    assert full_rank(network, lambda name: name != "excluded") == (network, (), {})

@@ -5,6 +5,7 @@ import pytest
 from onnx import helper
 
 from avcompress.rewrite.hard_swish import hard_swish
+from avcompress.spec import ModelError
 from engines.onnx_graph import copy
 
 SCALE = 1.2
@@ -89,6 +90,7 @@ def test_the_layers_around_take_the_factors(network, answers):
     kinds = [node.op_type for node in change.network.graph.node]
     assert change.nodes == ("swish_a", "swish_b")
     assert kinds == ["Conv", "HardSwish", "Conv", "HardSwish", "Add", "Concat", "MaxPool", "Conv"]
+    assert change.factors == dict.fromkeys(["a", "as", "b", "bs", "sum", "both", "pooled"], SCALE)
     expected = answers(as_defined(network, change.nodes, SCALE))[0]
     np.testing.assert_allclose(answers(change.network)[0], expected, rtol=1e-4, atol=1e-5)
 
@@ -149,11 +151,12 @@ def test_weights_that_two_layers_share_take_no_factor(graph, answers):
     )
 
 
-def test_before_opset_14_nothing_is_replaced(network):
+def test_an_opset_without_hard_swish_is_refused(network):
     old = copy(network)
     old.opset_import[0].version = 13
 
-    assert hard_swish(old, lambda _: True) == (old, ())
+    with pytest.raises(ModelError, match="hard_swish: expected opset 14 or later, got 13; export the network again"):
+        hard_swish(old, lambda _: True)
 
 
 def test_a_gate_of_something_else_is_no_silu(graph):

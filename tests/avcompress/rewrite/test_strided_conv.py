@@ -111,7 +111,7 @@ ALL = [(0, 0), (1, 0), (0, 1), (1, 1)]
 def test_what_is_no_whole_gathering_of_an_image_stays(focus, phases, attributes, shape):
     network = focus(phases, 2, np.ones((1, 3 * len(phases), 1, 1)), shape=shape, **attributes)
 
-    assert strided_conv(network, lambda _: True) == (network, ())
+    assert strided_conv(network, lambda _: True) == (network, (), {})
 
 
 def test_a_gathering_that_others_read_stays_for_them(graph, answers):
