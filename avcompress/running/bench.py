@@ -121,7 +121,7 @@ def prepare(job: Job, watch: Watch) -> Bench:
     """
     recipe = job.recipe
     inputs = find_inputs(recipe, job.recipe_path.parent, job.data_root)
-    _check_recipe(recipe)
+    check_recipe(recipe)
     engines, notes = usable_engines(recipe)
     validation = open_source(recipe.data.validation, job.data_root, recipe.classes)
     classes = recipe.classes or validation.classes
@@ -188,8 +188,8 @@ def _check_contract(recipe: Recipe, classes: tuple[str, ...]) -> None:
     check_contract(recipe.contract, metric_names(recipe.task, classes), recipe.measure)
 
 
-def _check_recipe(recipe: Recipe) -> None:
-    """Find what no key alone shows to be wrong."""
+def check_recipe(recipe: Recipe) -> None:
+    """Find what no key alone shows to be wrong; raises RecipeError."""
     _check_stages(recipe)
     _check_targets(recipe)
     check_formats(recipe)
