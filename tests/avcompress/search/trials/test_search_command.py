@@ -43,3 +43,18 @@ def test_a_mistake_in_an_option_ends_with_2_before_the_first_trial(
     assert code == 2
     assert "recipe.yaml:" in err
     assert not (tmp_path / "found").exists()
+
+
+def test_trials_of_two_workers_that_all_take_too_long_are_recorded_and_end_with_1(
+    cli: Cli, searched: Callable[..., Path], tmp_path: Path
+) -> None:
+    stages = [{"kind": "ptq", "ranges": {"choose": ["mse", "minmax"]}}]
+    path = searched(stages, shares=[1.0], trial_s=0.1)
+
+    code, out, err = cli("search", str(path), "--out", "found", "--workers", "2", "--quiet")
+
+    assert (code, err) == (1, ""), err
+    assert "tiny: contract NOT met" in out
+    records = [json.loads(file.read_text()) for file in (tmp_path / "found" / "trials").glob("*/record.json")]
+    assert [(each["status"], each["message"]) for each in records] == [("timed out", "ended after 0.1 s")] * 2
+    assert not (tmp_path / "found" / "best.yaml").exists()
