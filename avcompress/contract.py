@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -103,6 +104,18 @@ class Contract(Model):
     def _asks_for_something(self) -> Contract:
         if not (self.accuracy or self.latency or self.speedup or self.drift or self.int8):
             raise ValueError("expected at least one term, got none: a contract that asks for nothing cannot be kept")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> Contract:
+        for least, most in itertools.product(self.accuracy, repeat=2):
+            same = (least.metric, least.slice) == (most.metric, most.slice)
+            if same and least.min is not None and most.max is not None and least.min > most.max:
+                where = f" of {least.slice}" if least.slice else ""
+                raise ValueError(
+                    f"expected limits that one network can keep, got {least.metric}{where} >= {least.min:g} and "
+                    f"<= {most.max:g}; mend one of them"
+                )
         return self
 
 

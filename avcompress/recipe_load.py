@@ -48,7 +48,11 @@ def load_update(path: Path) -> Update:
 
 
 def _load(path: Path, kind: Kind, model: type[M]) -> M:
-    root = compose(path, kind)
+    return check_node(compose(path, kind), path, model)
+
+
+def check_node(root: yaml.MappingNode, path: Path, model: type[M]) -> M:
+    """What a mapping of a YAML file says, as a model; raises RecipeError as load_recipe does."""
     data = plain(root, path)
     try:
         return model.model_validate(data)

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from avcompress import __version__
 from avcompress.files import atomic_folder, sha256_file, write_atomically
+from avcompress.step_cache import StepCache, link_folder
 
 RECORD = "step.json"
 
@@ -45,22 +46,24 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class State:
-    """The steps that a run in this folder has finished."""
+    """The steps that a run in this folder has finished.
+
+    Attributes:
+        folder: holds them by name.
+        cache: steps that this run and others share; None where it keeps to itself.
+    """
 
     folder: Path
+    cache: StepCache | None = None
 
     def seconds(self, name: str, key: str) -> float | None:
         """How long the finished step `name` took.
 
-        None where it is not finished, was with another key, or its files are no longer those that it wrote.
+        None where it is not finished, here or in the cache, was with another key, or its files are no longer those
+        that it wrote.
         """
-        folder = self.folder / name
-        try:
-            record = _Record.model_validate_json((folder / RECORD).read_bytes())
-            whole = record.key == key and record.files == _hashes(folder)
-        except (OSError, ValueError):
-            return None
-        return record.seconds if whole else None
+        own = _finished(self.folder / name, key)
+        return own if own is not None or self.cache is None else _finished(self.cache.place(name, key), key)
 
     def is_whole(self, name: str) -> bool:
         """Whether a step is finished, with any key, and its files are those that it wrote."""
@@ -73,15 +76,39 @@ class State:
     def step(self, name: str, key: str, compute: Callable[[Path], None]) -> Path:
         """Return the step's folder, after `compute` has filled it where it was not finished with the same key."""
         final = self.folder / name
-        if self.seconds(name, key) is None:
-            start = time.monotonic()
-            with atomic_folder(final) as folder:
-                compute(folder)
-                seconds = round(time.monotonic() - start, 3)
-                record = _Record(key=key, seconds=seconds, files=_hashes(folder))
-                write_atomically(folder / RECORD, record.model_dump_json(indent=1))
+        if _finished(final, key) is not None:
+            return final
+        if self.cache is None:
+            _take(final, key, compute)
+            return final
+        with self.cache.held(name, key):
+            shared = self.cache.place(name, key)
+            if _finished(shared, key) is not None:
+                link_folder(shared, final)
+            else:
+                _take(final, key, compute)
+                link_folder(final, shared)
         return final
 
     def forget(self, name: str) -> None:
         """Forget one finished step."""
         shutil.rmtree(self.folder / name, ignore_errors=True)
+
+
+def _finished(folder: Path, key: str) -> float | None:
+    """How long the step in this folder took; None where it is not whole, or has another key."""
+    try:
+        record = _Record.model_validate_json((folder / RECORD).read_bytes())
+        whole = record.key == key and record.files == _hashes(folder)
+    except (OSError, ValueError):
+        return None
+    return record.seconds if whole else None
+
+
+def _take(final: Path, key: str, compute: Callable[[Path], None]) -> None:
+    start = time.monotonic()
+    with atomic_folder(final) as folder:
+        compute(folder)
+        seconds = round(time.monotonic() - start, 3)
+        record = _Record(key=key, seconds=seconds, files=_hashes(folder))
+        write_atomically(folder / RECORD, record.model_dump_json(indent=1))

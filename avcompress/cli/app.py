@@ -35,6 +35,9 @@ app = typer.Typer(
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an earlier run in this folder stopped.")]
+Cache = Annotated[
+    Path | None, typer.Option("--cache", help="A folder of finished steps that this run shares with others.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result and nothing before it.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the facts to this file as JSON.")]
 JunitFile = Annotated[

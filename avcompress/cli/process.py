@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _AGAIN_S = 5.0
 """How long an interrupt may go unheeded; what cleans up behind itself takes less."""
-_KEEPING = {"run": ["--resume"], "demo": ["--resume"], "update": ["--resume"], "analyze": []}
+_KEEPING = {"run": ["--resume"], "demo": ["--resume"], "update": ["--resume"], "search": ["--resume"], "analyze": []}
 """Commands that keep finished steps, and how they go on from there; all others write all or nothing."""
 
 

@@ -8,8 +8,16 @@ from typing import Annotated
 
 import typer
 
-from avcompress.cli.app import DataRoot, Exit, JsonFile, JunitFile, Out, Quiet, Resume, app
-from avcompress.cli.terminal import check_json, open_console, open_watch, show_outcome, write_json, write_outcome
+from avcompress.cli.app import Cache, DataRoot, Exit, JsonFile, JunitFile, Out, Quiet, Resume, app
+from avcompress.cli.terminal import (
+    check_cache,
+    check_json,
+    open_console,
+    open_watch,
+    show_outcome,
+    write_json,
+    write_outcome,
+)
 
 
 @app.command()
@@ -21,6 +29,7 @@ def run(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
     resume: Resume = False,
     json_file: JsonFile = None,
     junit_file: JunitFile = None,
+    cache: Cache = None,
     quiet: Quiet = False,
 ) -> None:
     """Run a recipe: stages, engines, measurements, verdict, report.
@@ -41,6 +50,7 @@ def run(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
         data_root=(data_root or recipe.parent).resolve(),
         out=out.resolve(),
         resume=resume,
+        cache=check_cache(cache, out),
     )
     outcome = execute(job, open_watch(console, quiet))
     if outcome is None:  # another process of torchrun's tells

@@ -135,6 +135,17 @@ def check_json(path: Path | None, out: Path | None, inputs: tuple[Path, ...], op
         raise RecipeError(f"{option}: expected a file of its own, got the input {path}; give another path")
 
 
+def check_cache(path: Path | None, out: Path) -> Path | None:
+    """The folder of shared steps, absolute; raises RecipeError, before the work, for one that could not be."""
+    if path is None:
+        return None
+    if path.exists() and not path.is_dir():
+        raise RecipeError(f"--cache: expected a folder, got a file at {path}; give another path")
+    if path.resolve().is_relative_to(out.resolve()):
+        raise RecipeError(f"--cache: expected a folder outside --out, got {path}; runs that share it must all find it")
+    return path.resolve()
+
+
 def write_json(path: Path, facts: object) -> None:
     """Write facts as indented JSON."""
     from avcompress.files import write_atomically

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from typing_extensions import assert_never
 
+from avcompress import ranks
 from avcompress.inputs import check_labelled, find_inputs
 from avcompress.recipe import (
     AdaRound,
@@ -38,6 +39,7 @@ from avcompress.running.targeting import engine_of
 from avcompress.running.training_checks import check_training
 from avcompress.spec import MissingError, RecipeError, Track
 from avcompress.state import State
+from avcompress.step_cache import StepCache
 from avcompress.steps import Step, Steps
 from avcompress.trial import Trial, metric_names, trial_of
 from avcompress.watch import Watch
@@ -53,13 +55,19 @@ from validation.corruptions import parse_corruptions
 
 @dataclass(frozen=True)
 class Job:
-    """What to run, on which data, and where the results go; the paths are absolute."""
+    """What to run, on which data, and where the results go; the paths are absolute.
+
+    Attributes:
+        resume: keep the finished steps of an earlier run in `out`.
+        cache: a folder of finished steps that this run shares with others.
+    """
 
     recipe: Recipe
     recipe_path: Path
     data_root: Path
     out: Path
     resume: bool = False
+    cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,7 @@ def prepare(job: Job, watch: Watch) -> Bench:
     """
     recipe = job.recipe
     inputs = find_inputs(recipe, job.recipe_path.parent, job.data_root)
-    _check_recipe(recipe)
+    check_recipe(recipe)
     engines, notes = usable_engines(recipe)
     validation = open_source(recipe.data.validation, job.data_root, recipe.classes)
     classes = recipe.classes or validation.classes
@@ -122,7 +130,9 @@ def prepare(job: Job, watch: Watch) -> Bench:
     train = open_part(job, "train", recipe.data.train, classes) if recipe.data.train else None
     _check_contract(recipe, classes)
     _check_clocks(recipe, engines)
-    state = State(job.out / "state")
+    # Of several processes, each would have to find the same step in the cache at the same moment.
+    cache = StepCache(job.cache) if job.cache is not None and ranks.count() == 1 else None
+    state = State(job.out / "state", cache)
     return Bench(job, watch, state, engines, classes, calibration, validation, train, inputs, notes)
 
 
@@ -178,8 +188,8 @@ def _check_contract(recipe: Recipe, classes: tuple[str, ...]) -> None:
     check_contract(recipe.contract, metric_names(recipe.task, classes), recipe.measure)
 
 
-def _check_recipe(recipe: Recipe) -> None:
-    """Find what no key alone shows to be wrong."""
+def check_recipe(recipe: Recipe) -> None:
+    """Find what no key alone shows to be wrong; raises RecipeError."""
     _check_stages(recipe)
     _check_targets(recipe)
     check_formats(recipe)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from avcompress.running.bench import Bench
 from avcompress.running.compress import Compressed
 from avcompress.running.provenance import calibration_facts
 from avcompress.spec import EngineError, Track
-from avcompress.state import step_key
+from avcompress.state import State, step_key
 from engines.build import Built, build_engine
 from engines.machine import building_gpu
 from engines.manifest import Manifest, network_tensors, read_manifest, write_manifest
@@ -45,9 +45,11 @@ def _build(bench: Bench, compressed: Compressed, engine: Engine) -> Built:
         built = build_engine(compressed.network, final, engine, track)
         write_atomically(folder / RESULT, json.dumps(asdict(built), default=str))
 
-    if bench.state.seconds(name, key) is not None and not _is_whole(final):
-        bench.state.forget(name)  # the engine was lost or altered since
-    folder = bench.step(name, f"build {engine.backend}", key, compute)
+    # Its result lies in this run's own folder, so that no cache holds it.
+    steps = replace(bench.steps, state=State(bench.state.folder))
+    if steps.state.seconds(name, key) is not None and not _is_whole(final):
+        steps.state.forget(name)  # the engine was lost or altered since
+    folder = steps.take(name, f"build {engine.backend}", key, compute)
     facts = json.loads((folder / RESULT).read_text())
     # Outside the step: a changed contract alone builds nothing anew, and must travel with the engine all the same.
     write_manifest(final, _manifest(bench, compressed, engine, facts))

@@ -1,0 +1,164 @@
+"""Choices in a YAML tree: `{choose: [a, b]}` and `{between: [low, high]}` in the place of a value, and their removal.
+
+Trees are never changed: what takes a choice's place keeps the line that it has in the file, so that a mistake in it is
+told with its line. In a list, an option that is null leaves the item out, and one that is a list takes the place of
+the item with all it holds: so stages may be left out, or come in another order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import yaml
+
+Value = int | float
+"""The number of an option, or a value of a range."""
+NULL = "tag:yaml.org,2002:null"
+INT, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+
+
+@dataclass(frozen=True)
+class Options:
+    """One of several.
+
+    Attributes:
+        name: where the choice is: `stages[1].ranges`; within the option 0 of another one `stages[1]=0.ratio`.
+        line: of the file, from 1.
+        tiers: of each option, what it costs to try: see `tiers`.
+        given: the options of other choices, by name, that lead to this one.
+    """
+
+    name: str
+    line: int
+    tiers: tuple[int, ...]
+    given: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Range:
+    """A number between two, both included; whole where both are. The other attributes as of Options."""
+
+    name: str
+    line: int
+    low: float
+    high: float
+    whole: bool
+    log: bool
+    given: tuple[tuple[str, int], ...] = ()
+
+
+Choice = Options | Range
+Suggestion = Mapping[str, Value]
+"""A value for each choice that is reached, by its name."""
+TierOf = Callable[[yaml.Node], int]
+
+
+class ChoiceError(ValueError):
+    """A choice that offers nothing; its line, and what is wrong."""
+
+    def __init__(self, node: yaml.Node, message: str) -> None:
+        super().__init__(message)
+        self.line = int(node.start_mark.line) + 1
+
+
+def resolved(node: yaml.Node, suggestion: Suggestion, name: str = "") -> yaml.Node:
+    """The tree with a value in the place of each choice; one that has no suggestion takes its first option, or low."""
+    if _is_choice(node):
+        return _chosen(node, suggestion, name)
+    if isinstance(node, yaml.MappingNode):
+        pairs = [(key, resolved(value, suggestion, _inside(name, key.value))) for key, value in node.value]
+        return yaml.MappingNode(node.tag, pairs, node.start_mark, node.end_mark)
+    if isinstance(node, yaml.SequenceNode):
+        items = list(_items(node, suggestion, name))
+        return yaml.SequenceNode(node.tag, items, node.start_mark, node.end_mark)
+    return node
+
+
+def choices_in(
+    node: yaml.Node, tier_of: TierOf, name: str = "", given: tuple[tuple[str, int], ...] = ()
+) -> Iterator[Choice]:
+    """All choices of a tree, those within options of others too, in the order of the file; raises ChoiceError."""
+    if not _is_choice(node):
+        for inner, value in _parts(node, name):
+            yield from choices_in(value, tier_of, inner, given)
+    elif "between" in _keys(node):
+        yield _range(node, name, given)
+    else:
+        options = _options(node)
+        yield Options(name, _line(node), tuple(tier_of(option) for option in options), given)
+        for number, option in enumerate(options):
+            yield from choices_in(option, tier_of, f"{name}={number}", (*given, (name, number)))
+
+
+def _is_choice(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.MappingNode) and not {"choose", "between"}.isdisjoint(_keys(node))
+
+
+def _keys(node: yaml.Node) -> dict[str, yaml.Node]:
+    return {str(key.value): value for key, value in node.value}
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _inside(name: str, key: str) -> str:
+    return f"{name}.{key}" if name else key
+
+
+def _parts(node: yaml.Node, name: str) -> Iterator[tuple[str, yaml.Node]]:
+    if isinstance(node, yaml.MappingNode):
+        yield from ((_inside(name, key.value), value) for key, value in node.value)
+    elif isinstance(node, yaml.SequenceNode):
+        yield from ((f"{name}[{number}]", item) for number, item in enumerate(node.value))
+
+
+def _items(node: yaml.SequenceNode, suggestion: Suggestion, name: str) -> Iterator[yaml.Node]:
+    for number, item in enumerate(node.value):
+        value = resolved(item, suggestion, f"{name}[{number}]")
+        if not _is_choice(item):
+            yield value
+        elif isinstance(value, yaml.SequenceNode):
+            yield from value.value
+        elif value.tag != NULL:
+            yield value
+
+
+def _chosen(node: yaml.Node, suggestion: Suggestion, name: str) -> yaml.Node:
+    if "between" in _keys(node):
+        found = _range(node, name, ())
+        value = suggestion.get(name, found.low)
+        text = str(int(value)) if found.whole else repr(float(value))
+        return yaml.ScalarNode(INT if found.whole else FLOAT, text, node.start_mark, node.end_mark)
+    number = int(suggestion.get(name, 0))
+    return resolved(_options(node)[number], suggestion, f"{name}={number}")
+
+
+def _options(node: yaml.Node) -> list[yaml.Node]:
+    keys = _keys(node)
+    options = keys["choose"]
+    if len(keys) > 1:
+        raise ChoiceError(
+            node, f"expected `choose` alone, got {' and '.join(keys)}; put the other key into the options"
+        )
+    if not isinstance(options, yaml.SequenceNode) or not options.value:
+        raise ChoiceError(node, "choose: expected a list of options, got none; list them, or write the value itself")
+    return list(options.value)
+
+
+def _range(node: yaml.Node, name: str, given: tuple[tuple[str, int], ...]) -> Range:
+    keys = _keys(node)
+    unknown = [key for key in keys if key not in {"between", "log"}]
+    if unknown:
+        raise ChoiceError(node, f"{unknown[0]}: unknown key; valid keys here: between, log")
+    ends = keys["between"].value if isinstance(keys["between"], yaml.SequenceNode) else []
+    if len(ends) != 2 or any(end.tag not in {INT, FLOAT} for end in ends):
+        raise ChoiceError(node, "between: expected two numbers, low and high, got something else; mend them")
+    low, high = (float(end.value) for end in ends)
+    log = "log" in keys and keys["log"].value == "true"
+    if not low < high or (log and low <= 0):
+        raise ChoiceError(
+            node, f"between: expected a smaller number first{', above 0 with log' if log else ''}; mend it"
+        )
+    return Range(name, _line(node), low, high, all(end.tag == INT for end in ends), log, given)

@@ -1,0 +1,89 @@
+"""Which trials are best: the front of accuracy, latency and size, the winner, and what stands in the way. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, TypeVar
+
+from avcompress.search.trials.record import Record
+
+T = TypeVar("T")
+Objectives = tuple[float, ...]
+"""Each the less, the better; infinite where it was not measured."""
+Prefer = Literal["latency", "size", "accuracy"]
+
+
+def objectives(record: Record) -> Objectives:
+    """Lost accuracy, latency and size."""
+    figures = record.figures
+    accuracy = math.inf if figures.accuracy is None else -figures.accuracy
+    return accuracy, _or_infinite(figures.latency_ms), _or_infinite(figures.size_bytes)
+
+
+def steady(record: Record) -> Objectives:
+    """What is the same however often it is measured: how far from the contract, times aside, lost accuracy, size.
+
+    Whatever decides which trials come next sees no more than this: so the same seed gives the same trials.
+    """
+    accuracy, _, size = objectives(record)
+    return record.miss(timed=False), accuracy, size
+
+
+def _or_infinite(value: float | None) -> float:
+    return math.inf if value is None else float(value)
+
+
+def dominates(one: Objectives, other: Objectives) -> bool:
+    """Whether one is at least as good in all, and better in something."""
+    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
+
+
+def front(items: Sequence[T], of: Callable[[T], Objectives]) -> tuple[T, ...]:
+    """Those that no other one dominates, in their order."""
+    return tuple(item for item in items if not any(dominates(of(other), of(item)) for other in items))
+
+
+def promoted(records: Sequence[Record], count: int) -> tuple[Record, ...]:
+    """So many of a round that go on, those not judged left out: the front, then the front of the rest, and so on."""
+    waiting = [record for record in records if record.status == "judged"]
+    chosen: list[Record] = []
+    while waiting and len(chosen) < count:
+        best = front(waiting, steady)
+        chosen += sorted(best, key=lambda record: (*steady(record), record.number))
+        waiting = [record for record in waiting if record not in best]
+    return tuple(chosen[:count])
+
+
+def winner(records: Iterable[Record], prefer: Prefer) -> Record | None:
+    """The best whole trial that keeps the contract; None where none does."""
+    kept = [record for record in records if record.share == 1 and record.met]
+    return min(kept, key=lambda record: (*_ordered(record, prefer), record.number), default=None)
+
+
+def nearest(records: Iterable[Record]) -> Record | None:
+    """Of those that were judged, with all images if any were, the one that breaks least; None where none was judged."""
+    judged = [record for record in records if record.status == "judged"]
+    whole = [record for record in judged if record.share == 1]
+    return min(whole or judged, key=lambda each: (len(each.broken), each.miss(), each.number), default=None)
+
+
+def binding(records: Sequence[Record]) -> tuple[str, ...]:
+    """The lines that stand in the way: those that no whole trial keeps, or else those that the nearest one breaks."""
+    best = nearest(records)
+    if best is None:
+        return ()
+    whole = [record for record in records if record.status == "judged" and record.share == best.share]
+    never = [name for name in best.broken if all(name in record.broken for record in whole)]
+    return tuple(never) or best.broken
+
+
+def _ordered(record: Record, prefer: Prefer) -> Objectives:
+    accuracy, latency, size = objectives(record)
+    match prefer:
+        case "latency":
+            return latency, accuracy, size
+        case "size":
+            return size, accuracy, latency
+        case "accuracy":
+            return accuracy, latency, size

@@ -1,0 +1,220 @@
+"""What is tried next: the cheapest tier first, in each tier rounds of candidates, in each round more for ever fewer.
+
+A round's candidates are all tried with the first share of images and training steps; the best of them go on to the
+next share, the others are done. All that decides is `steady`, which no measured time has a part in; so the same seed
+gives the same trials, and a search that was killed goes the same way again over the records that it left.
+
+Source: successive halving, Jamieson and Talwalkar, arXiv:1502.07943.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from avcompress.recipe import Recipe
+from avcompress.recipe_search import Search
+from avcompress.search.pool import Pool
+from avcompress.search.trials.choices import Options
+from avcompress.search.trials.front import promoted, steady, winner
+from avcompress.search.trials.process import Runner, Task, record_of
+from avcompress.search.trials.record import Record, load_record, save_record
+from avcompress.search.trials.sampler import Asked, Sampler, open_sampler
+from avcompress.search.trials.space import Space
+from avcompress.search.trials.tiers import at_share, tier_of
+from avcompress.search.trials.writing import recipe_text
+from avcompress.spec import RecipeError
+from avcompress.state import step_key
+
+TRIALS, STEPS = "trials", "steps"
+"""Folders of a search: one for each trial, and the steps that they share."""
+_ASKS = 32
+"""Suggestions in search of one that is new."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """What all trials of a search share.
+
+    Attributes:
+        out: the folder of the search.
+        metric: that the contract is mainly about.
+        known: stands for the files that the recipe names.
+        check: raises RecipeError for stages that do not go together.
+        until: when the budget is spent, as time.time() has it.
+        runner, pool: what runs a trial, and where.
+        tell: hears of every record, and whether it was kept from an earlier search.
+    """
+
+    space: Space
+    out: Path
+    data_root: Path
+    metric: str
+    known: Any
+    check: Callable[[Recipe], None]
+    until: float
+    runner: Runner
+    pool: Pool
+    tell: Callable[[Record, bool], None]
+
+    @property
+    def settings(self) -> Search:
+        """The section `search`."""
+        return self.space.settings
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A suggestion that is tried."""
+
+    number: int
+    tier: int
+    asked: Asked
+    recipe: Recipe
+
+
+@dataclass(eq=False)
+class _Course:
+    """How far a search has come."""
+
+    records: list[Record] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+    candidates: int = 0
+    spent: bool = False
+
+
+def search(ground: Ground) -> tuple[Record, ...]:
+    """Try candidates until the contract is kept, all was tried, or the budget is spent; every record, in order."""
+    course = _Course()
+    settings = ground.settings
+    for tier in tiers_of(ground.space):
+        _search_tier(ground, course, tier)
+        met = winner(course.records, settings.prefer) is not None
+        if course.spent or (met and settings.stop == "met"):
+            break
+    return tuple(course.records)
+
+
+def tiers_of(space: Space) -> tuple[int, ...]:
+    """The tiers of cost that the candidates of a space may have, cheapest first."""
+    cheapest = tier_of(space.recipe(cheapest_suggestion(space)))
+    dearer = {tier for choice in space.choices if isinstance(choice, Options) for tier in choice.tiers}
+    return tuple(sorted({cheapest, *(tier for tier in dearer if tier > cheapest)}))
+
+
+def cheapest_suggestion(space: Space) -> dict[str, int]:
+    """Of each choice the first of its cheapest options."""
+    options = [choice for choice in space.choices if isinstance(choice, Options)]
+    return {choice.name: choice.tiers.index(min(choice.tiers)) for choice in options}
+
+
+def _search_tier(ground: Ground, course: _Course, tier: int) -> None:
+    settings = ground.settings
+    sampler = open_sampler(settings.sampler, settings.seed, ground.space.choices, tier)
+    left = settings.trials
+    while left > 0 and not course.spent:
+        batch = list(_round(ground, course, sampler, min(settings.width, left)))
+        if not batch:
+            return
+        left -= len(batch)
+        last = _passes(ground, course, batch)
+        for candidate in batch:
+            record = last[candidate.number]
+            sampler.tell(candidate.asked, steady(record) if record.status == "judged" else None)
+
+
+def _round(ground: Ground, course: _Course, sampler: Sampler, count: int) -> Iterator[Candidate]:
+    """So many new candidates of the sampler's tier; fewer where it finds no more."""
+    found = 0
+    for _ in range(_ASKS * count):
+        asked = sampler.ask()
+        recipe = _recipe(ground, course, asked, sampler.tier)
+        if recipe is None:
+            sampler.tell(asked, None)
+            continue
+        yield Candidate(course.candidates, sampler.tier, asked, recipe)
+        course.candidates += 1
+        found += 1
+        if found == count:
+            return
+
+
+def _recipe(ground: Ground, course: _Course, asked: Asked, tier: int) -> Recipe | None:
+    """The recipe of a suggestion; None where it is of another tier, was tried before, or does not go together."""
+    try:
+        recipe = ground.space.recipe(asked.suggestion)
+        ground.check(recipe)
+    except RecipeError:
+        return None
+    key = _key(ground, recipe)
+    if tier_of(recipe) != tier or key in course.seen:
+        return None
+    course.seen.add(key)
+    return recipe
+
+
+def _passes(ground: Ground, course: _Course, batch: Sequence[Candidate]) -> dict[int, Record]:
+    """Try a round's candidates, with more for ever fewer; of each, its last record."""
+    last: dict[int, Record] = {}
+    for share in ground.settings.shares:
+        records = _judge(ground, [_task(ground, candidate, share) for candidate in batch])
+        last |= {record.number: record for record in records}
+        course.records += records
+        course.spent = any(record.status == "not begun" for record in records)
+        if course.spent:
+            break
+        going_on = {record.number for record in promoted(records, math.ceil(len(batch) * ground.settings.keep))}
+        batch = [candidate for candidate in batch if candidate.number in going_on]
+    return last
+
+
+def _key(ground: Ground, recipe: Recipe) -> str:
+    return step_key("trial", recipe.model_dump(mode="json"), ground.known)
+
+
+def _task(ground: Ground, candidate: Candidate, share: float) -> Task:
+    recipe = at_share(candidate.recipe, share)
+    key = _key(ground, recipe)
+    folder = ground.out / TRIALS / key[:16]
+    return Task(
+        key=key,
+        number=candidate.number,
+        tier=candidate.tier,
+        share=share,
+        suggestion=candidate.asked.suggestion,
+        recipe=recipe_text(recipe, ground.space.path.parent, folder),
+        folder=folder,
+        data_root=ground.data_root,
+        cache=ground.out / STEPS,
+        metric=ground.metric,
+        limit_s=ground.settings.trial_s,
+        until=ground.until,
+    )
+
+
+def _judge(ground: Ground, tasks: Sequence[Task]) -> list[Record]:
+    """The record of every task, in order: kept where it was finished before, each other as it is done."""
+    found = [_kept(task) for task in tasks]
+    for record in found:
+        if record is not None:
+            ground.tell(record, True)
+    missing = [number for number, record in enumerate(found) if record is None]
+    for place, record in ground.pool.results(ground.runner, [tasks[number] for number in missing]):
+        number = missing[place]
+        found[number] = record
+        if record.status != "not begun":
+            save_record(record, tasks[number].folder)
+        ground.tell(record, False)
+    return [record for record in found if record is not None]
+
+
+def _kept(task: Task) -> Record | None:
+    """What is known of a task; one that ran out of a time that is longer now is tried again."""
+    record = load_record(task.folder, task.key)
+    if record is None or (record.status == "timed out" and record.seconds < task.limit_s):
+        return None
+    named = record_of(task, record.status, record.seconds, record.message)
+    return named.model_copy(update={"figures": record.figures, "lines": record.lines})

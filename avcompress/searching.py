@@ -1,0 +1,150 @@
+"""A search: a recipe with choices, trials of what they give, and the best one as an ordinary recipe."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from avcompress.files import make_folder, sha256_file, write_atomically
+from avcompress.recipe import Recipe
+from avcompress.running.bench import Bench, Job, check_recipe, prepare
+from avcompress.running.early_stop import judged_metric
+from avcompress.search.pool import Here, Pool, Processes
+from avcompress.search.trials.halving import STEPS, TRIALS, Ground, cheapest_suggestion, search
+from avcompress.search.trials.process import Runner, run_trial
+from avcompress.search.trials.record import FILE, Record
+from avcompress.search.trials.report import BEST, JSON, MARKDOWN, SearchReport, markdown, report_of
+from avcompress.search.trials.sampler import open_sampler
+from avcompress.search.trials.space import Space
+from avcompress.search.trials.writing import recipe_text
+from avcompress.spec import RecipeError
+from avcompress.watch import SilentWatch, Watch, took
+
+LOCK = "lock"
+OURS = (TRIALS, STEPS, JSON, MARKDOWN, BEST, LOCK)
+
+
+@dataclass(frozen=True, eq=False)
+class SearchJob:
+    """What to search, on which data, and where the results go; the paths are absolute.
+
+    Attributes:
+        resume: keep the finished trials of an earlier search in `out`.
+        workers: trials at a time.
+        runner: what runs a trial.
+    """
+
+    space: Space
+    data_root: Path
+    out: Path
+    resume: bool = False
+    workers: int = 1
+    runner: Runner = run_trial
+
+
+def execute_search(job: SearchJob, watch: Watch) -> SearchReport:
+    """Search from end to end; the report, and the best recipe where anything could be judged, lie in `out` then.
+
+    Raises AvcompressError for bad input and for what this machine lacks, before the first trial; RecipeError where
+    every trial was refused, with what the first one was told.
+    """
+    settings = job.space.settings
+    open_sampler(settings.sampler, settings.seed, job.space.choices, 0)  # is Optuna there?
+    recipe = job.space.recipe(cheapest_suggestion(job.space))
+    bench = prepare(Job(recipe, job.space.path, job.data_root, job.out), SilentWatch())
+    metric = judged_metric(recipe, bench.classes)
+    with _occupied(job.out, job.resume):
+        records = search(_ground(job, bench, metric, watch))
+        refused = [record for record in records if record.status == "refused"]
+        if refused and len(refused) == len(records):
+            raise RecipeError(f"every trial was refused, the first one so: {refused[0].message}")
+        report = report_of(recipe.name, metric, records, settings.prefer)
+        _write(job, report)
+    return report
+
+
+def _ground(job: SearchJob, bench: Bench, metric: str, watch: Watch) -> Ground:
+    pool: Pool = Here() if job.workers == 1 else Processes(job.workers)
+    return Ground(
+        space=job.space,
+        out=job.out,
+        data_root=job.data_root,
+        metric=metric,
+        known=_known(bench),
+        check=check_recipe,
+        until=time.time() + job.space.settings.budget_s - _spent(job.out) / job.workers,
+        runner=job.runner,
+        pool=pool,
+        tell=lambda record, kept: watch.note(_told(record, kept)),
+    )
+
+
+def _known(bench: Bench) -> list[Any]:
+    """What stands for the files that a recipe names; trials that have others see them in their steps' keys."""
+    files = {label: sha256_file(path) for label, path in bench.inputs.items() if path.is_file()}
+    return [files, bench.validation.fingerprint]
+
+
+def _spent(out: Path) -> float:
+    """The seconds of the trials that are finished."""
+    seconds = 0.0
+    for path in out.glob(f"{TRIALS}/*/{FILE}"):
+        with contextlib.suppress(OSError, ValueError):
+            seconds += Record.model_validate_json(path.read_bytes()).seconds
+    return seconds
+
+
+def _told(record: Record, kept: bool) -> str:
+    accuracy = record.figures.accuracy
+    reached = "" if accuracy is None else f", accuracy {accuracy:.4f}"
+    outcome = "keeps the contract" if record.met else ", ".join(record.broken) or record.message
+    spent = "kept from the last search" if kept else took(record.seconds)
+    return f"trial {record.number} at {record.share:g}: {record.status}{reached}: {outcome} ({spent})"
+
+
+def _write(job: SearchJob, report: SearchReport) -> None:
+    write_atomically(job.out / JSON, report.model_dump_json(indent=1) + "\n")
+    write_atomically(job.out / MARKDOWN, markdown(report))
+    if report.best is not None:
+        chosen: Recipe = job.space.recipe(report.best.suggestion)
+        verdict = "keeps the contract" if report.met else f"does not keep: {', '.join(report.binding)}"
+        head = f"# Found by avcompress search in {job.space.path.name}; {verdict}.\n"
+        write_atomically(job.out / BEST, head + recipe_text(chosen, job.space.path.parent, job.out))
+
+
+@contextlib.contextmanager
+def _occupied(out: Path, resume: bool) -> Iterator[None]:
+    """Make a folder ready for a search and keep others out of it; raises RecipeError where it is not a search's."""
+    if out.exists() and not out.is_dir():
+        raise RecipeError(f"--out: expected a folder, got a file at {out}; give another --out")
+    foreign = sorted(path.name for path in out.iterdir() if path.name not in OURS) if out.exists() else []
+    if foreign:
+        raise RecipeError(
+            f"{out}: expected a new folder or an earlier search's, got one with {foreign[0]!r}; give another --out"
+        )
+    make_folder(out)
+    descriptor = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RecipeError(f"{out}: expected a folder of its own, got one that a search is at work in") from error
+        _clear(out, resume)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _clear(out: Path, resume: bool) -> None:
+    for name in (JSON, MARKDOWN, BEST):
+        (out / name).unlink(missing_ok=True)
+    if not resume:
+        for name in (TRIALS, STEPS):
+            shutil.rmtree(out / name, ignore_errors=True)

@@ -1,0 +1,95 @@
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avcompress.search.trials.front import binding, dominates, front, nearest, promoted, winner
+from avcompress.search.trials.record import Figures, Line, Record
+
+Points = list[tuple[float, ...]]
+points = st.lists(st.tuples(*[st.integers(0, 4).map(float)] * 3), max_size=8)
+
+
+def record(number: int, accuracy: float, ms: float = 1.0, size: int = 10, **broken: float) -> Record:
+    """Lines `AP` and `p99`, which is timed; `broken` says by how much of its limit each is missed."""
+    lines = tuple(
+        Line(name=name, measured=1.0, sense=">=", limit=1.0, miss=broken.get(name, 0.0), timed=name == "p99")
+        for name in ("AP", "p99")
+    )
+    figures = Figures(accuracy=accuracy, latency_ms=ms, size_bytes=size)
+    return Record(
+        key=str(number), number=number, tier=0, share=1.0, suggestion={}, status="judged", seconds=1.0,
+        figures=figures, lines=lines,
+    )  # fmt: skip
+
+
+def itself(point: tuple[float, ...]) -> tuple[float, ...]:
+    return point
+
+
+@given(points)
+def test_nothing_on_the_front_is_beaten_and_all_else_is_beaten_by_something_on_it(found: Points) -> None:
+    best = front(found, itself)
+
+    assert not any(dominates(a, b) for a, b in itertools.permutations(best, 2))
+    assert all(point in best or any(dominates(other, point) for other in best) for point in found)
+
+
+@given(points, st.randoms())
+def test_the_front_does_not_depend_on_the_order(found: Points, random: object) -> None:
+    shuffled = list(found)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+
+    assert sorted(front(found, itself)) == sorted(front(shuffled, itself))
+
+
+@given(points, points)
+def test_more_trials_never_put_a_beaten_one_onto_the_front(found: Points, more: Points) -> None:
+    assert set(front([*found, *more], itself)) & set(found) <= set(front(found, itself))
+
+
+def test_the_winner_is_the_preferred_one_of_those_that_keep_the_contract() -> None:
+    records = [record(0, 0.9, ms=3), record(1, 0.8, ms=2, size=20), record(2, 0.95, ms=1, AP=0.1)]
+
+    assert winner(records, "latency").number == 1
+    assert winner(records, "accuracy").number == 0
+    assert winner(records, "size").number == 0
+    assert winner([records[2]], "latency") is None
+
+
+def test_a_trial_with_a_share_of_the_images_never_wins() -> None:
+    assert winner([record(0, 0.9).model_copy(update={"share": 0.5})], "latency") is None
+
+
+def test_the_line_that_no_trial_keeps_stands_in_the_way() -> None:
+    records = [record(0, 0.9, p99=0.5), record(1, 0.7, AP=0.2, p99=0.1)]
+
+    assert nearest(records).number == 0
+    assert binding(records) == ("p99",)
+
+
+def test_lines_that_are_kept_but_never_together_stand_in_the_way_as_the_nearest_one_breaks_them() -> None:
+    records = [record(0, 0.9, p99=0.5), record(1, 0.7, AP=0.2)]
+
+    assert nearest(records).number == 1
+    assert binding(records) == ("AP",)
+
+
+def test_those_that_go_on_are_the_front_first_and_no_measured_time_decides() -> None:
+    records = [record(0, 0.7), record(1, 0.9, p99=9.0), record(2, 0.8, size=5), record(3, 0.95, AP=0.1)]
+
+    for ms in (1.0, 50.0):
+        slower = [each.model_copy(update={"figures": each.figures.model_copy(update={"latency_ms": ms})})
+                  for each in records]  # fmt: skip
+        assert {each.number for each in promoted(slower, 2)} == {1, 2}
+
+
+@pytest.mark.parametrize("status", ["failed", "timed out", "refused"])
+def test_what_was_not_judged_goes_no_further_and_is_never_nearest(status: str) -> None:
+    lost = record(0, 0.99).model_copy(update={"status": status})
+
+    assert promoted([lost], 1) == ()
+    assert nearest([lost]) is None
+    assert binding([lost]) == ()
+    assert not lost.met

@@ -1,0 +1,238 @@
+"""Searches with a runner that runs nothing: what is tried, in which order, and what is chosen."""
+
+import itertools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from avcompress.recipe_load import load_recipe
+from avcompress.search.trials.process import Task
+from avcompress.search.trials.record import Record
+from avcompress.search.trials.report import SearchReport
+from avcompress.search.trials.space import load_space
+from avcompress.searching import SearchJob, execute_search
+from avcompress.spec import RecipeError
+from avcompress.watch import SilentWatch
+
+pytest.importorskip("optuna", reason="the extra `search` is not installed")
+
+Searched = Callable[..., Path]
+QAT = {"choose": [None, {"kind": "qat", "steps": 40}]}
+
+
+def searching(path: Path, runner: Any, out: str = "out", resume: bool = False) -> SearchReport:
+    job = SearchJob(load_space(path), path.parent, path.parent / out, resume, runner=runner)
+    return execute_search(job, SilentWatch())
+
+
+def tried(runner: Any) -> list[tuple[float, dict[str, float]]]:
+    return [(task.share, dict(task.suggestion)) for task in runner.ran]
+
+
+def test_a_round_is_tried_with_a_share_of_the_images_and_its_best_with_all(
+    searched: Searched, fake_runner: Any
+) -> None:
+    runner = fake_runner()
+    report = searching(searched(keep=0.5), runner)
+
+    assert [task.share for task in runner.ran] == [0.5] * 4 + [1.0] * 2
+    rough = {record.number: record.figures.accuracy for record in report.trials if record.share == 0.5}
+    best = sorted(rough, key=lambda number: -rough[number])[:2]
+    assert {record.number for record in report.trials if record.share == 1} == set(best)
+    assert report.met
+    assert report.best.share == 1
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_the_same_seed_gives_the_same_trials_whatever_times_are_measured_and_another_seed_others(
+    searched: Searched, fake_runner: Any, sampler: str
+) -> None:
+    found = []
+    for seed, first in ((3, 1.0), (3, 9.0), (4, 1.0)):
+        runner = fake_runner(times=itertools.count(first, -0.01 if first > 5 else 0.01))
+        searching(searched(sampler=sampler, seed=seed, trials=12, width=4), runner)
+        found.append(tried(runner))
+
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
+def test_no_candidate_is_tried_twice(searched: Searched, fake_runner: Any) -> None:
+    runner = fake_runner()
+    stages = [{"kind": "ptq", "ranges": {"choose": ["mse", "minmax", "entropy"]}}]
+    report = searching(searched(stages, trials=50, shares=[1.0]), runner)
+
+    assert sorted(task.suggestion["stages[0].ranges"] for task in runner.ran) == [0, 1, 2]
+    assert not report.spent
+
+
+@pytest.mark.parametrize(
+    ("floor", "stop", "tiers"), [(0.5, "met", {0}), (0.5, "budget", {0, 2}), (0.99, "met", {0, 2})]
+)
+def test_what_trains_comes_after_what_does_not_and_only_where_that_is_not_enough(
+    searched: Searched, fake_runner: Any, floor: float, stop: str, tiers: set[int]
+) -> None:
+    runner = fake_runner(floor=floor)
+    stages = [{"kind": "ptq", "ranges": {"choose": ["mse", "minmax"]}}, QAT]
+    searching(searched(stages, stop=stop), runner)
+
+    order = [task.tier for task in runner.ran]
+    assert order == sorted(order)
+    assert set(order) == tiers
+    trains = ["qat" in task.recipe for task in runner.ran]
+    assert trains == [tier == 2 for tier in order]
+
+
+def test_training_is_as_much_shorter_as_there_are_fewer_images(searched: Searched, fake_runner: Any) -> None:
+    runner = fake_runner(floor=0.99)
+    searching(searched([{"kind": "ptq", "ranges": {"choose": ["mse", "minmax"]}}, QAT]), runner)
+
+    trained = {task.share: task.recipe for task in runner.ran if task.tier == 2}
+    assert "steps: 20" in trained[0.5]
+    assert "steps: 40" in trained[1.0]
+
+
+def test_stages_that_do_not_go_together_are_not_tried(searched: Searched, fake_runner: Any) -> None:
+    runner = fake_runner()
+    stages = [{"choose": [{"kind": "ptq"}, {"kind": "dynamic"}]}, {"choose": [None, {"kind": "correct_bias"}]}]
+    searching(searched(stages, shares=[1.0], trials=20), runner)
+
+    assert sorted(tuple(task.suggestion.values()) for task in runner.ran) == [(0, 0), (0, 1), (1, 0)]
+
+
+def test_a_contract_that_nothing_keeps_gives_the_nearest_candidate_and_the_line_in_the_way(
+    searched: Searched, fake_runner: Any, tmp_path: Path
+) -> None:
+    report = searching(searched(trials=12), fake_runner(floor=0.99))
+
+    assert (report.met, report.binding) == (False, ("mIoU @ ort",))
+    assert report.best.figures.accuracy == max(record.figures.accuracy for record in report.trials if record.share == 1)
+    assert "In the way: mIoU @ ort" in (tmp_path / "out" / "search.md").read_text()
+
+
+def test_the_best_candidate_is_written_as_an_ordinary_recipe(
+    searched: Searched, fake_runner: Any, tmp_path: Path
+) -> None:
+    path = searched()
+    report = searching(path, fake_runner())
+
+    assert load_recipe(tmp_path / "out" / "best.yaml") == load_space(path).recipe(report.best.suggestion)
+
+
+@pytest.mark.parametrize("status", ["failed", "timed out", "refused"])
+def test_a_trial_that_comes_to_nothing_is_recorded_and_the_search_goes_on(
+    searched: Searched, fake_runner: Any, tmp_path: Path, status: str
+) -> None:
+    report = searching(searched(), fake_runner(statuses={0: status}))
+
+    (lost,) = [record for record in report.trials if record.number == 0]
+    assert (lost.status, lost.message) == (status, "as the test wants it")
+    assert report.met
+    saved = Record.model_validate_json((tmp_path / "out" / "trials" / lost.key[:16] / "record.json").read_bytes())
+    assert saved == lost
+
+
+def test_where_every_trial_is_refused_the_first_message_is_told(searched: Searched, fake_runner: Any) -> None:
+    with pytest.raises(RecipeError, match="every trial was refused, the first one so: as the test wants it"):
+        searching(searched(), fake_runner(statuses=dict.fromkeys(range(4), "refused")))
+
+
+def test_where_nothing_could_be_judged_nothing_is_chosen(searched: Searched, fake_runner: Any, tmp_path: Path) -> None:
+    report = searching(searched(), fake_runner(statuses=dict.fromkeys(range(4), "failed")))
+
+    assert (report.met, report.best, report.binding, report.front) == (False, None, (), ())
+    assert not (tmp_path / "out" / "best.yaml").exists()
+
+
+class _Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_a_search_that_was_killed_goes_on_without_repeating_a_finished_trial_and_ends_the_same(
+    searched: Searched, fake_runner: Any, sampler: str
+) -> None:
+    path = searched(sampler=sampler, trials=12)
+    whole = fake_runner()
+    expected = searching(path, whole, out="whole")
+    first = fake_runner()
+
+    def dying(task: Task) -> Record:
+        if len(first.ran) == 7:
+            raise _Killed
+        return first(task)
+
+    with pytest.raises(_Killed):
+        searching(path, dying)
+    second = fake_runner()
+    report = searching(path, second, resume=True)
+
+    assert tried(first) + tried(second) == tried(whole)
+    assert report == expected
+
+
+def test_without_resume_everything_is_tried_again(searched: Searched, fake_runner: Any) -> None:
+    path = searched()
+    searching(path, fake_runner())
+    again = fake_runner()
+    searching(path, again)
+
+    assert len(again.ran) == 6
+
+
+def test_a_trial_that_timed_out_is_tried_again_where_it_may_take_longer(searched: Searched, fake_runner: Any) -> None:
+    searching(searched(trial_s=1), fake_runner(statuses={0: "timed out"}))
+    same, longer = fake_runner(), fake_runner()
+    searching(searched(trial_s=1), same, resume=True)
+    searching(searched(trial_s=2), longer, resume=True)
+
+    assert same.ran == []
+    assert longer.ran[0].number == 0
+
+
+def test_a_search_ends_when_its_budget_is_spent_and_goes_on_with_a_larger_one(
+    searched: Searched, fake_runner: Any
+) -> None:
+    def spending(runner: Any) -> Callable[[Task], Record]:
+        def run(task: Task) -> Record:
+            found = runner(task)
+            return found.model_copy(update={"status": "not begun"}) if len(runner.ran) > 3 else found
+
+        return run
+
+    report = searching(searched(), spending(fake_runner()))
+    assert report.spent
+    rest = fake_runner()
+    assert not searching(searched(), rest, resume=True).spent
+    assert len(rest.ran) == 3
+
+
+def test_seconds_of_earlier_commands_count_to_the_budget(
+    searched: Searched, fake_runner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
+    first, later = fake_runner(), fake_runner()
+    searching(searched(trials=4), first)
+    searching(searched(trials=8), later, resume=True)
+
+    assert first.ran[0].until == 1600
+    assert later.ran[0].until == 1600 - 6  # six trials of a second each
+
+
+def test_a_folder_with_other_things_in_it_is_refused(searched: Searched, fake_runner: Any, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").touch()
+
+    with pytest.raises(RecipeError, match=r"got one with 'thesis\.txt'"):
+        searching(searched(), fake_runner())
+    assert (tmp_path / "out" / "thesis.txt").exists()
+
+
+def test_a_report_reads_back_as_it_was(searched: Searched, fake_runner: Any, tmp_path: Path) -> None:
+    report = searching(searched(), fake_runner())
+
+    assert SearchReport.model_validate(json.loads((tmp_path / "out" / "search.json").read_text())) == report

@@ -1,0 +1,60 @@
+"""The command on a tiny network, with trials in processes of their own."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("optuna", reason="the extra `search` is not installed")
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+def test_a_search_finds_a_recipe_that_run_reproduces_and_computes_shared_steps_once(
+    cli: Cli, searched: Callable[..., Path], tmp_path: Path
+) -> None:
+    stages = [{"kind": "ptq", "ranges": {"choose": ["mse", "minmax"]}, "keep_float": {"head": False}}]
+    path = searched(stages, shares=[1.0])
+
+    code, out, err = cli("search", str(path), "--out", "found", "--json", "facts.json")
+
+    assert (code, err) == (0, ""), err
+    assert "tiny: contract met" in out
+    report = json.loads((tmp_path / "facts.json").read_text())
+    assert [trial["status"] for trial in report["trials"]] == ["judged", "judged"]
+    (second,) = (trial["key"][:16] for trial in report["trials"][1:])
+    log = (tmp_path / "found" / "trials" / second / "log.txt").read_text()
+    assert any("calibrate" in line and "kept" in line for line in log.splitlines()), log
+    best = next(trial for trial in report["trials"] if trial["key"] == report["chosen"])
+
+    code, _, err = cli("run", "found/best.yaml", "--data-root", str(tmp_path), "--out", "again", "--quiet")
+
+    assert code == 0, err
+    again = json.loads((tmp_path / "again" / "report.json").read_text())
+    assert again["accuracy"]["engines"]["ort"]["mIoU"] == best["figures"]["accuracy"]
+
+
+def test_a_mistake_in_an_option_ends_with_2_before_the_first_trial(
+    cli: Cli, searched: Callable[..., Path], tmp_path: Path
+) -> None:
+    code, _, err = cli("search", str(searched([{"choose": [{"kind": "ptq"}, {"kind": "pqt"}]}])), "--out", "found")
+
+    assert code == 2
+    assert "recipe.yaml:" in err
+    assert not (tmp_path / "found").exists()
+
+
+def test_trials_of_two_workers_that_all_take_too_long_are_recorded_and_end_with_1(
+    cli: Cli, searched: Callable[..., Path], tmp_path: Path
+) -> None:
+    stages = [{"kind": "ptq", "ranges": {"choose": ["mse", "minmax"]}}]
+    path = searched(stages, shares=[1.0], trial_s=0.1)
+
+    code, out, err = cli("search", str(path), "--out", "found", "--workers", "2", "--quiet")
+
+    assert (code, err) == (1, ""), err
+    assert "tiny: contract NOT met" in out
+    records = [json.loads(file.read_text()) for file in (tmp_path / "found" / "trials").glob("*/record.json")]
+    assert [(each["status"], each["message"]) for each in records] == [("timed out", "ended after 0.1 s")] * 2
+    assert not (tmp_path / "found" / "best.yaml").exists()
