@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from avcompress.quant.plan import prepare
@@ -15,7 +16,7 @@ from avcompress.search.formats import formats_of
 from avcompress.search.latency.measured import Measured
 from avcompress.search.latency.source import Subject
 from avcompress.search.latency.table import PrecisionTable, save_table
-from avcompress.spec import Artifact, Precision
+from avcompress.spec import Artifact, MissingError, Precision
 from avcompress.watch import Watch
 from engines.build import require
 from engines.onnx_load import load_onnx
@@ -47,9 +48,11 @@ def profile_file(path: Path, size: tuple[int, int] | None, asked: Asked, out: Pa
         out: of the JSON file.
         watch: follows the two steps.
 
-    Raises ModelError for the network, MissingError and EngineError for the engine, DataError where it takes no part of
-    the network in a precision.
+    Raises ModelError for the network, MissingError without SciPy or the engine, EngineError where that refuses it,
+    DataError where it takes no part of the network in a precision.
     """
+    if find_spec("scipy") is None:
+        raise MissingError('profile: expected scipy, got none installed; pip install "avcompress[train]"')
     engine = asked.engine
     require(engine)
     model = prepare(load_onnx(path, size))

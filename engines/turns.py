@@ -42,6 +42,7 @@ class Turns:
 
 
 USUAL = Turns()
+NETWORK, ENGINE = "model.onnx", "engine"
 _QUANTILE = 0.1
 """Of the runs: what disturbs a run only ever makes it longer, so that the fast ones tell more of the network."""
 
@@ -54,14 +55,18 @@ def engine_clock(engine: Engine, turns: Turns = USUAL) -> Clock:
 
     def clock(networks: Sequence[onnx.ModelProto]) -> tuple[float, ...]:
         with TemporaryDirectory() as folder:
-            places = [Path(folder) / str(number) for number in range(len(networks))]
-            for place, network in zip(places, networks, strict=True):
-                path = place.with_suffix(".onnx")
-                path.write_bytes(network.SerializeToString())
-                build_engine(path, place, engine)
+            places = [built(network, Path(folder) / str(n), engine) / ENGINE for n, network in enumerate(networks)]
             return engines_ms(places, engine, [random_inputs(network) for network in networks], turns)
 
     return clock
+
+
+def built(network: onnx.ModelProto, place: Path, engine: Engine) -> Path:
+    """A new folder with a network, NETWORK, and the engine that is built of it, ENGINE."""
+    place.mkdir()
+    onnx.save(network, place / NETWORK)
+    build_engine(place / NETWORK, place / ENGINE, engine)
+    return place
 
 
 def engines_ms(

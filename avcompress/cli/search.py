@@ -34,7 +34,7 @@ def search(  # noqa: PLR0913, PLR0917 (the options of a command, and its context
     Each trial is a run in a process of its own; the best one is written as an ordinary recipe. Exit code 0: it keeps
     the contract; 1: nothing does, and what stands in the way is told; 2: bad input; 3: something this machine lacks.
 
-    Example: avcompress search recipes/yolox_nano_search.yaml --data-root data --out out/search
+    Example: avcompress search search.yaml --data-root data --out out/search
     """
     from avcompress.search.trials.report import BEST
     from avcompress.search.trials.space import load_space

@@ -1,4 +1,8 @@
-"""How far a network's answers are from another's, by task: what training without labels brings down."""
+"""How far a network's answers are from another's, by task: what training without labels brings down.
+
+`movement` says it to first order, for all that is small. What one SiLU as HardSwish does is not: of YOLOX-nano's the
+same time's worth, chosen by movements and fitted, left an AP of .2756, by distances .2843.
+"""
 
 from __future__ import annotations
 

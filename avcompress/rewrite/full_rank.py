@@ -1,6 +1,6 @@
 """Constants of element-wise operators, given as many axes as what they meet.
 
-A PReLU's slopes (C, 1, 1) beside an image (N, C, H, W) mean the same as (1, C, 1, 1). To OpenVINO 2026.2 they do not:
+A PReLU's slopes (C, 1, 1) beside an image (N, C, H, W) mean the same as (1, C, 1, 1). To OpenVINO 2026.4 they do not:
 operators with a constant of fewer axes take images channels first, and convolutions channels last, so that every one of
 them is put in between two reorders of the whole image.
 """

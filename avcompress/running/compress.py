@@ -24,7 +24,7 @@ from avcompress.recipe import Cast, FloatTraining, GeneratedSource, Ptq, Recipe,
 from avcompress.recipe_qat import Qat
 from avcompress.running.bench import Bench
 from avcompress.running.float_stages import count_float_steps, take_float_stages
-from avcompress.running.shrinking import FACTORIZED, read_factorizations, read_prunings, read_rewritings
+from avcompress.running.shrinking import FACTORIZED, read_facts
 from avcompress.running.task_loss import loss_code
 from avcompress.running.teaching import teacher_code
 from avcompress.running.training import SKIPPED, seen_by
@@ -93,9 +93,9 @@ def compress(bench: Bench) -> Compressed:
     made = gather(bench, folders, floats.reference)
     return made._replace(
         smaller=floats.network / NETWORK if floats.network != floats.reference else None,
-        prunings=read_prunings(floats.steps),
-        factorizations=read_factorizations(floats.steps),
-        rewritings=read_rewritings(floats.steps),
+        prunings=read_facts(floats.steps, Pruning),
+        factorizations=read_facts(floats.steps, Factorization),
+        rewritings=read_facts(floats.steps, Rewriting),
         logs=_logs([*floats.steps, *folders[1:]]),
         skipped=_skipped(bench, floats.steps, folders[1:]),
         calibration=_calibrated(bench),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from typing_extensions import assert_never
 
@@ -38,7 +39,13 @@ Taken = tuple[FloatModel, tuple[Path, ...]]
 """The network after a stage, and the folders of its steps."""
 Make = Callable[[Artifact, Track], Made]
 """What a step does to the artifact of a whole ONNX network."""
-PRUNING, FACTORIZATION, REWRITING = "pruning.json", "factorization.json", "rewriting.json"
+Facts = TypeVar("Facts", Pruning, Factorization, Rewriting)
+FACTS: Mapping[type[Any], str] = {
+    Pruning: "pruning.json",
+    Factorization: "factorization.json",
+    Rewriting: "rewriting.json",
+}
+"""The file that each is kept in."""
 FACTORIZED = "-factorize"
 """How the names of steps end that see the calibration images, not those to learn from."""
 
@@ -85,22 +92,10 @@ def count_steps(stage: Shrinking) -> int:
             assert_never(stage)
 
 
-def read_prunings(folders: Iterable[Path]) -> tuple[Pruning, ...]:
-    """What the steps among these tell of the channels that they removed."""
-    found = (folder / PRUNING for folder in folders)
-    return tuple(Pruning.model_validate_json(path.read_bytes()) for path in found if path.exists())
-
-
-def read_factorizations(folders: Iterable[Path]) -> tuple[Factorization, ...]:
-    """What the steps among these tell of the layers that they took apart."""
-    found = (folder / FACTORIZATION for folder in folders)
-    return tuple(Factorization.model_validate_json(path.read_bytes()) for path in found if path.exists())
-
-
-def read_rewritings(folders: Iterable[Path]) -> tuple[Rewriting, ...]:
-    """What the steps among these tell of the operators that they wrote as others."""
-    found = (folder / REWRITING for folder in folders)
-    return tuple(Rewriting.model_validate_json(path.read_bytes()) for path in found if path.exists())
+def read_facts(folders: Iterable[Path], kind: type[Facts]) -> tuple[Facts, ...]:
+    """What the steps among these tell that removed channels, took layers apart, or wrote operators as others."""
+    found = (folder / FACTS[kind] for folder in folders)
+    return tuple(kind.model_validate_json(path.read_bytes()) for path in found if path.exists())
 
 
 def _prune(bench: Bench, index: int, stage: Prune, model: FloatModel) -> Taken:
@@ -200,8 +195,8 @@ def _step(
         save_structure(done.artifact.model, folder)
         save_decisions(done.artifact, folder)
         if done.facts is not None:
-            file = {Pruning: PRUNING, Factorization: FACTORIZATION, Rewriting: REWRITING}[type(done.facts)]
-            write_atomically(folder / file, done.facts.model_copy(update={"step": title}).model_dump_json(indent=1))
+            told = done.facts.model_copy(update={"step": title})
+            write_atomically(folder / FACTS[type(told)], told.model_dump_json(indent=1))
         images = bench.calibration if name.endswith(FACTORIZED) else images_of(bench)
         write_atomically(folder / SKIPPED, json.dumps(images.skipped))
 

@@ -95,6 +95,8 @@ def _open(path: Path) -> Iterator[AnyReader]:
         from rosbags.typesys import Stores, get_typestore
     except ImportError as error:
         raise MissingError(f"bag: expected the package rosbags, got nothing of that name; {_INSTALL}") from error
+    if not path.exists():
+        raise DataError(f"{path}: expected a rosbag2, MCAP or SQLite, got nothing of that name; check the path")
     try:
         # What a bag says of its own types comes first; older ones say nothing.
         reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))

@@ -38,3 +38,13 @@ def test_bad_input_is_one_line(cli, tiny_segmenter, tmp_path, arguments, complai
     assert complaint in err
     assert "Traceback" not in err
     assert not (tmp_path / "times.json").exists()
+
+
+def test_without_scipy_it_says_what_installs_it_before_any_work(cli, tiny_segmenter, tmp_path, monkeypatch):
+    (tmp_path / "net.onnx").write_bytes(tiny_segmenter().SerializeToString())
+    monkeypatch.setattr("avcompress.profiling.find_spec", lambda _: None)
+
+    code, _, err = cli("profile", "net.onnx", "--out", "times.json", "--backend", "ort")
+
+    assert code == 3
+    assert 'expected scipy, got none installed; pip install "avcompress[train]"' in " ".join(err.split())

@@ -72,13 +72,18 @@ class Factor(Model):
     ms_after: float = Field(description="time of its parts alone")
 
 
-class Factorization(Model):
-    """One step that took layers apart."""
+class TimedStep(Model):
+    """A step after which the network is measured to be faster."""
 
     step: str = Field(description="what the step does, as in `stages`")
     engine: str = Field(description="what latency was measured on")
     before_ms: float = Field(description="what the network took, without pre- and post-processing")
     after_ms: float = Field(description="what it takes, measured in turns with the one before")
+
+
+class Factorization(TimedStep):
+    """One step that took layers apart."""
+
     layers: tuple[Factor, ...] = Field(description="those that were taken apart, in graph order")
     left: dict[str, str] = Field(default_factory=dict, description="layer -> why it stays as it is")
 
@@ -93,13 +98,9 @@ class RewritingRule(Model):
     kept: bool = Field(description="whether the network goes on with it")
 
 
-class Rewriting(Model):
+class Rewriting(TimedStep):
     """One step that wrote operators as others."""
 
-    step: str = Field(description="what the step does, as in `stages`")
-    engine: str = Field(description="what latency was measured on")
-    before_ms: float = Field(description="what the network took, without pre- and post-processing")
-    after_ms: float = Field(description="what it takes, measured in turns with the one before")
     rules: tuple[RewritingRule, ...] = Field(description="in the order in which they were tried")
 
 

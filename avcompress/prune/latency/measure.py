@@ -17,10 +17,9 @@ from avcompress.prune.latency.widths import Counts, counts_of
 from avcompress.prune.slicing import without
 from avcompress.recipe import Engine
 from avcompress.spec import Track, untracked
-from engines.build import build_engine
 from engines.layer_times import LayerTimes, Timing
 from engines.layer_times.measure import time_layers
-from engines.turns import Turns, engine_clock, engines_ms, random_inputs
+from engines.turns import ENGINE, NETWORK, Turns, built, engine_clock, engines_ms, random_inputs
 from validation.machine import describe_machine, runtime_versions
 
 DESIGNS = 20
@@ -45,10 +44,10 @@ def measure_table(
     with tempfile.TemporaryDirectory() as folder:
         folders = [built(each, Path(folder) / str(index), engine) for index, each in enumerate(networks)]
         times = [
-            time_layers(place / "engine", engine, place / "model.onnx", inputs, _TIMING)
+            time_layers(place / ENGINE, engine, place / NETWORK, inputs, _TIMING)
             for place in track(folders, len(folders))
         ]
-        totals = engines_ms([place / "engine" for place in folders], engine, [inputs] * len(folders), _TURNS)
+        totals = engines_ms([place / ENGINE for place in folders], engine, [inputs] * len(folders), _TURNS)
     return LatencyTable(
         network=structure_digest(network),
         groups=tuple((group.name, len(group.channels)) for group in coupling.groups),
@@ -91,14 +90,6 @@ def structure_digest(network: onnx.ModelProto) -> str:
     bare.graph.input.extend(network.graph.input)
     sizes = [(item.name, tuple(item.dims)) for item in network.graph.initializer]
     return hashlib.sha256(bare.SerializeToString(deterministic=True) + repr(sizes).encode()).hexdigest()
-
-
-def built(network: onnx.ModelProto, place: Path, engine: Engine) -> Path:
-    """A new folder with a network, model.onnx, and the engine that is built of it, in `engine`."""
-    place.mkdir()
-    onnx.save(network, place / "model.onnx")
-    build_engine(place / "model.onnx", place / "engine", engine)
-    return place
 
 
 def _design(counts: Counts, times: LayerTimes, total_ms: float) -> Design:

@@ -15,9 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
-from avcompress.prune.latency.measure import built
 from avcompress.recipe import Engine
 from avcompress.search.assignment import Assignment
 from avcompress.search.groups import OUTSIDE, Layout
@@ -26,7 +24,7 @@ from avcompress.search.latency.table import Conversion, PrecisionTable, network_
 from avcompress.spec import Precision, Track, untracked
 from engines.layer_times import LayerTimes, Timing
 from engines.layer_times.measure import time_layers
-from engines.turns import Turns, engines_ms, random_inputs
+from engines.turns import ENGINE, NETWORK, Turns, built, engines_ms, random_inputs
 from validation.machine import describe_machine, runtime_versions
 
 _TIMING = Timing(warmup=3, runs=15)
@@ -63,10 +61,10 @@ class Measured:
             ]
             inputs = random_inputs(subject.model)
             times = [
-                time_layers(folder / "engine", self.engine, folder / "model.onnx", inputs, _TIMING)
+                time_layers(folder / ENGINE, self.engine, folder / NETWORK, inputs, _TIMING)
                 for folder in folders[: len(plain)]
             ]
-            places, turns = [folder / "engine" for folder in folders], Turns(seconds=self.seconds)
+            places, turns = [folder / ENGINE for folder in folders], Turns(seconds=self.seconds)
             totals = engines_ms(places, self.engine, [inputs] * len(places), turns)
         layers = layers_ms(subject, plain, times, totals)
         others, conversions = fit_conversions(subject, layers, designs, totals)
@@ -126,6 +124,8 @@ def fit_conversions(
     totals: Sequence[float],
 ) -> tuple[float, tuple[Conversion, ...]]:
     """The time of what has no weight, and of each conversion: a call, and every million values."""
+    from scipy.optimize import nnls
+
     pairs = [(of, to) for of in subject.precisions for to in subject.precisions if of != to]
     counted = np.array([_counted(subject.layout, design, pairs) for design in designs])
     own = [sum(layers[layer][design[group]] for layer, group in subject.layout.group_of.items()) for design in designs]
