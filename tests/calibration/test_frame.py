@@ -156,7 +156,9 @@ def message(**fields):
 
 
 @pytest.mark.parametrize(
-    "as_held", [lambda d: d, bytes, memoryview, list, lambda d: array.array("B", d.tobytes())], ids=str
+    "as_held",
+    [lambda d: d, bytes, memoryview, list, lambda d: array.array("B", d.tobytes())],
+    ids=["ndarray", "bytes", "memoryview", "list", "array"],
 )
 def test_messages_become_frames_however_their_library_holds_the_bytes(as_held):
     data = PIXELS.ravel()
