@@ -4,13 +4,19 @@ A model's losses have another unit than the metric, and neither losses nor times
 the model nearly always loses less. So of the model's front the fastest choice that keeps the limits is looked for by
 halving: one measurement a step. Where the model was wrong about the order, its neighbours on the fast side are tried
 after that. Whatever is measured is in the result, also where nothing keeps the limits.
+
+On a few hundred images a metric differs by chance by more than a floor allows. How far the answers move is told far
+more exactly, and what the metric loses grows with it: so all choices together tell what a movement costs, and one is
+believed to keep its floor where both its own metric says so and its movement does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
 
 from avcompress.search.assignment import Assignment
 from avcompress.search.solve.problem import Problem, Solution
@@ -20,10 +26,14 @@ Term = Literal["loss", "ms"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a network was measured to lose, in the metric, and to take."""
+    """What a network was measured to lose, in the metric, and to take.
+
+    `moved`: how far its answers are from the float network's, squared, so that losses grow with it; 0 where unknown.
+    """
 
     loss: float
     ms: float
+    moved: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -33,9 +43,10 @@ class Limits:
     loss: float
     ms: float = float("inf")
 
-    def broken(self, outcome: Outcome) -> tuple[Term, ...]:
-        """The limits that an outcome does not keep; NaN keeps none."""
-        loss: tuple[Term, ...] = () if outcome.loss <= self.loss else ("loss",)
+    def broken(self, outcome: Outcome, price: float = 0.0) -> tuple[Term, ...]:
+        """The limits that an outcome does not keep, where a movement of 1 costs `price`; NaN keeps none."""
+        kept = outcome.loss <= self.loss and price * outcome.moved <= self.loss
+        loss: tuple[Term, ...] = () if kept else ("loss",)
         return loss if outcome.ms <= self.ms else (*loss, "ms")
 
 
@@ -56,11 +67,28 @@ class Tried:
     broken: tuple[Term, ...]
 
 
+def price_of(outcomes: Iterable[Outcome]) -> float:
+    """What the metric loses for a movement of 1, by all outcomes together; 0 where it gains, or nothing moves.
+
+    A ratio of sums: where the variance grows with the movement, as that of a metric does, no estimate is better.
+    Source: ratio estimator, Cochran: Sampling Techniques, 1977, theorem 6.8.
+    """
+    known = [each for each in outcomes if each.moved > 0 and np.isfinite((each.loss, each.moved)).all()]
+    moved = sum(each.moved for each in known)
+    return max(0.0, sum(each.loss for each in known) / moved) if moved else 0.0
+
+
 @dataclass(frozen=True)
 class Verified:
-    """All that was measured, in order."""
+    """All that was measured, in order.
+
+    Attributes:
+        tried: each choice.
+        price: of a movement of 1, in the metric, by all of them.
+    """
 
     tried: tuple[Tried, ...]
+    price: float = 0.0
 
     @property
     def best(self) -> Tried | None:
@@ -101,14 +129,12 @@ def verify(
         evaluate: builds a network and measures it.
         tries: measurements, one at least.
     """
-    found: dict[int, Tried] = {}
+    found: dict[int, Outcome] = {}
 
     def keeps_loss(index: int) -> bool:
         if index not in found:
-            assignment = problem.assignment(offered[index].choice)
-            outcome = evaluate(assignment)
-            found[index] = Tried(assignment, offered[index], outcome, limits.broken(outcome))
-        return "loss" not in found[index].broken
+            found[index] = evaluate(problem.assignment(offered[index].choice))
+        return "loss" not in limits.broken(found[index], price_of(found.values()))
 
     fast, careful = -1, len(offered)  # nothing there is known to keep its loss; all there is taken to
     while careful - fast > 1 and len(found) < tries:
@@ -118,4 +144,11 @@ def verify(
     for index in range(careful - 1, -1, -1):
         if len(found) < tries:
             keeps_loss(index)
-    return Verified(tuple(found.values()))
+    price = price_of(found.values())
+    return Verified(
+        tuple(
+            Tried(problem.assignment(offered[index].choice), offered[index], outcome, limits.broken(outcome, price))
+            for index, outcome in found.items()
+        ),
+        price,
+    )

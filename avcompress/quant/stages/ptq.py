@@ -33,6 +33,8 @@ def calibrate(artifact: Artifact, settings: Ptq, batches: Iterable[Batch]) -> St
     Raises RecipeError, DataError or ModelError.
     """
     model = prepare(artifact.model)
+    if settings.mixed is not None:  # whatever a choice may quantize
+        return observe(model, candidates(model), batches)
     # Those of both formats: which one it is may change without an image.
     formats = (settings.model_copy(update={"format": name}) for name in ("int8", "fp8"))
     tensors = (name for each in formats for name in _tensors(_placement(model, each)))
@@ -41,7 +43,7 @@ def calibrate(artifact: Artifact, settings: Ptq, batches: Iterable[Batch]) -> St
 
 def calibration_settings(settings: Ptq) -> dict[str, Any]:
     """The settings that `calibrate` depends on; a change of others needs no image again."""
-    return settings.model_dump(include={"keep_float", "rules"})
+    return {**settings.model_dump(include={"keep_float", "rules"}), "chosen": settings.mixed is not None}
 
 
 def quantize(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avcompress.search.solve.problem import Problem, Solution
-from avcompress.search.verify import Limits, Outcome, verify
+from avcompress.search.verify import Limits, Outcome, price_of, verify
 
 OPTIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "int8 weights", "int4 weights", "int8 dynamic")
 PROBLEM = Problem(("a",), (OPTIONS,), (np.arange(8.0),), (np.arange(8.0)[::-1],))
@@ -81,3 +81,23 @@ def test_no_more_is_measured_than_asked_for(tries):
     verify(PROBLEM, FRONT, Limits(loss=0.03), evaluate, tries=tries)
 
     assert len(asked) == tries
+
+
+def test_what_a_movement_costs_is_told_by_all_outcomes_together():
+    assert price_of([Outcome(0.01, 1.0, moved=1.0), Outcome(0.05, 1.0, moved=2.0)]) == pytest.approx(0.02)
+    assert price_of([Outcome(-0.01, 1.0, moved=1.0)]) == 0.0
+    assert price_of([Outcome(0.3, 1.0)]) == 0.0
+
+
+@given(noise=st.lists(st.floats(-0.004, 0.004), min_size=8, max_size=8))
+def test_a_choice_that_keeps_its_floor_by_chance_alone_is_not_believed(noise):
+    """The metric is off by four times the floor; movements, which double from choice to choice, are exact."""
+    moved = [0.01 * 2.0**i for i in range(8)]
+    evaluate, _ = measuring(
+        {name: Outcome(0.1 * moved[i] + noise[i], 10.0 - i, moved[i]) for i, name in enumerate(OPTIONS)}
+    )
+
+    found = verify(PROBLEM, FRONT, Limits(loss=0.001), evaluate, tries=8)
+
+    assert all(found.price * each.outcome.moved <= 0.001 for each in found.tried if not each.broken)
+    assert all("loss" in each.broken for each in found.tried if each.outcome.loss > 0.001)

@@ -1,0 +1,105 @@
+"""What a network reaches on the images that choices are made by, on one engine: metric, movement, time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import onnx
+
+from avcompress.judging.measuring import accuracy
+from avcompress.quant.observe import network_digest
+from avcompress.recipe import Engine
+from avcompress.running.bench import Bench
+from avcompress.running.choosing import few
+from avcompress.running.distances import distance_of
+from avcompress.search.cache import Cache
+from avcompress.search.verify import Outcome
+from avcompress.spec import Array, Artifact
+from avcompress.state import step_key
+from avcompress.trial import trial_of
+from calibration.preprocess import preprocess
+from engines.build import open_engine
+from engines.turns import ENGINE, Turns, built, engines_ms, random_inputs
+from validation.truth import Truth, read_truth
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_MOVED = 64
+"""Calibration images that tell how far answers are moved."""
+_TURNS = Turns(seconds=1.0)
+
+Judgement = Outcome
+
+
+class Reached(NamedTuple):
+    """Of one network: its metric, and its answers on a few images."""
+
+    metric: float
+    network: onnx.ModelProto
+    answers: Tensor
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Measures networks; what was measured once is in the cache.
+
+    Attributes:
+        bench: its selection images tell the metric, its calibration images the movement.
+        engine: of this machine, on which networks are run.
+        metric: by its name.
+        cache: of metrics.
+    """
+
+    bench: Bench
+    engine: Engine
+    metric: str
+    cache: Cache
+
+    def __call__(self, network: onnx.ModelProto) -> Reached:
+        """Of the network that others are held against."""
+        with TemporaryDirectory() as folder:
+            return self._reached(network, built(network, Path(folder) / "network", self.engine) / ENGINE)
+
+    def beside(self, before: Reached, made: Artifact) -> Outcome:
+        """Of a network made of it: what the metric falls, how far its answers move, what it takes."""
+        with TemporaryDirectory() as folder:
+            places = [
+                built(network, Path(folder) / str(number), self.engine) / ENGINE
+                for number, network in enumerate((before.network, made.model))
+            ]
+            reached = self._reached(made.model, places[1])
+            inputs = random_inputs(before.network)
+            _, after_ms = engines_ms(places, self.engine, [inputs, inputs], _TURNS)
+        moved = distance_of(self.bench)(reached.answers, before.answers)
+        return Outcome(before.metric - reached.metric, after_ms, moved)
+
+    def _reached(self, network: onnx.ModelProto, place: Path) -> Reached:
+        import torch
+
+        recipe, source = self.bench.recipe, self.bench.selection
+        settings = (recipe.task.model_dump(), recipe.preprocess.model_dump(), self.engine.model_dump(), self.metric)
+        key = step_key("judged", network_digest(network), source.fingerprint, settings)
+        metric = self.cache.get(key)
+        with open_engine(place, self.engine) as session:
+            name = network.graph.output[0].name
+            (source_name,) = session.inputs
+            answers = [session.run({source_name: image})[name] for image in self._images()]
+            if metric is None:
+                trial = trial_of(recipe, self.bench.classes, source)
+                metric = accuracy(trial, session, source, self._truth())[self.metric]
+                self.cache.put(key, metric)
+        return Reached(float(metric), network, torch.from_numpy(np.concatenate(answers)))
+
+    def _images(self) -> list[Array]:
+        settings = self.bench.recipe.preprocess
+        samples = islice(few(self.bench.calibration, _MOVED), _MOVED)
+        return [preprocess(sample.image, settings)[0] for sample in samples]
+
+    def _truth(self) -> Truth:
+        return read_truth(self.bench.selection)
