@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +25,7 @@ from avcompress.state import step_key
 from avcompress.trial import trial_of
 from calibration.preprocess import preprocess
 from engines.build import open_engine
+from engines.session import Session
 from engines.turns import ENGINE, Turns, built, engines_ms, random_inputs
 from validation.truth import Truth, read_truth
 
@@ -33,8 +35,6 @@ if TYPE_CHECKING:
 _MOVED = 64
 """Calibration images that tell how far answers are moved."""
 _TURNS = Turns(seconds=1.0)
-
-Judgement = Outcome
 
 
 class Reached(NamedTuple):
@@ -52,13 +52,13 @@ class Judge:
     Attributes:
         bench: its selection images tell the metric, its calibration images the movement.
         engine: of this machine, on which networks are run.
-        metric: by its name.
+        metric: by its name; None: nobody asks for one, and it is 0.
         cache: of metrics.
     """
 
     bench: Bench
     engine: Engine
-    metric: str
+    metric: str | None
     cache: Cache
 
     def __call__(self, network: onnx.ModelProto) -> Reached:
@@ -79,27 +79,41 @@ class Judge:
         moved = distance_of(self.bench)(reached.answers, before.answers)
         return Outcome(before.metric - reached.metric, after_ms, moved)
 
+    def moved(self, before: Reached, made: Artifact) -> float:
+        """How far the answers of a network made of it are from its own."""
+        import torch
+
+        with TemporaryDirectory() as folder:
+            place = built(made.model, Path(folder) / "network", self.engine) / ENGINE
+            with open_engine(place, self.engine) as session:
+                answers = torch.from_numpy(self._answers(session, made.model))
+        return distance_of(self.bench)(answers, before.answers)
+
+    def _answers(self, session: Session, network: onnx.ModelProto) -> Array:
+        name, (source,) = network.graph.output[0].name, session.inputs
+        return np.concatenate([session.run({source: image})[name] for image in self._images])
+
     def _reached(self, network: onnx.ModelProto, place: Path) -> Reached:
         import torch
 
         recipe, source = self.bench.recipe, self.bench.selection
         settings = (recipe.task.model_dump(), recipe.preprocess.model_dump(), self.engine.model_dump(), self.metric)
         key = step_key("judged", network_digest(network), source.fingerprint, settings)
-        metric = self.cache.get(key)
+        metric = 0.0 if self.metric is None else self.cache.get(key)
         with open_engine(place, self.engine) as session:
-            name = network.graph.output[0].name
-            (source_name,) = session.inputs
-            answers = [session.run({source_name: image})[name] for image in self._images()]
-            if metric is None:
+            answers = self._answers(session, network)
+            if metric is None and self.metric is not None:
                 trial = trial_of(recipe, self.bench.classes, source)
-                metric = accuracy(trial, session, source, self._truth())[self.metric]
+                metric = accuracy(trial, session, source, self._truth)[self.metric]
                 self.cache.put(key, metric)
-        return Reached(float(metric), network, torch.from_numpy(np.concatenate(answers)))
+        return Reached(float(metric), network, torch.from_numpy(answers))
 
+    @cached_property
     def _images(self) -> list[Array]:
         settings = self.bench.recipe.preprocess
         samples = islice(few(self.bench.calibration, _MOVED), _MOVED)
         return [preprocess(sample.image, settings)[0] for sample in samples]
 
+    @cached_property
     def _truth(self) -> Truth:
         return read_truth(self.bench.selection)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from avcompress.checkpoint import artifact_files, load_artifact
 from avcompress.files import write_atomically
 from avcompress.recipe import CorrectBias, Engine, Ptq
 from avcompress.recipe_mixed import Mixed
 from avcompress.running.bench import Bench
-from avcompress.running.judge import Judge, Judgement
+from avcompress.running.judge import Judge, Reached
 from avcompress.running.targeting import engine_of
 from avcompress.running.training import under_way
 from avcompress.search.assignment import Assignment, share_of_macs
@@ -22,12 +23,13 @@ from avcompress.search.latency.measured import Measured
 from avcompress.search.latency.source import FromFile, LatencySource, Subject
 from avcompress.search.pool import Here
 from avcompress.search.sensitivity.measure import Material, measure_sensitivity
+from avcompress.search.solve.evolve import POPULATION, Evolution, evolve
 from avcompress.search.solve.front import Solve, front
 from avcompress.search.solve.greedy import solve_greedily
-from avcompress.search.solve.problem import Budget, Problem, Solution, problem_of
+from avcompress.search.solve.problem import Budget, Problem, Solution, problem_of, refuse_unreachable
 from avcompress.search.solve.program import solve_exactly
 from avcompress.search.stages import stages_for
-from avcompress.search.verify import Limits, Tried, Verified, verify
+from avcompress.search.verify import Limits, Outcome, Tried, Verified, verify
 from avcompress.spec import Artifact, Precision, Track
 from avcompress.state import step_key
 from calibration.batches import Batches
@@ -79,11 +81,16 @@ class Choice:
         cache = Cache(under_way(self.bench, name))
         problem, says = self._problem(formats, batches, cache, track)
         options = _Options(self, formats, artifact, batches, known)
-        if self.mixed.metric is None:
-            solution = self._by_numbers(problem)
-            return options.chosen(says, problem.assignment(solution.choice), solution)
-        offered = front(problem, solve=self._solve, share=self.mixed.min_macs)
-        return options.held(says, problem, offered, cache)
+        if self.mixed.method == "evolution":
+            judge = options.judge(cache)
+            offered = options.evolved(problem, front(problem, POPULATION, share=self.mixed.min_macs), judge, track)
+        elif self.mixed.metric is not None:
+            offered = front(problem, solve=self._solve, share=self.mixed.min_macs)
+        else:
+            offered = (self._by_numbers(problem),)
+        if self.mixed.metric is not None:
+            return options.held(says, problem, offered, options.judge(cache))
+        return options.by_numbers(says, problem, offered)
 
     def _problem(self, formats: Formats, batches: Batches, cache: Cache, track: Track) -> tuple[Problem, str]:
         mixed, recipe = self.mixed, self.bench.recipe
@@ -105,9 +112,23 @@ class Choice:
 
     def _by_numbers(self, problem: Problem) -> Solution:
         """What loses least within a speed-up, or with a share quantized."""
+        return self._solve(problem, Budget(ms=self.most_ms(problem), share=self.mixed.min_macs))
+
+    def most_ms(self, problem: Problem) -> float:
+        """What a network may take with the speed-up that is asked for."""
         slowest = problem.taken_ms(tuple(own.index("fp32") for own in problem.options))
-        ms = slowest / self.mixed.speedup if self.mixed.speedup else problem.most_ms
-        return self._solve(problem, Budget(ms=ms, share=self.mixed.min_macs))
+        return slowest / self.mixed.speedup if self.mixed.speedup else problem.most_ms
+
+
+class Judged(NamedTuple):
+    """What measures networks, and what the float one reaches."""
+
+    judge: Judge
+    before: Reached
+
+
+_CLOSE = 1 + 1e-9
+"""Of a budget, which is a sum of floats."""
 
 
 class _Options:
@@ -129,15 +150,39 @@ class _Options:
         """Of the multiply-accumulates, quantized."""
         return share_of_macs(self.formats.layout, assignment, "int8", "fp8")
 
-    def held(self, says: str, problem: Problem, offered: tuple[Solution, ...], cache: Cache) -> Chosen:
-        """The fastest that keeps the floor, of those that are tried; or the nearest to it."""
-        mixed = self.choice.mixed
-        metric = mixed.metric or ""
-        judge = Judge(self.choice.bench, self.choice.engine, metric, cache)
-        before = judge(self.formats.model)
+    def judge(self, cache: Cache) -> Judged:
+        """What measures them, and what the float network reaches."""
+        judge = Judge(self.choice.bench, self.choice.engine, self.choice.mixed.metric, cache)
+        return Judged(judge, judge(self.formats.model))
 
-        def evaluate(assignment: Assignment) -> Judgement:
-            return judge.beside(before, self.network(assignment))
+    def evolved(
+        self, problem: Problem, first: tuple[Solution, ...], judged: Judged, track: Track
+    ) -> tuple[Solution, ...]:
+        """Choices by descent from the first ones, each of which is measured."""
+        mixed = self.choice.mixed
+        settings = Evolution(mixed.generations, mixed.seed, mixed.min_macs)
+
+        def moved(assignment: Assignment) -> float:
+            return judged.judge.moved(judged.before, self.network(assignment))
+
+        return evolve(problem, first, moved, settings, track)
+
+    def by_numbers(self, says: str, problem: Problem, offered: tuple[Solution, ...]) -> Chosen:
+        """What loses least of what is fast enough; raises DataError where nothing is."""
+        most = self.choice.most_ms(problem)
+        able = [each for each in offered if each.ms <= most * _CLOSE]
+        if not able:
+            budget = Budget(ms=most, share=self.choice.mixed.min_macs)
+            raise refuse_unreachable(problem, budget, min(each.ms for each in offered))
+        best = min(able, key=lambda each: (each.loss, each.ms))
+        return self.chosen(says, problem.assignment(best.choice), best)
+
+    def held(self, says: str, problem: Problem, offered: tuple[Solution, ...], judged: Judged) -> Chosen:
+        """The fastest that keeps the metric, of those that are tried; or the nearest to it."""
+        mixed, before = self.choice.mixed, judged.before
+
+        def evaluate(assignment: Assignment) -> Outcome:
+            return judged.judge.beside(before, self.network(assignment))
 
         limits = Limits(loss=mixed.max_drop_relative * before.metric)
         found = verify(problem, offered, limits, evaluate, mixed.tries)
@@ -146,7 +191,7 @@ class _Options:
         return made.model_copy(
             update={
                 "kept": not best.broken,
-                "metric": metric,
+                "metric": mixed.metric,
                 "before": before.metric,
                 "limit": limits.loss,
                 "price": found.price,

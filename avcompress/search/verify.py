@@ -3,7 +3,8 @@
 A model's losses have another unit than the metric, and neither losses nor times quite add up; but what loses less in
 the model nearly always loses less. So of the model's front the fastest choice that keeps the limits is looked for by
 halving: one measurement a step. Between it and the next faster one, which breaks its floor, single groups are set back,
-again by halving. Where the model was wrong about the order, neighbours on the fast side are tried after that. Whatever is measured is in the result, also where nothing keeps the limits.
+again by halving. Where the model was wrong about the order, neighbours on the fast side are tried after that. Whatever
+is measured is in the result, also where nothing keeps the limits.
 
 On a few hundred images a metric differs by chance by more than a floor allows. How far the answers move is told far
 more exactly, and what the metric loses grows with it: so all choices together tell what a movement costs, and one is

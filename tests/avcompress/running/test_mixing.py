@@ -128,3 +128,14 @@ def test_selection_images_choose_and_validation_images_judge(cli, tmp_path, job)
 
     assert code == 0, said
     assert chosen(tmp_path).kept
+
+
+def test_by_evolution_every_network_is_measured(cli, tmp_path, job):
+    pytest.importorskip("optuna", reason="optuna is not installed")
+
+    code, said = run(cli, tmp_path, job, {"min_macs": 0.6, "method": "evolution", "generations": 1})
+
+    assert code == 0, said
+    found = chosen(tmp_path)
+    assert 0.6 <= found.share <= 1
+    assert not found.proven

@@ -125,12 +125,8 @@ def test_single_groups_are_set_back_between_the_last_that_keeps_its_floor_and_th
 
 def test_between_two_choices_all_lose_more_than_one_and_take_longer_than_the_other():
     random = np.random.default_rng(0)
-    problem = Problem(
-        tuple("abcdef"),
-        (("fp32", "int8"),) * 6,
-        tuple(random.random((6, 2)) * [0, 1]),
-        tuple(random.random((6, 2)) + [1, 0]),
-    )
+    losses, times = (np.stack([ends, random.random(6)], 1) for ends in (np.zeros(6), np.full(6, 1.5)))
+    problem = Problem(tuple("abcdef"), (("fp32", "int8"),) * 6, tuple(losses), tuple(times))
     fast, careful = (Solution((o,) * 6, problem.loss((o,) * 6), problem.taken_ms((o,) * 6), True) for o in (1, 0))
 
     steps = between(problem, fast, careful)
