@@ -156,7 +156,8 @@ class Bench:
                 log.write(line)
                 if line.startswith(ASK) and peer.stdin is not None:
                     metric = judge(Path(line.removeprefix(ASK).strip()), self.mixed.metric or "")
-                    print(f"nncf: asked, {metric:.5f}", flush=True)
+                    if metric:
+                        print(f"nncf: asked, {metric:.5f}", flush=True)
                     peer.stdin.write(f"{metric!r}\n")
                     peer.stdin.flush()
         if peer.returncode:
