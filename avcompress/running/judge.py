@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -9,7 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import onnx
 
 from avcompress.judging.measuring import accuracy
@@ -17,7 +17,6 @@ from avcompress.quant.observe import network_digest
 from avcompress.recipe import Engine
 from avcompress.running.bench import Bench
 from avcompress.running.choosing import few
-from avcompress.running.distances import distance_of
 from avcompress.search.cache import Cache
 from avcompress.search.verify import Outcome
 from avcompress.spec import Array, Artifact
@@ -42,7 +41,7 @@ class Reached(NamedTuple):
 
     metric: float
     network: onnx.ModelProto
-    answers: Tensor
+    answers: Sequence[Tensor]
 
 
 @dataclass(frozen=True)
@@ -76,26 +75,30 @@ class Judge:
             reached = self._reached(made.model, places[1])
             inputs = random_inputs(before.network)
             _, after_ms = engines_ms(places, self.engine, [inputs, inputs], _TURNS)
-        moved = distance_of(self.bench)(reached.answers, before.answers)
-        return Outcome(before.metric - reached.metric, after_ms, moved)
+        return Outcome(before.metric - reached.metric, after_ms, self._movement(before, reached.answers))
 
     def moved(self, before: Reached, made: Artifact) -> float:
         """How far the answers of a network made of it are from its own."""
-        import torch
-
         with TemporaryDirectory() as folder:
             place = built(made.model, Path(folder) / "network", self.engine) / ENGINE
             with open_engine(place, self.engine) as session:
-                answers = torch.from_numpy(self._answers(session, made.model))
-        return distance_of(self.bench)(answers, before.answers)
+                return self._movement(before, self._answers(session, made.model))
 
-    def _answers(self, session: Session, network: onnx.ModelProto) -> Array:
-        name, (source,) = network.graph.output[0].name, session.inputs
-        return np.concatenate([session.run({source: image})[name] for image in self._images])
+    def _movement(self, before: Reached, answers: Sequence[Tensor]) -> float:
+        """Squared, the mean over images: in the units of `sensitivity: output`."""
+        from avcompress.distill.movement import movement, moves_of
 
-    def _reached(self, network: onnx.ModelProto, place: Path) -> Reached:
+        moves = moves_of(self.bench.recipe.task, self.bench.recipe.preprocess.size)
+        pairs = zip(before.answers, answers, strict=True)
+        return sum(movement(moves, [one], [other]) for one, other in pairs) / len(answers)
+
+    def _answers(self, session: Session, network: onnx.ModelProto) -> list[Tensor]:
         import torch
 
+        name, (source,) = network.graph.output[0].name, session.inputs
+        return [torch.from_numpy(session.run({source: image})[name]) for image in self._images]
+
+    def _reached(self, network: onnx.ModelProto, place: Path) -> Reached:
         recipe, source = self.bench.recipe, self.bench.selection
         settings = (recipe.task.model_dump(), recipe.preprocess.model_dump(), self.engine.model_dump(), self.metric)
         key = step_key("judged", network_digest(network), source.fingerprint, settings)
@@ -106,7 +109,7 @@ class Judge:
                 trial = trial_of(recipe, self.bench.classes, source)
                 metric = accuracy(trial, session, source, self._truth)[self.metric]
                 self.cache.put(key, metric)
-        return Reached(float(metric), network, torch.from_numpy(answers))
+        return Reached(float(metric), network, answers)
 
     @cached_property
     def _images(self) -> list[Array]:

@@ -11,11 +11,10 @@ import numpy as np
 import onnx
 
 from avcompress.float_network import deployed
-from avcompress.recipe import Engine
+from avcompress.recipe import Detection, Engine
 from avcompress.recipe_rewrite import Rewrite
 from avcompress.running.bench import Bench
 from avcompress.running.choosing import Batches, Made, few, may_change, refuse_unmatched
-from avcompress.running.distances import distance_of
 from avcompress.running.teaching import images_of
 from avcompress.spec import Artifact, Track
 from engines.in_memory import open_model
@@ -25,6 +24,7 @@ from validation.report import Rewriting, RewritingRule
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from avcompress.distill.distance import Distance
     from avcompress.rewrite import Tried
 
 _TURNS = Turns(seconds=1.5)
@@ -121,7 +121,7 @@ def _moved(bench: Bench, stage: Rewrite, network: onnx.ModelProto) -> Callable[[
 
     images = [image[None].numpy() for batch in _images(bench, stage) for image in batch]
     judged = list(islice(images[1::4] or images, _JUDGED))
-    name, distance = network.graph.input[0].name, distance_of(bench)
+    name, distance = network.graph.input[0].name, _distance(bench)
 
     def answers(some: onnx.ModelProto) -> Tensor:
         session = open_model(some, optimize=True)
@@ -129,3 +129,14 @@ def _moved(bench: Bench, stage: Rewrite, network: onnx.ModelProto) -> Callable[[
 
     right = answers(network)
     return lambda other: distance(answers(other), right)
+
+
+def _distance(bench: Bench) -> Distance:
+    from avcompress.distill.distance import distance_of_detector, distance_of_segmenter
+
+    task = bench.recipe.task
+    return (
+        distance_of_detector(task, bench.recipe.preprocess.size)
+        if isinstance(task, Detection)
+        else distance_of_segmenter
+    )

@@ -72,12 +72,12 @@ class Tried:
 def price_of(outcomes: Iterable[Outcome]) -> float:
     """What the metric loses for a movement of 1, by all outcomes together; 0 where it gains, or nothing moves.
 
-    A ratio of sums: where the variance grows with the movement, as that of a metric does, no estimate is better.
-    Source: ratio estimator, Cochran: Sampling Techniques, 1977, theorem 6.8.
+    Least squares through the origin: a metric is off by as much where answers hardly move, so that what moves them most
+    tells most.
     """
-    known = [each for each in outcomes if each.moved > 0 and np.isfinite((each.loss, each.moved)).all()]
-    moved = sum(each.moved for each in known)
-    return max(0.0, sum(each.loss for each in known) / moved) if moved else 0.0
+    known = [each for each in outcomes if np.isfinite((each.loss, each.moved)).all()]
+    moved = sum(each.moved**2 for each in known)
+    return max(0.0, sum(each.loss * each.moved for each in known) / moved) if moved else 0.0
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,10 @@ def verify(
         tries: measurements, one at least.
     """
     search = _Search(problem, limits, evaluate, tries)
-    fast, careful = search.halve(offered)
+    # The fastest may be good enough, and tells best what a movement costs.
+    if search.keeps_loss(offered[0]):
+        return search.verified()
+    fast, careful = search.halve(offered, fast=0)
     if fast is not None and careful is not None:
         search.halve(between(problem, fast, careful))
     # Faster ones, beside those that were measured: the model may have had their order wrong.
@@ -172,12 +175,12 @@ class _Search:
             self.found[solution] = self.evaluate(self.problem.assignment(solution.choice))
         return "loss" not in self.limits.broken(self.found[solution], price_of(self.found.values()))
 
-    def halve(self, offered: Sequence[Solution]) -> tuple[Solution | None, Solution | None]:
+    def halve(self, offered: Sequence[Solution], fast: int = -1) -> tuple[Solution | None, Solution | None]:
         """The slowest that was measured not to keep its loss, and the next one, which does; None where there is none.
 
-        Nothing before the first is known to keep its loss, and all behind the last is taken to.
+        Nothing before the first is known to keep its loss, `fast` of them does not; all behind the last is taken to.
         """
-        fast, careful = -1, len(offered)
+        careful = len(offered)
         while careful - fast > 1 and len(self.found) < self.tries:
             middle = (fast + careful) // 2
             fast, careful = (fast, middle) if self.keeps_loss(offered[middle]) else (middle, careful)

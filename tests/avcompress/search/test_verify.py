@@ -85,7 +85,7 @@ def test_no_more_is_measured_than_asked_for(tries):
 
 
 def test_what_a_movement_costs_is_told_by_all_outcomes_together():
-    assert price_of([Outcome(0.01, 1.0, moved=1.0), Outcome(0.05, 1.0, moved=2.0)]) == pytest.approx(0.02)
+    assert price_of([Outcome(0.01, 1.0, moved=1.0), Outcome(0.05, 1.0, moved=2.0)]) == pytest.approx(0.022)
     assert price_of([Outcome(-0.01, 1.0, moved=1.0)]) == 0.0
     assert price_of([Outcome(0.3, 1.0)]) == 0.0
 
