@@ -17,7 +17,7 @@ from avcompress.quant.placement.policy import EVERYTHING, QUANTIZED, Placement, 
 from avcompress.quant.plan import as_precision, plan_line, prepare
 from avcompress.quant.ties import settle_ties
 from avcompress.recipe import Ptq
-from avcompress.spec import WEIGHTED, Artifact, Batch, DataError, QuantParams
+from avcompress.spec import WEIGHTED, Artifact, Batch, DataError, QuantParams, RecipeError
 from calibration.batches import Batches
 from calibration.statistics import Statistics, TensorStatistics, preprocess_digest
 from engines.onnx_graph import initializers
@@ -57,8 +57,11 @@ def quantize(
         batches: the calibration images, as the network takes them; not gone through where there are statistics.
         statistics: of this network, by `calibrate` or `avcompress calibrate`.
 
-    Raises RecipeError, DataError or ModelError; equal inputs give a model of equal bytes.
+    Raises RecipeError, also where layers are still to be chosen (`mixed`), DataError or ModelError; equal inputs give
+    a model of equal bytes.
     """
+    if settings.mixed is not None:
+        raise RecipeError("ptq.mixed: expected layers that were chosen, got a choice; `avcompress run` makes it")
     model = prepare(artifact.model)
     placement = _placement(model, settings)
     if statistics is None:
