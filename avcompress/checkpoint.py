@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 
-from avcompress.files import write_atomically
+from avcompress.files import sha256_file, write_atomically
 from avcompress.spec import Artifact, LayerPlan, QuantParams
 
 NETWORK = "model.onnx"
@@ -54,3 +54,8 @@ def load_decisions(folder: Path, model: Any) -> Artifact:
     }
     layers = tuple(LayerPlan(**layer) for layer in facts["layers"])
     return Artifact(model, qparams, layers, tuple(facts["log"]), sparse=facts.get("sparse", {}))
+
+
+def artifact_files(folder: Path) -> list[str]:
+    """What a step reads of the one before."""
+    return [sha256_file(folder / name) for name in (NETWORK, REFERENCE, TRAINED, DECISIONS) if (folder / name).exists()]

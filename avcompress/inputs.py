@@ -116,7 +116,7 @@ def _folder(label: str, folder: Path, written: str) -> _Input:
 
 def _inputs(recipe: Recipe, recipe_folder: Path, data_root: Path) -> Iterator[_Input]:
     yield from _network_inputs("model", recipe.model, recipe_folder, data_root)
-    for part in ("train", "calibration", "validation"):
+    for part in ("train", "calibration", "selection", "validation"):
         yield from _source_inputs(f"data.{part}", getattr(recipe.data, part), data_root)
     for index, stage in enumerate(recipe.stages):
         where = f"stages[{index}]"
@@ -128,6 +128,8 @@ def _inputs(recipe: Recipe, recipe_folder: Path, data_root: Path) -> Iterator[_I
 def _stage_inputs(where: str, stage: Stage, recipe_folder: Path, data_root: Path) -> Iterator[_Input]:
     if isinstance(stage, Ptq) and stage.statistics is not None:
         yield _file(f"{where}.statistics", data_root, stage.statistics)
+    if isinstance(stage, Ptq) and stage.mixed is not None and stage.mixed.times_file is not None:
+        yield _file(f"{where}.mixed.times_file", data_root, stage.mixed.times_file)
     if isinstance(stage, LabelLoss) and stage.import_from is not None:
         yield _folder(f"{where}.import_from", recipe_folder, stage.import_from)
     if isinstance(stage, Distill | Qat) and not isinstance(stage.teacher, str):

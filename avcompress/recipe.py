@@ -14,6 +14,7 @@ from avcompress.contract import Contract, Measure, Validation
 from avcompress.frozen import Fraction, Model
 from avcompress.recipe_distill import Distill, Generation
 from avcompress.recipe_lowrank import Factorize
+from avcompress.recipe_mixed import Mixed
 from avcompress.recipe_network import Network
 from avcompress.recipe_prune import Prune, Sparsify
 from avcompress.recipe_qat import Qat
@@ -53,7 +54,8 @@ class Preprocess(Model):
 class SourceSettings(Model):
     """What every data format shares."""
 
-    every: PositiveInt = Field(1, description="take every n-th image, in the order of the format")
+    skip: NonNegativeInt = Field(0, description="leave out so many images at the beginning")
+    every: PositiveInt = Field(1, description="of the others take every n-th, in the order of the format")
     limit: PositiveInt | None = Field(None, description="take at most so many, after `every`")
     on_bad_image: Literal["fail", "skip"] = Field("fail", description="what an undecodable image does to the run")
     tags: str | None = Field(
@@ -155,6 +157,11 @@ class Data(Model):
         description="what stages that train learn from, one source or a list; `train` needs it, others take the "
         "calibration images in its place",
     )
+    selection: DataSource | None = Field(
+        None,
+        description="labelled images that `ptq` chooses precisions by (`mixed`); default: the validation images, whose "
+        "figures then flatter what was chosen by them",
+    )
 
 
 # --- task
@@ -216,6 +223,11 @@ class Ptq(Model):
         "their biases, which all targets take; asymmetric: with a zero point, which TensorRT does not take",
     )
     weights: Literal["per_channel", "per_tensor"] = Field("per_channel", description="how many scales a weight has")
+    weight_bits: Literal[8, 7] = Field(
+        8,
+        description="7: INT8 of which weights use half, so that x86 CPUs without VNNI, whose sums of products saturate "
+        "in 16 bits, may compute in integers",
+    )
     ranges: Literal["mse", "minmax", "moving_average", "percentile", "entropy"] = Field(
         "mse", description="how an activation's range follows from its statistics"
     )
@@ -230,6 +242,21 @@ class Ptq(Model):
         None, description="a file of `avcompress calibrate`, instead of running the calibration images"
     )
     keep_float: KeepFloat = Field(KeepFloat(), description="what is not quantized")
+    mixed: Mixed | None = Field(
+        None, description="choose what is not quantized, among all layers that can be, in the place of keep_float"
+    )
+
+    @model_validator(mode="after")
+    def _names_or_chooses(self) -> Ptq:
+        if self.mixed is not None and "keep_float" in self.model_fields_set:
+            raise ValueError("expected keep_float or mixed, got both; leave out keep_float")
+        return self
+
+    @model_validator(mode="after")
+    def _halves_integers_alone(self) -> Ptq:
+        if self.format == "fp8" and self.weight_bits != 8:
+            raise ValueError("expected weight_bits: 8 with fp8, got 7; FP8 has no sums that saturate: leave it out")
+        return self
 
 
 class Dynamic(Model):

@@ -130,8 +130,8 @@ def _content(path: Path, skip_bad: bool) -> str:
 
 
 def select(items: Sequence[T], settings: SourceSettings) -> tuple[T, ...]:
-    """Every n-th item, then at most `limit` of them."""
-    return tuple(items[:: settings.every][: settings.limit])
+    """After the first `skip`, every n-th item, then at most `limit` of them."""
+    return tuple(items[settings.skip :: settings.every][: settings.limit])
 
 
 def list_images(folder: Path, recursive: bool = False) -> list[Path]:
@@ -185,8 +185,8 @@ def file_source(
     there = tuple(record for record in records if os.path.isfile(record.image))
     if not there:
         raise DataError(
-            f"{folder}: expected images, found none of {len(records)} selected (every: {settings.every}, "
-            f"limit: {settings.limit}); copy them there"
+            f"{folder}: expected images, found none of {len(records)} selected (skip: {settings.skip}, "
+            f"every: {settings.every}, limit: {settings.limit}); copy them there"
         )
     missing = tuple(record.name for record in records if not os.path.isfile(record.image))
     return FileSource(classes, there, read, label_rules, skip, missing)

@@ -15,7 +15,7 @@ from engines.built import LAYERS, MODEL, Built
 from engines.layer_map import UNKNOWN, BuilderLayer, layers_json
 from engines.network import float_nodes, read_network, weighted_nodes
 from engines.openvino_dialect import in_fp32, with_fake_quantize
-from engines.openvino_int8 import int8_properties
+from engines.openvino_int8 import int8_properties, weight_reach
 from engines.session import InputSpec, check_inputs, closed, one_line
 
 _PRECISIONS = {"i8": "int8", "u8": "int8", "f32": "fp32", "f16": "fp16", "bf16": "bf16"}
@@ -51,7 +51,7 @@ def build_openvino(onnx: Path, folder: Path, settings: OpenVinoEngine) -> Built:
         raise EngineBuildError("load", f"{onnx.name}: {str(error).removeprefix(f'{target}: ')}") from error
     produced = {value.name: outputs[value.name] for value in network.graph.output if value.name in outputs}
     told = openvino_precisions(layers, weighted, produced)
-    in_float = bool(int8_properties())
+    in_float = _is_quantized(model) and bool(int8_properties(weight_reach(model)))
     floats = frozenset(weighted if in_float else float_nodes(network))
     # A node that OpenVINO folded into another, or made part of an attention kernel, has lost its name.
     plain = _PRECISIONS[settings.precision]
@@ -108,12 +108,16 @@ def compile_openvino(model: Any, settings: OpenVinoEngine, where: str, profiled:
         properties["INFERENCE_NUM_THREADS"] = settings.threads
     if profiled:
         properties["PERF_COUNT"] = True
-    if any(op.get_type_name() == "FakeQuantize" for op in model.get_ops()):
-        properties |= int8_properties()
+    if _is_quantized(model):
+        properties |= int8_properties(weight_reach(model))
     try:
         return openvino.Core().compile_model(model, "CPU", properties)
     except Exception as error:  # OpenVINO's errors share no base but this
         raise _refusal(where, error) from error
+
+
+def _is_quantized(model: Any) -> bool:
+    return any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
 
 
 def _require_precision(settings: OpenVinoEngine) -> None:

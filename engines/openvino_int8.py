@@ -3,6 +3,8 @@
 x86 CPUs without VNNI multiply bytes by VPMADDUBSW, which adds two products in 16 bits: 2 * 255 * 127 = 64,770 saturates
 to 32,767. OpenVINO 2025.0 to 2026.4 uses it all the same, and YOLOX-nano falls from AP .282 to .009. On such a CPU the
 network is computed in float, with every value rounded to its INT8 grid as before: right, and no faster than FP32.
+Weights that use half of their range, -64 .. 64, keep every sum of two products in 16 bits: a network of such weights
+alone is computed in integers there, too.
 
 Source: Intel 64 and IA-32 Architectures Software Developer's Manual, VPMADDUBSW.
 """
@@ -22,9 +24,14 @@ from avcompress.spec import EngineError
 from engines.openvino_dialect import with_fake_quantize
 from engines.session import one_line
 
+FULL, HALF = 127, 64
+"""Magnitudes of weights: whatever INT8 holds, and 2 * 255 * 64 = 32,640 in 16 bits."""
 _CHANNELS = 64
 _LEVEL = 127
-_EXACT = _CHANNELS * _LEVEL * _LEVEL
+_WEIGHTED = frozenset(
+    {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"}
+)
+_PASSES = frozenset({"Convert", "Multiply", "Reshape", "Transpose", "Unsqueeze", "Squeeze"})
 _PROBE = f"""
 <ir_version: 8, opset_import: ["" : 13]>
 probe (float[1,{_CHANNELS},8,8] x) => (float[1,{_CHANNELS},8,8] y) {{
@@ -36,17 +43,48 @@ _IN_FLOAT: Mapping[str, Any] = MappingProxyType({"LP_TRANSFORMS_MODE": "NO"})
 """Keeps OpenVINO from turning fake quantization into integer arithmetic."""
 
 
+def weight_reach(model: Any) -> int:
+    """How large the integer weights of an openvino.Model may be: HALF where none of them uses more, else FULL."""
+    return max((_reach(op) for op in model.get_ops() if op.get_type_name() in _WEIGHTED), default=HALF)
+
+
+def _reach(product: Any) -> int:
+    """That of one product: its second operand is looked at, up to the constant that it is made of."""
+    op = product.input_value(1).get_node()
+    while op.get_type_name() in _PASSES or _subtracts_nothing(op):
+        op = op.input_value(0).get_node()
+    if op.get_type_name() != "Constant":
+        return FULL
+    if op.get_element_type().is_real():
+        return HALF  # a float layer
+    values = op.get_data()
+    return HALF if values.dtype == np.int8 and np.abs(values.astype(np.int16)).max(initial=0) <= HALF else FULL
+
+
+def _subtracts_nothing(op: Any) -> bool:
+    """Whether it takes off zero points that are all 0."""
+    if op.get_type_name() != "Subtract":
+        return False
+    zero = op.input_value(1).get_node()
+    while zero.get_type_name() in _PASSES:
+        zero = zero.input_value(0).get_node()
+    return zero.get_type_name() == "Constant" and not np.any(zero.get_data())
+
+
 @cache
-def int8_properties() -> Mapping[str, Any]:
+def int8_properties(reach: int = FULL) -> Mapping[str, Any]:
     """What a quantized network is compiled with on this CPU: nothing where its integer sums are exact.
+
+    Args:
+        reach: the largest magnitude of its weights, FULL or HALF.
 
     Raises EngineError where neither integer nor float arithmetic gives the sum that it should.
     """
     import openvino
 
     core = openvino.Core()
-    model = core.read_model(with_fake_quantize(_probe()).SerializeToString())
-    got = np.nan
+    model = core.read_model(with_fake_quantize(_probe(reach)).SerializeToString())
+    exact, got = _exact(reach), np.nan
     for properties in (MappingProxyType({}), _IN_FLOAT):
         try:
             compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", **properties})
@@ -56,20 +94,24 @@ def int8_properties() -> Mapping[str, Any]:
                 f"openvino: expected to compute INT8 layers in float, since this CPU's integer sums saturate, got: "
                 f"{one_line(error)}; use the ort engine, or a CPU with VNNI"
             ) from error
-        if got == _EXACT:
+        if got == exact:
             return properties
     raise EngineError(
-        f"openvino: expected an INT8 convolution to give {_EXACT:,}, got {got:,.0f}: this CPU's integer sums saturate; "
+        f"openvino: expected an INT8 convolution to give {exact:,}, got {got:,.0f}: this CPU's integer sums saturate; "
         "use the ort engine, or a CPU with VNNI"
     )
 
 
-def _probe() -> onnx.ModelProto:
+def _exact(reach: int) -> int:
+    return _CHANNELS * _LEVEL * reach
+
+
+def _probe(reach: int) -> onnx.ModelProto:
     model = parser.parse_model(_PROBE)
     constants = {
         "one": np.float32(1),
         "zero": np.int8(0),
-        "weight": np.full((_CHANNELS, _CHANNELS, 1, 1), _LEVEL, np.int8),
+        "weight": np.full((_CHANNELS, _CHANNELS, 1, 1), reach, np.int8),
         "ones": np.ones(_CHANNELS, np.float32),
         "zeros": np.zeros(_CHANNELS, np.int8),
     }

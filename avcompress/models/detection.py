@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from avcompress import ranks
-from avcompress.models.layers import Backbone, ConvNormAct, initialize_, seeded
+from avcompress.models.layers import DEPTHS, Backbone, ConvNormAct, initialize_, seeded
 
 if TYPE_CHECKING:
     from calibration.sample import Sample
@@ -53,11 +53,11 @@ class BoxTargets:
 class Detector(nn.Module):
     """(B, 3, H, W) images to (B, N, 4 + C): left, top, right, bottom in strides, then class logits."""
 
-    def __init__(self, num_classes: int, width: int) -> None:
+    def __init__(self, num_classes: int, width: int, depths: Sequence[int] = DEPTHS) -> None:
         super().__init__()
         self.num_classes = num_classes
         neck = 3 * width
-        self.backbone = Backbone(width)
+        self.backbone = Backbone(width, depths)
         self.laterals = nn.ModuleList(ConvNormAct(c * width, neck, kernel=1) for c in (4, 6, 8))
         self.down = nn.ModuleList(ConvNormAct(2 * neck, neck) for _ in range(2))
         self.reduce = nn.ModuleList(ConvNormAct(neck, neck, stride=2) for _ in range(2))
@@ -190,13 +190,14 @@ def quality_focal(logits: Tensor, quality: Tensor) -> Tensor:
     return (quality - logits.sigmoid()).square() * entropy
 
 
-def detector(num_classes: int, width: int = 16, seed: int = 0) -> Detector:
+def detector(num_classes: int, width: int = 16, seed: int = 0, depths: Sequence[int] = DEPTHS) -> Detector:
     """The reference detector, untrained.
 
     Args:
         num_classes: object classes.
         width: channels of the first convolution; all others are multiples of it.
         seed: of the weights.
+        depths: residual blocks at strides 8, 16 and 32; 0 leaves the convolution that halves alone.
     """
     with seeded(seed):
-        return Detector(num_classes, width)
+        return Detector(num_classes, width, depths)

@@ -5,7 +5,7 @@ No depthwise convolution and no SiLU: both lose accuracy, or speed, in INT8.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -40,15 +40,25 @@ class Residual(nn.Module):
         return x + cast(Tensor, self.expand(self.squeeze(x)))
 
 
-class Backbone(nn.Module):
-    """Features at strides 4, 8, 16 and 32 with 2, 4, 6 and 8 times `width` channels."""
+DEPTHS = (2, 2, 1)
 
-    def __init__(self, width: int) -> None:
+
+class Backbone(nn.Module):
+    """Features at strides 4, 8, 16 and 32 with 2, 4, 6 and 8 times `width` channels; `depths` residual blocks each.
+
+    Raises ValueError for other than three depths, or for a width or a depth below its least.
+    """
+
+    def __init__(self, width: int, depths: Sequence[int] = DEPTHS) -> None:
         super().__init__()
+        if width < 1 or len(depths) != 3 or min(depths) < 0:
+            raise ValueError(
+                f"expected a width of 1 at least and depths at strides 8, 16 and 32, got {width} and {list(depths)}"
+            )
         self.stem = nn.Sequential(ConvNormAct(3, width, stride=2), ConvNormAct(width, 2 * width, stride=2))
         self.stages = nn.ModuleList()
         channels = 2 * width
-        for outputs, blocks in ((4 * width, 2), (6 * width, 2), (8 * width, 1)):
+        for outputs, blocks in zip((4 * width, 6 * width, 8 * width), depths, strict=True):
             body = [Residual(outputs) for _ in range(blocks)]
             self.stages.append(nn.Sequential(ConvNormAct(channels, outputs, stride=2), *body))
             channels = outputs

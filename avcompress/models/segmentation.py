@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from avcompress import ranks
-from avcompress.models.layers import Backbone, ConvNormAct, initialize_, seeded
+from avcompress.models.layers import DEPTHS, Backbone, ConvNormAct, initialize_, seeded
 from calibration.sample import VOID
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 class Segmenter(nn.Module):
     """(B, 3, H, W) images to (B, C, H, W) class logits."""
 
-    def __init__(self, num_classes: int, width: int) -> None:
+    def __init__(self, num_classes: int, width: int, depths: Sequence[int] = DEPTHS) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.backbone = Backbone(width)
+        self.backbone = Backbone(width, depths)
         widths = (2 * width, 2 * width, 4 * width, 4 * width)
         # No normalization: of one value a picture and channel, a batch knows too little.
         self.context = nn.Sequential(nn.Conv2d(8 * width, 8 * width, 1), nn.ReLU(inplace=True))
@@ -83,13 +83,14 @@ def class_weights(targets: Tensor, num_classes: int) -> Tensor:
     return 1 / torch.log(1.05 + counts / counts.sum().clamp(min=1))
 
 
-def segmenter(num_classes: int, width: int = 16, seed: int = 0) -> Segmenter:
+def segmenter(num_classes: int, width: int = 16, seed: int = 0, depths: Sequence[int] = DEPTHS) -> Segmenter:
     """The reference segmenter, untrained.
 
     Args:
         num_classes: classes of the masks, without void.
         width: channels of the first convolution; all others are multiples of it.
         seed: of the weights.
+        depths: residual blocks at strides 8, 16 and 32; 0 leaves the convolution that halves alone.
     """
     with seeded(seed):
-        return Segmenter(num_classes, width)
+        return Segmenter(num_classes, width, depths)

@@ -19,6 +19,8 @@ from avcompress.spec import Array, QDtype, QuantParams, TensorRange
 
 QMAX: Mapping[QDtype, int] = {"int8": 127, "int4": 7, "float8e4m3fn": 448}
 """The level that the largest magnitude is put on."""
+HALF = 63
+"""The same in INT8 of which a weight uses half, so that two products with bytes add up in 16 bits."""
 _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 
 
@@ -32,11 +34,16 @@ def activation_params(values: TensorRange, settings: Ptq) -> QuantParams:
 def weight_params(weight: Array, axis: int, settings: Ptq) -> QuantParams:
     """The scales of a weight, one for each of its output channels along `axis`, or one for all."""
     dtype: QDtype = "float8e4m3fn" if settings.format == "fp8" else "int8"
-    return weight_scales(weight, axis if settings.weights == "per_channel" else None, dtype)
+    level = HALF if settings.weight_bits == 7 else None
+    return weight_scales(weight, axis if settings.weights == "per_channel" else None, dtype, level=level)
 
 
 def weight_scales(
-    weight: Array, axis: int | None, dtype: QDtype = "int8", block_size: int | None = None
+    weight: Array,
+    axis: int | None,
+    dtype: QDtype = "int8",
+    block_size: int | None = None,
+    level: int | None = None,
 ) -> QuantParams:
     """Symmetric scales of a weight: for all of it, each slice along `axis`, or each block of values along `axis`.
 
@@ -45,6 +52,7 @@ def weight_scales(
         axis: of the output channels; of the inputs where `block_size` is given, which divides their number.
         dtype: a signed format.
         block_size: how many inputs share a scale.
+        level: that the largest magnitude is put on; default: the format's largest.
     """
     if block_size is None or axis is None:
         others = tuple(i for i in range(weight.ndim) if i != axis)
@@ -52,7 +60,7 @@ def weight_scales(
     else:
         blocks = [*weight.shape[:axis], weight.shape[axis] // block_size, block_size, *weight.shape[axis + 1 :]]
         amax = np.abs(weight).reshape(blocks).max(axis=axis + 1)
-    scale = _scale(np.asarray(amax, np.float64).reshape(-1), QMAX[dtype])
+    scale = _scale(np.asarray(amax, np.float64).reshape(-1), level or QMAX[dtype])
     return QuantParams(tuple(scale.tolist()), (0,) * len(scale), dtype, axis, block_size)
 
 

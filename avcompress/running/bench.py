@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 
 from typing_extensions import assert_never
@@ -81,6 +82,7 @@ class Bench:
     classes: tuple[str, ...]
     calibration: Source
     validation: Source
+    selection: Source
     train: Source | None
     inputs: Mapping[str, Path]
     notes: list[str] = field(default_factory=list)
@@ -130,10 +132,18 @@ def prepare(job: Job, watch: Watch) -> Bench:
     train = open_part(job, "train", recipe.data.train, classes) if recipe.data.train else None
     _check_contract(recipe, classes)
     _check_clocks(recipe, engines)
+    _check_floors(recipe, classes)
     # Of several processes, each would have to find the same step in the cache at the same moment.
+    selection = _selection(job, classes) or validation
     cache = StepCache(job.cache) if job.cache is not None and ranks.count() == 1 else None
     state = State(job.out / "state", cache)
-    return Bench(job, watch, state, engines, classes, calibration, validation, train, inputs, notes)
+    return Bench(job, watch, state, engines, classes, calibration, validation, selection, train, inputs, notes)
+
+
+def _selection(job: Job, classes: tuple[str, ...]) -> Source | None:
+    """The labelled images that choices are made by, where the recipe has some of their own."""
+    settings = job.recipe.data.selection
+    return None if settings is None else open_part(job, "selection", settings, classes)
 
 
 def generated_step(part: str) -> str:
@@ -182,6 +192,21 @@ def _check_clocks(recipe: Recipe, engines: Sequence[Engine]) -> None:
     for index, stage in enumerate(recipe.stages):
         if isinstance(stage, Factorize | Rewrite) or (isinstance(stage, Prune) and stage.ratio is None):
             engine_of(engines, stage.backend, f"stages[{index}]")
+        if isinstance(stage, Ptq) and stage.mixed is not None:
+            engine_of(engines, stage.mixed.backend, f"stages[{index}].mixed")
+
+
+def _check_floors(recipe: Recipe, classes: tuple[str, ...]) -> None:
+    """Every floor that a choice is held to is of a metric that is measured."""
+    known = metric_names(recipe.task, classes)
+    for index, stage in enumerate(recipe.stages):
+        metric = stage.mixed.metric if isinstance(stage, Ptq) and stage.mixed is not None else None
+        if metric is not None and metric not in known:
+            close = get_close_matches(metric, known, 3, 0.0)
+            raise RecipeError(
+                f"stages[{index}].mixed.metric: expected one of {len(known)} metrics, got {metric!r}; the nearest are "
+                f"{', '.join(close)}"
+            )
 
 
 def _check_contract(recipe: Recipe, classes: tuple[str, ...]) -> None:
@@ -196,6 +221,8 @@ def check_recipe(recipe: Recipe) -> None:
     check_preprocess(recipe.preprocess)
     parse_corruptions(recipe.validation.corruptions)
     check_labelled("data.validation", recipe.data.validation, recipe.task)
+    if recipe.data.selection is not None:
+        check_labelled("data.selection", recipe.data.selection, recipe.task)
     backends = [engine.backend for engine in recipe.target.engines]
     terms = [(f"contract.latency[{i}]", term.engine) for i, term in enumerate(recipe.contract.latency)]
     terms += [(f"contract.speedup[{i}]", term.engine) for i, term in enumerate(recipe.contract.speedup)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from avcompress.checkpoint import (
     DECISIONS,
     NETWORK,
     REFERENCE,
-    TRAINED,
+    artifact_files,
     load_artifact,
     load_decisions,
     save_artifact,
@@ -24,6 +25,7 @@ from avcompress.recipe import Cast, FloatTraining, GeneratedSource, Ptq, Recipe,
 from avcompress.recipe_qat import Qat
 from avcompress.running.bench import Bench
 from avcompress.running.float_stages import count_float_steps, take_float_stages
+from avcompress.running.mixing import choose_step
 from avcompress.running.shrinking import FACTORIZED, read_facts
 from avcompress.running.task_loss import loss_code
 from avcompress.running.teaching import teacher_code
@@ -140,7 +142,8 @@ def count_stage_steps(recipe: Recipe) -> int:
     others = [stage for stage in recipe.stages if not isinstance(stage, FloatTraining | Shrinking)]
     calibrated = sum(isinstance(stage, Ptq) and stage.statistics is None for stage in others)
     made = sum(isinstance(part, GeneratedSource) for part in (recipe.data.train, recipe.data.calibration))
-    return count_float_steps(recipe) + len(others) + calibrated + made
+    chosen = sum(isinstance(stage, Ptq) and stage.mixed is not None for stage in others)
+    return count_float_steps(recipe) + len(others) + calibrated + chosen + made
 
 
 def _logs(folders: list[Path]) -> dict[str, tuple[str, ...]]:
@@ -186,7 +189,8 @@ def _ptq(bench: Bench, index: int, stage: Ptq, before: Path) -> tuple[Path, ...]
     """Calibrate in a step of its own, unless the recipe has a file of statistics: other ranges need no image again."""
     if stage.statistics is not None:
         file = bench.inputs[f"stages[{index}].statistics"]
-        return (network_step(bench, f"{index}-ptq", stage, before, file),)
+        stage, said = choose_step(bench, index, stage, before, file)
+        return (network_step(bench, f"{index}-ptq", stage, before, file, said),)
 
     def compute(folder: Path, track: Track) -> None:
         artifact = load_artifact(before)
@@ -195,14 +199,21 @@ def _ptq(bench: Bench, index: int, stage: Ptq, before: Path) -> tuple[Path, ...]
 
     key = step_key("calibrate", artifact_files(before), calibration_settings(stage), *_images(bench))
     folder = bench.step(f"{index}-calibrate", f"calibrate ({len(bench.calibration)} images)", key, compute)
-    return folder, network_step(bench, f"{index}-ptq", stage, before, folder / STATISTICS)
+    stage, said = choose_step(bench, index, stage, before, folder / STATISTICS)
+    return folder, network_step(bench, f"{index}-ptq", stage, before, folder / STATISTICS, said)
 
 
-def network_step(bench: Bench, name: str, stage: NetworkStage, before: Path, statistics: Path | None) -> Path:
-    """Take the step of one stage on the artifact that lies in `before`; `ptq` wants a file of statistics, if any."""
+def network_step(
+    bench: Bench, name: str, stage: NetworkStage, before: Path, statistics: Path | None, said: tuple[str, ...] = ()
+) -> Path:
+    """Take the step of one stage on the artifact that lies in `before`; `ptq` wants a file of statistics, if any.
+
+    `said`: what its log begins with.
+    """
 
     def compute(folder: Path, track: Track) -> None:
         artifact = load_artifact(before)
+        artifact = replace(artifact, log=(*artifact.log, *said))
         if isinstance(stage, Ptq) and statistics is not None:
             done = quantize(artifact, stage, _batches(bench, artifact, track), load_statistics(statistics))
         else:
@@ -212,17 +223,12 @@ def network_step(bench: Bench, name: str, stage: NetworkStage, before: Path, sta
         write_atomically(folder / SKIPPED, json.dumps(bench.calibration.skipped))
 
     known = sha256_file(statistics) if statistics is not None else ""
-    key = step_key(stage.kind, artifact_files(before), stage.model_dump(), known, *_images(bench))
+    key = step_key(stage.kind, artifact_files(before), stage.model_dump(), known, said, *_images(bench))
     return bench.step(name, title(stage, len(bench.calibration)), key, compute)
 
 
 def _batches(bench: Bench, artifact: Artifact, track: Track) -> Batches:
     return Batches(bench.calibration, bench.recipe.preprocess, artifact.model.graph.input[0].name, track)
-
-
-def artifact_files(folder: Path) -> list[str]:
-    """What a step reads of the one before."""
-    return [sha256_file(folder / name) for name in (NETWORK, REFERENCE, TRAINED, DECISIONS) if (folder / name).exists()]
 
 
 def _images(bench: Bench) -> tuple[object, str]:

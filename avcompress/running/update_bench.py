@@ -157,6 +157,7 @@ def _bench(job: UpdateJob, previous: Previous, watch: Watch) -> tuple[Bench, tup
         classes=classes,
         calibration=open_part(run, "calibration", recipe.data.calibration, classes),
         validation=_readable(validation),
+        selection=validation,
         train=open_part(run, "train", recipe.data.train, classes) if recipe.data.train else None,
         inputs=inputs,
         notes=[*notes, *(f"the version before: {note}" for note in left_out)],

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avcompress import ranks
-from avcompress.checkpoint import load_artifact, save_artifact
+from avcompress.checkpoint import artifact_files, load_artifact, save_artifact
 from avcompress.files import sha256_file, write_atomically
 from avcompress.quant.stages.adaround import require_torch
 from avcompress.recipe import Detection, GeneratedSource
@@ -19,7 +19,6 @@ from avcompress.running.compress import (
     STATISTICS,
     Calibrated,
     Compressed,
-    artifact_files,
     gather,
     network_step,
     ranges_in_words,

@@ -2,17 +2,25 @@
 
 A model's losses have another unit than the metric, and neither losses nor times quite add up; but what loses less in
 the model nearly always loses less. So of the model's front the fastest choice that keeps the limits is looked for by
-halving: one measurement a step. Where the model was wrong about the order, its neighbours on the fast side are tried
-after that. Whatever is measured is in the result, also where nothing keeps the limits.
+halving: one measurement a step. Between it and the next faster one, which breaks its floor, single groups are set back,
+again by halving. Where the model was wrong about the order, neighbours on the fast side are tried after that. Whatever
+is measured is in the result, also where nothing keeps the limits.
+
+On a few hundred images a metric differs by chance by more than a floor allows. How far the answers move is told far
+more exactly, and what the metric loses grows with it: so all choices together tell what a movement costs, and one is
+believed to keep its floor where both its own metric says so and its movement does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from avcompress.search.assignment import Assignment
+from avcompress.search.solve.front import unbeaten
 from avcompress.search.solve.problem import Problem, Solution
 
 Term = Literal["loss", "ms"]
@@ -20,10 +28,14 @@ Term = Literal["loss", "ms"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a network was measured to lose, in the metric, and to take."""
+    """What a network was measured to lose, in the metric, and to take.
+
+    `moved`: how far its answers are from the float network's, squared, so that losses grow with it; 0 where unknown.
+    """
 
     loss: float
     ms: float
+    moved: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -33,9 +45,10 @@ class Limits:
     loss: float
     ms: float = float("inf")
 
-    def broken(self, outcome: Outcome) -> tuple[Term, ...]:
-        """The limits that an outcome does not keep; NaN keeps none."""
-        loss: tuple[Term, ...] = () if outcome.loss <= self.loss else ("loss",)
+    def broken(self, outcome: Outcome, price: float = 0.0) -> tuple[Term, ...]:
+        """The limits that an outcome does not keep, where a movement of 1 costs `price`; NaN keeps none."""
+        kept = outcome.loss <= self.loss and price * outcome.moved <= self.loss
+        loss: tuple[Term, ...] = () if kept else ("loss",)
         return loss if outcome.ms <= self.ms else (*loss, "ms")
 
 
@@ -56,11 +69,28 @@ class Tried:
     broken: tuple[Term, ...]
 
 
+def price_of(outcomes: Iterable[Outcome]) -> float:
+    """What the metric loses for a movement of 1, by all outcomes together; 0 where it gains, or nothing moves.
+
+    Least squares through the origin: a metric is off by as much where answers hardly move, so that what moves them most
+    tells most.
+    """
+    known = [each for each in outcomes if np.isfinite((each.loss, each.moved)).all()]
+    moved = sum(each.moved**2 for each in known)
+    return max(0.0, sum(each.loss * each.moved for each in known) / moved) if moved else 0.0
+
+
 @dataclass(frozen=True)
 class Verified:
-    """All that was measured, in order."""
+    """All that was measured, in order.
+
+    Attributes:
+        tried: each choice.
+        price: of a movement of 1, in the metric, by all of them.
+    """
 
     tried: tuple[Tried, ...]
+    price: float = 0.0
 
     @property
     def best(self) -> Tried | None:
@@ -101,21 +131,68 @@ def verify(
         evaluate: builds a network and measures it.
         tries: measurements, one at least.
     """
-    found: dict[int, Tried] = {}
-
-    def keeps_loss(index: int) -> bool:
-        if index not in found:
-            assignment = problem.assignment(offered[index].choice)
-            outcome = evaluate(assignment)
-            found[index] = Tried(assignment, offered[index], outcome, limits.broken(outcome))
-        return "loss" not in found[index].broken
-
-    fast, careful = -1, len(offered)  # nothing there is known to keep its loss; all there is taken to
-    while careful - fast > 1 and len(found) < tries:
-        middle = (fast + careful) // 2
-        fast, careful = (fast, middle) if keeps_loss(middle) else (middle, careful)
+    search = _Search(problem, limits, evaluate, tries)
+    # The fastest may be good enough, and tells best what a movement costs.
+    if search.keeps_loss(offered[0]):
+        return search.verified()
+    fast, careful = search.halve(offered, fast=0)
+    if fast is not None and careful is not None:
+        search.halve(between(problem, fast, careful))
     # Faster ones, beside those that were measured: the model may have had their order wrong.
-    for index in range(careful - 1, -1, -1):
-        if len(found) < tries:
-            keeps_loss(index)
-    return Verified(tuple(found.values()))
+    for solution in reversed(offered[: None if careful is None else offered.index(careful)]):
+        search.keeps_loss(solution)
+    return search.verified()
+
+
+def between(problem: Problem, fast: Solution, careful: Solution) -> tuple[Solution, ...]:
+    """From a fast choice to a careful one by single groups, what loses most first: those that lie between, by time."""
+    differ = [group for group, option in enumerate(fast.choice) if option != careful.choice[group]]
+    differ.sort(key=lambda group: float(problem.losses[group][careful.choice[group]] - _own(problem, fast, group)))
+    choice, found = list(fast.choice), []
+    for group in differ[:-1]:
+        choice[group] = careful.choice[group]
+        now = tuple(choice)
+        found.append(Solution(now, problem.loss(now), problem.taken_ms(now), proven=False))
+    return unbeaten(each for each in found if fast.ms < each.ms < careful.ms)
+
+
+def _own(problem: Problem, solution: Solution, group: int) -> float:
+    return float(problem.losses[group][solution.choice[group]])
+
+
+class _Search:
+    """What was measured so far, and how much more may be."""
+
+    def __init__(self, problem: Problem, limits: Limits, evaluate: Callable[[Assignment], Outcome], tries: int) -> None:
+        self.problem, self.limits, self.evaluate, self.tries = problem, limits, evaluate, tries
+        self.found: dict[Solution, Outcome] = {}
+
+    def keeps_loss(self, solution: Solution) -> bool:
+        """By measurement; what could not be measured any more does not."""
+        if solution not in self.found:
+            if len(self.found) >= self.tries:
+                return False
+            self.found[solution] = self.evaluate(self.problem.assignment(solution.choice))
+        return "loss" not in self.limits.broken(self.found[solution], price_of(self.found.values()))
+
+    def halve(self, offered: Sequence[Solution], fast: int = -1) -> tuple[Solution | None, Solution | None]:
+        """The slowest that was measured not to keep its loss, and the next one, which does; None where there is none.
+
+        Nothing before the first is known to keep its loss, `fast` of them does not; all behind the last is taken to.
+        """
+        careful = len(offered)
+        while careful - fast > 1 and len(self.found) < self.tries:
+            middle = (fast + careful) // 2
+            fast, careful = (fast, middle) if self.keeps_loss(offered[middle]) else (middle, careful)
+        return offered[fast] if fast >= 0 else None, offered[careful] if careful < len(offered) else None
+
+    def verified(self) -> Verified:
+        """All of it, judged by the price that all of it gives."""
+        price = price_of(self.found.values())
+        return Verified(
+            tuple(
+                Tried(self.problem.assignment(each.choice), each, outcome, self.limits.broken(outcome, price))
+                for each, outcome in self.found.items()
+            ),
+            price,
+        )

@@ -23,7 +23,7 @@ class Scenes:
 
     def __init__(self, settings: SceneSource) -> None:
         self._settings = settings
-        self._indices = range(0, settings.count, settings.every)[: settings.limit]
+        self._indices = range(settings.skip, settings.count, settings.every)[: settings.limit]
         self._textures = make_textures()
 
     @property

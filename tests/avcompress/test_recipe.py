@@ -60,6 +60,7 @@ SECTIONS = {
     "Dynamic": "stages, kind: dynamic",
     "WeightOnly": "stages, kind: weight_only",
     "KeepFloat": "stages, keep_float",
+    "Mixed": "stages, mixed",
     "CorrectBias": "stages, kind: correct_bias",
     "AdaRound": "stages, kind: adaround",
     "Reconstruct": "stages, kind: reconstruct",

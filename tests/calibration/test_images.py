@@ -41,6 +41,7 @@ def test_images_come_sorted_by_name_and_nothing_else_comes(folder: Path) -> None
 def test_every_and_limit_choose_in_that_order(folder: Path) -> None:
     assert open_images(folder, every=2).names == ("a.png", "c.BMP", "e.Jpeg")
     assert open_images(folder, every=2, limit=2).names == ("a.png", "c.BMP")
+    assert open_images(folder, skip=1, every=2).names == ("b.png", "d.webp", "f.ppm")
     assert open_images(folder, limit=100).names == open_images(folder).names
 
 

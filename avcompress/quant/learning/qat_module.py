@@ -22,6 +22,7 @@ from torch.nn import functional as F  # noqa: N812
 from avcompress.onnx_import import import_onnx, write_back
 from avcompress.onnx_import.layers import padded_conv
 from avcompress.onnx_import.quantized import dequantize_linear, quantize_linear, requantize
+from avcompress.quant.learning.learned_steps import Grid
 from avcompress.quant.learning.quantizers import Bias, QuantizedWeight, Quantizer, Scaled, Scaling, into_bins
 from avcompress.quant.placement.onnx_view import graph_view
 from avcompress.quant.placement.patterns import link
@@ -33,6 +34,7 @@ from engines.onnx_graph import folded_names, initializers
 _LAYERS = frozenset({F.conv1d, F.conv2d, F.conv3d, F.linear, padded_conv})
 """Functions of (input, weight, bias, ...) whose weight is (outputs, inputs of a group, ...)."""
 _LEVELS = 127.0
+_FULL, _HALF = (-128, 127), (-64, 64)
 _TYPICAL = 32.0
 """Of an input, in steps: what a bias is measured by is a step of a weight times this."""
 
@@ -135,10 +137,13 @@ class _Builder:
         shape = _along(axis, value.dim(), step)
         tensor, before = self.floats.get(_tensor(node), (_tensor(stored), value))
         step, shift = step.reshape(shape), self._shift(zero, shape)
-        start = before if grid is None else into_bins(before, (value / step).round(), step)
+        integers = (value / step).round()
+        start = before if grid is None else into_bins(before, integers, step)
         may = self._may_learn(tensor)
         recomputed = may and self.settings.weight_scales == "recomputed"
-        scaling = Scaling(step, shift, grid, may and self.settings.learns_weights, recomputed=recomputed)
+        scaling = Scaling(
+            step, shift, _kept(grid, integers), may and self.settings.learns_weights, recomputed=recomputed
+        )
         path = _key(tensor)
         self.weights[path] = QuantizedWeight(start, scaling)
         with self.graph.inserting_before(node):
@@ -250,6 +255,11 @@ def _along(axis: int | None, rank: int, scale: Tensor) -> tuple[int, ...]:
     if axis is None or scale.dim() != 1:
         return ()
     return tuple(-1 if i == axis else 1 for i in range(rank))
+
+
+def _kept(grid: Grid, integers: Tensor) -> Grid:
+    """A weight that uses half of INT8's range stays there: CPUs without VNNI compute it in integers for that."""
+    return _HALF if grid == _FULL and bool((integers.abs() <= _HALF[1]).all()) else grid
 
 
 def _key(name: str) -> str:

@@ -17,7 +17,7 @@ from avcompress.quant.placement.policy import EVERYTHING, QUANTIZED, Placement, 
 from avcompress.quant.plan import as_precision, plan_line, prepare
 from avcompress.quant.ties import settle_ties
 from avcompress.recipe import Ptq
-from avcompress.spec import WEIGHTED, Artifact, Batch, DataError, QuantParams
+from avcompress.spec import WEIGHTED, Artifact, Batch, DataError, QuantParams, RecipeError
 from calibration.batches import Batches
 from calibration.statistics import Statistics, TensorStatistics, preprocess_digest
 from engines.onnx_graph import initializers
@@ -33,6 +33,8 @@ def calibrate(artifact: Artifact, settings: Ptq, batches: Iterable[Batch]) -> St
     Raises RecipeError, DataError or ModelError.
     """
     model = prepare(artifact.model)
+    if settings.mixed is not None:  # whatever a choice may quantize
+        return observe(model, candidates(model), batches)
     # Those of both formats: which one it is may change without an image.
     formats = (settings.model_copy(update={"format": name}) for name in ("int8", "fp8"))
     tensors = (name for each in formats for name in _tensors(_placement(model, each)))
@@ -41,7 +43,7 @@ def calibrate(artifact: Artifact, settings: Ptq, batches: Iterable[Batch]) -> St
 
 def calibration_settings(settings: Ptq) -> dict[str, Any]:
     """The settings that `calibrate` depends on; a change of others needs no image again."""
-    return settings.model_dump(include={"keep_float", "rules"})
+    return {**settings.model_dump(include={"keep_float", "rules"}), "chosen": settings.mixed is not None}
 
 
 def quantize(
@@ -55,8 +57,11 @@ def quantize(
         batches: the calibration images, as the network takes them; not gone through where there are statistics.
         statistics: of this network, by `calibrate` or `avcompress calibrate`.
 
-    Raises RecipeError, DataError or ModelError; equal inputs give a model of equal bytes.
+    Raises RecipeError, also where layers are still to be chosen (`mixed`), DataError or ModelError; equal inputs give
+    a model of equal bytes.
     """
+    if settings.mixed is not None:
+        raise RecipeError("ptq.mixed: expected layers that were chosen, got a choice; `avcompress run` makes it")
     model = prepare(artifact.model)
     placement = _placement(model, settings)
     if statistics is None:

@@ -15,22 +15,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from avcompress.search.solve.problem import Budget, Choice, Floats, Problem, Solution, refuse_unreachable
+from avcompress.search.solve.problem import Budget, Choice, Floats, Problem, Solution, refuse_share, refuse_unreachable
 from avcompress.spec import Precision
 
 
 def solve_greedily(problem: Problem, budget: Budget) -> Solution:
     """A choice that keeps a budget; raises DataError where single changes come to none."""
-    search = _Greedy(problem)
+    search = _Greedy(problem, budget.share)
     found = [search.within(start, budget) for start in _starts(problem)]
     solutions = [Solution(choice, problem.loss(choice), problem.taken_ms(choice), proven=False) for choice in found]
     if budget.ms is not None:
         limit, kept, least = budget.ms, _ms, _loss
     else:
         limit, kept, least = budget.loss or 0.0, _loss, _ms
-    able = [solution for solution in solutions if kept(solution) <= limit]
+    wide = [each for each in solutions if problem.share(each.choice) >= budget.share - _SLACK]
+    if not wide:
+        raise refuse_share(problem, budget)
+    able = [solution for solution in wide if kept(solution) <= limit]
     if not able:
-        raise refuse_unreachable(problem, budget, min(map(kept, solutions)))
+        raise refuse_unreachable(problem, budget, min(map(kept, wide)))
     return min(able, key=least)
 
 
@@ -43,15 +46,23 @@ def _loss(solution: Solution) -> float:
 
 
 def _starts(problem: Problem) -> list[Choice]:
-    """Every group where it loses least, then all in one precision; those that may not take it where they lose least."""
+    """Every group where it loses least, then all in one precision; those that may not take it where they lose least.
+
+    Where a share is to be quantized, also every group where most of it is.
+    """
     exact = tuple(int(np.argmin(own)) for own in problem.losses)
     precisions = dict.fromkeys(precision for own in problem.options for precision in own)
-    return [exact, *(_uniform(problem, exact, precision) for precision in precisions)]
+    widest = [tuple(int(np.argmax(own)) for own in problem.shares)] if problem.shares else []
+    return [exact, *(_uniform(problem, exact, precision) for precision in precisions), *widest]
 
 
 def _uniform(problem: Problem, exact: Choice, precision: Precision) -> Choice:
     pairs = zip(problem.options, exact, strict=True)
     return tuple(own.index(precision) if precision in own else least for own, least in pairs)
+
+
+_SLACK = 1e-9
+"""Of a share, which is a sum of floats."""
 
 
 class _Change(NamedTuple):
@@ -64,8 +75,8 @@ class _Change(NamedTuple):
 
 
 class _Greedy:
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
+    def __init__(self, problem: Problem, share: float) -> None:
+        self.problem, self.share = problem, share
         self.links: list[list[tuple[int, Floats]]] = [[] for _ in problem.names]
         for link in problem.links:
             self.links[link.first].append((link.second, link.ms))
@@ -111,8 +122,16 @@ class _Greedy:
             for other, cost in self.links[group]:
                 times += cost[:, choice[other]]
             for option in range(len(losses)):
-                if option != now:
+                if option != now and self._stays_wide(choice, group, option):
                     yield _Change(group, option, float(losses[option] - losses[now]), float(times[option] - times[now]))
+
+    def _stays_wide(self, choice: Choice, group: int, option: int) -> bool:
+        """Whether a change leaves enough quantized, or takes nothing away."""
+        if not self.share:
+            return True
+        own = self.problem.shares[group]
+        change = float(own[option] - own[choice[group]])
+        return change >= 0 or self.problem.share(choice) + change >= self.share - _SLACK
 
 
 def _changed(choice: Choice, change: _Change) -> Choice:

@@ -50,4 +50,5 @@ def _only(problem: Problem, left: set[Precision]) -> Problem:
             for link in problem.links
         ),
         fixed_ms=problem.fixed_ms,
+        shares=tuple(own[numbers] for own, numbers in zip(problem.shares, kept, strict=False)),
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from avcompress.search.assignment import Assignment
+from avcompress.search.assignment import QUANTIZED, Assignment
 from avcompress.search.groups import OUTSIDE, Layout, Passage
 from avcompress.search.latency.table import PrecisionTable
 from avcompress.search.sensitivity.values import Sensitivity
@@ -48,6 +48,8 @@ class Problem:
         ms: of each group, (options,): what it takes.
         links: a pair of groups once at most.
         fixed_ms: what the network takes beside.
+        shares: of each group, (options,): the part of the network's multiply-accumulates that is quantized with it;
+            empty where nobody asks for it.
     """
 
     names: tuple[str, ...]
@@ -56,6 +58,17 @@ class Problem:
     ms: tuple[Floats, ...]
     links: tuple[Link, ...] = ()
     fixed_ms: float = 0.0
+    shares: tuple[Floats, ...] = ()
+
+    def share(self, choice: Choice) -> float:
+        """The part of the multiply-accumulates that a choice quantizes; 0 where nobody asks for it."""
+        return float(sum(own[option] for own, option in zip(self.shares, choice, strict=False)))
+
+    @property
+    def most_ms(self) -> float:
+        """No choice takes more."""
+        own = sum(float(times.max()) for times in self.ms)
+        return own + sum(float(link.ms.max()) for link in self.links) + self.fixed_ms
 
     def loss(self, choice: Choice) -> float:
         """What a choice loses."""
@@ -82,10 +95,12 @@ class Budget:
     Attributes:
         ms: the most that a choice may take; the loss is made least.
         loss: the most that it may lose; the time is made least.
+        share: of the multiply-accumulates that is quantized, at least.
     """
 
     ms: float | None = None
     loss: float | None = None
+    share: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.ms is None) == (self.loss is None):
@@ -137,6 +152,16 @@ def problem_of(
         ),
         links=parts.links(),
         fixed_ms=table.others_ms,
+        shares=quantized_shares(layout, options),
+    )
+
+
+def quantized_shares(layout: Layout, options: Sequence[Sequence[Precision]]) -> tuple[Floats, ...]:
+    """What a Problem has as `shares`."""
+    total = sum(group.macs for group in layout.groups) or 1
+    return tuple(
+        np.array([group.macs / total if each in QUANTIZED else 0.0 for each in own])
+        for group, own in zip(layout.groups, options, strict=True)
     )
 
 
@@ -184,7 +209,17 @@ class _Parts:
 def refuse_unreachable(problem: Problem, budget: Budget, best: float) -> DataError:
     """For a budget that not even the best choice keeps."""
     asked, what = (budget.ms, "ms") if budget.ms is not None else (budget.loss, "of loss")
+    beside = f" with {100 * budget.share:.3g} % of the MACs quantized" if budget.share else ""
     return DataError(
-        f"search: expected precisions that keep {asked:.4g} {what}, got {best:.4g} at best of {len(problem.names)} "
-        "groups; raise the budget, allow more precisions, or make the network smaller"
+        f"search: expected precisions that keep {asked:.4g} {what}{beside}, got {best:.4g} at best of "
+        f"{len(problem.names)} groups; raise the budget, allow more precisions, or make the network smaller"
+    )
+
+
+def refuse_share(problem: Problem, budget: Budget) -> DataError:
+    """For a share of the multiply-accumulates that cannot be quantized whatever is lost."""
+    most = sum(float(own.max()) for own in problem.shares)
+    return DataError(
+        f"search: expected {100 * budget.share:.3g} % of the MACs quantized, at most {100 * most:.3g} % can be; ask "
+        "for less, or exclude less"
     )

@@ -6,6 +6,7 @@ With x[g, o] = 1 where group g takes option o, and y[l, o, p] = 1 where link l's
     subject to   sum_o x[g, o] = 1          for each group
                  sum_p y[l, o, p] = x[first, o],   sum_o y[l, o, p] = x[second, p]
                  sum ms x + sum ms y <= budget     (or sum loss x <= budget)
+                 sum share x >= share
 
 Where all x are whole numbers, so are all y: only x need branching. Without the budget the relaxation of a chain is
 exact, and of networks nearly so.
@@ -23,7 +24,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
 from scipy.sparse import coo_array
 
-from avcompress.search.solve.problem import Budget, Choice, Floats, Problem, Solution, refuse_unreachable
+from avcompress.search.solve.problem import Budget, Choice, Floats, Problem, Solution, refuse_share, refuse_unreachable
 from avcompress.spec import DataError
 
 _GAP = 1e-6
@@ -44,9 +45,11 @@ def solve_exactly(problem: Problem, budget: Budget, seconds: float = 60.0) -> So
     program = _Program(problem)
     first, second = (program.losses, program.times) if budget.ms is not None else (program.times, program.losses)
     limit = budget.ms - problem.fixed_ms if budget.ms is not None else budget.loss or 0.0
-    found = program.least(first, seconds, (second, limit))
+    found = program.least(first, seconds, budget.share, (second, limit))
     if found.x is None and found.status == _INFEASIBLE:
-        best = program.least(second, seconds)
+        best = program.least(second, seconds, budget.share)
+        if best.x is None:
+            raise refuse_share(problem, budget)
         raise refuse_unreachable(problem, budget, _figure(problem, program.choice(best.x), budget))
     if found.x is None:
         raise DataError(f"search: expected a choice in {seconds:g} s, got none ({found.message}); give more seconds")
@@ -79,13 +82,23 @@ class _Program:
         return np.concatenate([*self.problem.losses, np.zeros(pairs)])
 
     @property
+    def shares(self) -> Floats:
+        """By variable: what is quantized with it, of all multiply-accumulates."""
+        own = self.problem.shares or tuple(np.zeros(len(each)) for each in self.problem.options)
+        return np.concatenate([*own, np.zeros(sum(link.ms.size for link in self.problem.links))])
+
+    @property
     def times(self) -> Floats:
         """By variable, ms."""
         return np.concatenate([*self.problem.ms, *(link.ms.ravel() for link in self.problem.links)])
 
-    def least(self, costs: Floats, seconds: float, kept: tuple[Floats, float] | None = None) -> OptimizeResult:
-        """Make a sum least; `kept`: another sum and what it may be at most."""
+    def least(
+        self, costs: Floats, seconds: float, share: float, kept: tuple[Floats, float] | None = None
+    ) -> OptimizeResult:
+        """Make a sum least, with a share quantized; `kept`: another sum and what it may be at most."""
         constraints = [self._agreement()]
+        if share:
+            constraints.append(LinearConstraint(self.shares[None], lb=share - _SLACK))
         if kept is not None:
             weights, limit = kept
             # In parts of its largest number: HiGHS takes what is below 1e-7 of a constraint for kept.

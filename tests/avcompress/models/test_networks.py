@@ -16,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 from avcompress.export import to_onnx
 from avcompress.models import detector, segmenter
 from avcompress.models.detection import BoxTargets, assign, grid, overlaps, quality_focal
+from avcompress.models.layers import Residual
 from avcompress.models.segmentation import class_weights
 from calibration.sample import Boxes, Sample
 
@@ -242,3 +243,22 @@ def test_masks_become_int64():
 
     assert labels.dtype == torch.int64
     assert labels.shape == (2, 4, 4)
+
+
+@pytest.mark.parametrize(("depths", "blocks"), [((0, 0, 0), 0), ((1, 1, 0), 2), ((3, 2, 1), 6)])
+def test_depths_are_the_residual_blocks_at_each_stride(depths, blocks):
+    network = segmenter(num_classes=3, width=4, depths=depths)
+
+    assert sum(isinstance(part, Residual) for part in network.modules()) == blocks
+    assert network(torch.zeros(2, 3, 64, 64)).shape[:2] == (2, 3)
+
+
+def test_the_usual_depths_change_no_weight():
+    usual, named = segmenter(num_classes=3), segmenter(num_classes=3, depths=[2, 2, 1])
+
+    assert all(torch.equal(a, b) for a, b in zip(usual.parameters(), named.parameters(), strict=True))
+
+
+def test_depths_of_another_number_are_refused():
+    with pytest.raises(ValueError, match=r"depths at strides 8, 16 and 32, got 16 and \[1, 1\]"):
+        segmenter(num_classes=3, depths=[1, 1])

@@ -133,3 +133,17 @@ def test_finer_scales_never_lose_to_coarser_ones_at_the_largest_weight(seed):
     assert max(channels.scale) == pytest.approx(whole.scale[0])
     assert max(blocks.scale) == pytest.approx(whole.scale[0])
     assert min(blocks.scale) <= min(channels.scale) * 1.0001
+
+
+def test_weights_of_seven_bits_reach_half_of_the_range():
+    weight = np.array([[1.0, -2.0], [0.5, 0.25]], np.float32)
+
+    params = weight_params(weight, 0, Ptq(kind="ptq", weight_bits=7))
+
+    assert params.dtype == "int8"
+    assert np.abs(quantize_array(weight, params)).max(axis=1).tolist() == [63, 63]
+
+
+def test_fp8_has_no_half_of_a_range():
+    with pytest.raises(ValueError, match="expected weight_bits: 8 with fp8"):
+        Ptq(kind="ptq", format="fp8", weight_bits=7)

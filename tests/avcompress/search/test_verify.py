@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avcompress.search.solve.problem import Problem, Solution
-from avcompress.search.verify import Limits, Outcome, verify
+from avcompress.search.verify import Limits, Outcome, between, price_of, verify
 
 OPTIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "int8 weights", "int4 weights", "int8 dynamic")
 PROBLEM = Problem(("a",), (OPTIONS,), (np.arange(8.0),), (np.arange(8.0)[::-1],))
@@ -81,3 +82,54 @@ def test_no_more_is_measured_than_asked_for(tries):
     verify(PROBLEM, FRONT, Limits(loss=0.03), evaluate, tries=tries)
 
     assert len(asked) == tries
+
+
+def test_what_a_movement_costs_is_told_by_all_outcomes_together():
+    assert price_of([Outcome(0.01, 1.0, moved=1.0), Outcome(0.05, 1.0, moved=2.0)]) == pytest.approx(0.022)
+    assert price_of([Outcome(-0.01, 1.0, moved=1.0)]) == 0.0
+    assert price_of([Outcome(0.3, 1.0)]) == 0.0
+
+
+@given(noise=st.lists(st.floats(-0.004, 0.004), min_size=8, max_size=8))
+def test_a_choice_that_keeps_its_floor_by_chance_alone_is_not_believed(noise):
+    """The metric is off by four times the floor; movements, which double from choice to choice, are exact."""
+    moved = [0.01 * 2.0**i for i in range(8)]
+    evaluate, _ = measuring(
+        {name: Outcome(0.1 * moved[i] + noise[i], 10.0 - i, moved[i]) for i, name in enumerate(OPTIONS)}
+    )
+
+    found = verify(PROBLEM, FRONT, Limits(loss=0.001), evaluate, tries=8)
+
+    assert all(found.price * each.outcome.moved <= 0.001 for each in found.tried if not each.broken)
+    assert all("loss" in each.broken for each in found.tried if each.outcome.loss > 0.001)
+
+
+def test_single_groups_are_set_back_between_the_last_that_keeps_its_floor_and_the_next_faster_one():
+    """Eight groups: all in INT8 lose .036, by hand a choice may lose .02, and the front offers all or nothing."""
+    names = tuple(f"g{i}" for i in range(8))
+    losses = tuple(np.array([0.0, 0.001 * (i + 1)]) for i in range(8))
+    problem = Problem(names, (("fp32", "int8"),) * 8, losses, (np.array([2.0, 1.0]),) * 8)
+    ends = [
+        Solution((option,) * 8, problem.loss((option,) * 8), problem.taken_ms((option,) * 8), True) for option in (1, 0)
+    ]
+
+    def evaluate(assignment):
+        choice = problem.choice(assignment)
+        return Outcome(problem.loss(choice), problem.taken_ms(choice))
+
+    found = verify(problem, ends, Limits(loss=0.02), evaluate, tries=8)
+
+    # What loses most is set back first: .036 - .008 - .007 - .006 = .015; with two set back it is .021.
+    assert [name for name in names if found.best.assignment[name] == "fp32"] == ["g5", "g6", "g7"]
+
+
+def test_between_two_choices_all_lose_more_than_one_and_take_longer_than_the_other():
+    random = np.random.default_rng(0)
+    losses, times = (np.stack([ends, random.random(6)], 1) for ends in (np.zeros(6), np.full(6, 1.5)))
+    problem = Problem(tuple("abcdef"), (("fp32", "int8"),) * 6, tuple(losses), tuple(times))
+    fast, careful = (Solution((o,) * 6, problem.loss((o,) * 6), problem.taken_ms((o,) * 6), True) for o in (1, 0))
+
+    steps = between(problem, fast, careful)
+
+    assert len(steps) >= 3
+    assert all(fast.ms < a.ms < b.ms < careful.ms and fast.loss > a.loss > b.loss for a, b in pairwise(steps))

@@ -117,6 +117,23 @@ def test_weights_begin_as_the_float_ones_not_as_their_roundings(small_artifact):
         assert np.array_equal((weight.steps * weight.unit).detach().numpy(), value)
 
 
+@pytest.mark.parametrize("weight_scales", ["fixed", "learned", "recomputed"])
+def test_weights_of_half_of_their_range_stay_there(onnx_network, quantized, weight_scales):
+    artifact = quantized(onnx_network("c2f"), "c2f", weight_bits=7)
+    module = qat_module(artifact, plan(weight_scales=weight_scales))
+    wander_(module)
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, QuantizedWeight):
+                part.steps.mul_(3)
+
+    back = trained_artifact(artifact, module).model
+
+    integers = [numpy_helper.to_array(t) for t in back.graph.initializer if t.data_type == onnx.TensorProto.INT8]
+    largest = max(int(np.abs(values.astype(int)).max()) for values in integers if values.ndim > 1)
+    assert largest == 64
+
+
 @pytest.mark.parametrize("name", ["c2f", "mobilenet_v2", "unet"])
 def test_trained_it_keeps_sites_names_and_stored_types(onnx_network, quantized, name):
     artifact = quantized(onnx_network(name), name)

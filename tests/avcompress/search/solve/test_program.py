@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -135,3 +136,26 @@ def test_equal_problems_have_equal_solutions():
     problem = chain(0.0)
 
     assert solve_exactly(problem, Budget(ms=5)).choice == solve_exactly(chain(0.0), Budget(ms=5)).choice
+
+
+@settings(max_examples=30)
+@given(problem=problems(), share=st.floats(0.01, 1.0))
+def test_a_share_of_the_macs_is_quantized_at_the_least_loss(problem, share):
+    """Brute force over all choices."""
+    rng = np.random.default_rng(len(problem.names))
+    shares = tuple(rng.random(len(own)) / len(problem.names) for own in problem.losses)
+    problem = replace(problem, shares=shares)
+    able = [choice for choice in every_choice(problem) if problem.share(choice) >= share]
+    budget = Budget(ms=problem.most_ms, share=share)
+    if not able:
+        with pytest.raises(DataError, match="of the MACs quantized, at most"):
+            solve_exactly(problem, budget)
+        return
+
+    found = solve_exactly(problem, budget)
+
+    assert problem.share(found.choice) >= share - 1e-6
+    assert found.loss <= min(map(problem.loss, able)) + 1e-6 * max(1.0, found.loss)
+    greedy = solve_greedily(problem, budget)
+    assert problem.share(greedy.choice) >= share - 1e-6
+    assert greedy.loss >= found.loss - 1e-6 * max(1.0, abs(found.loss))

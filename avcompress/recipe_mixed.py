@@ -1,0 +1,63 @@
+"""What a recipe says of precisions that are chosen by measurement, instead of layers that are named."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from avcompress.frozen import Fraction, Model
+
+
+class Mixed(Model):
+    """Which layers `ptq` quantizes, and which stay float: chosen by what each loses and takes, then held to a floor."""
+
+    metric: str | None = Field(
+        None,
+        description="as in contract.accuracy: of the choices that keep it on data.selection the fastest is taken, by "
+        "measuring some; default: what loses least is taken, by the numbers alone",
+    )
+    max_drop_relative: Fraction = Field(
+        0.001, description="how far the metric may fall, as a share of the float network's: 0.001 keeps 99.9 %"
+    )
+    min_macs: Fraction = Field(0.0, description="share of the multiply-accumulates that is quantized, at least")
+    speedup: Annotated[float, Field(gt=1)] | None = Field(
+        None, description="how many times as fast as the float network a choice shall be, by the times below"
+    )
+    sensitivity: Literal["fisher", "output", "hessian"] = Field(
+        "fisher",
+        description="what a group of layers loses: output runs the network with it alone quantized, fisher and hessian "
+        "tell all groups by gradients",
+    )
+    images: PositiveInt = Field(64, description="calibration images that tell what is lost")
+    times: Literal["measured", "macs"] = Field(
+        "measured",
+        description="what layers take: measured on an engine of this machine; macs: as many as are not quantized, "
+        "where no target is at hand",
+    )
+    times_file: str | None = Field(
+        None, description="of `avcompress profile`, run on the target, in their place; relative to the data root"
+    )
+    backend: Literal["ort", "openvino", "trt"] | None = Field(
+        None,
+        description="which of target.engines times and the metric are measured on; default: the first that runs here "
+        "and is no reference",
+    )
+    method: Literal["program", "greedy", "evolution"] = Field(
+        "program",
+        description="program: an integer program, proven best by the numbers; greedy: single changes; evolution: "
+        "networks of chance and descent, each measured, for losses that do not add up",
+    )
+    tries: PositiveInt = Field(8, description="choices whose metric is measured, at most")
+    generations: PositiveInt = Field(6, description="of evolution, of 16 networks each")
+    seed: int = Field(0, ge=0, description="of evolution, and of the signs of fisher and hessian")
+
+    @model_validator(mode="after")
+    def _has_a_goal(self) -> Mixed:
+        if self.metric is None and self.speedup is None and not self.min_macs:
+            raise ValueError("expected metric, min_macs or speedup, got none of them; name what the choice must keep")
+        if self.metric is not None and self.speedup is not None:
+            raise ValueError("expected metric or speedup, got both; with a metric, the fastest choice is taken anyway")
+        if self.speedup is not None and self.times == "macs" and self.times_file is None:
+            raise ValueError("expected measured times with speedup, got macs, which are no time; use min_macs instead")
+        return self

@@ -1,0 +1,122 @@
+"""What a network reaches on the images that choices are made by, on one engine: metric, movement, time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, NamedTuple
+
+import onnx
+
+from avcompress.judging.measuring import accuracy
+from avcompress.quant.observe import network_digest
+from avcompress.recipe import Engine
+from avcompress.running.bench import Bench
+from avcompress.running.choosing import few
+from avcompress.search.cache import Cache
+from avcompress.search.verify import Outcome
+from avcompress.spec import Array, Artifact
+from avcompress.state import step_key
+from avcompress.trial import trial_of
+from calibration.preprocess import preprocess
+from engines.build import open_engine
+from engines.session import Session
+from engines.turns import ENGINE, Turns, built, engines_ms, random_inputs
+from validation.truth import Truth, read_truth
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_MOVED = 64
+"""Calibration images that tell how far answers are moved."""
+_TURNS = Turns(seconds=1.0)
+
+
+class Reached(NamedTuple):
+    """Of one network: its metric, and its answers on a few images."""
+
+    metric: float
+    network: onnx.ModelProto
+    answers: Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Measures networks; what was measured once is in the cache.
+
+    Attributes:
+        bench: its selection images tell the metric, its calibration images the movement.
+        engine: of this machine, on which networks are run.
+        metric: by its name; None: nobody asks for one, and it is 0.
+        cache: of metrics.
+    """
+
+    bench: Bench
+    engine: Engine
+    metric: str | None
+    cache: Cache
+
+    def __call__(self, network: onnx.ModelProto) -> Reached:
+        """Of the network that others are held against."""
+        with TemporaryDirectory() as folder:
+            return self._reached(network, built(network, Path(folder) / "network", self.engine) / ENGINE)
+
+    def beside(self, before: Reached, made: Artifact) -> Outcome:
+        """Of a network made of it: what the metric falls, how far its answers move, what it takes."""
+        with TemporaryDirectory() as folder:
+            places = [
+                built(network, Path(folder) / str(number), self.engine) / ENGINE
+                for number, network in enumerate((before.network, made.model))
+            ]
+            reached = self._reached(made.model, places[1])
+            inputs = random_inputs(before.network)
+            _, after_ms = engines_ms(places, self.engine, [inputs, inputs], _TURNS)
+        return Outcome(before.metric - reached.metric, after_ms, self._movement(before, reached.answers))
+
+    def moved(self, before: Reached, made: Artifact) -> float:
+        """How far the answers of a network made of it are from its own."""
+        with TemporaryDirectory() as folder:
+            place = built(made.model, Path(folder) / "network", self.engine) / ENGINE
+            with open_engine(place, self.engine) as session:
+                return self._movement(before, self._answers(session, made.model))
+
+    def _movement(self, before: Reached, answers: Sequence[Tensor]) -> float:
+        """Squared, the mean over images: in the units of `sensitivity: output`."""
+        from avcompress.distill.movement import movement, moves_of
+
+        moves = moves_of(self.bench.recipe.task, self.bench.recipe.preprocess.size)
+        pairs = zip(before.answers, answers, strict=True)
+        return sum(movement(moves, [one], [other]) for one, other in pairs) / len(answers)
+
+    def _answers(self, session: Session, network: onnx.ModelProto) -> list[Tensor]:
+        import torch
+
+        name, (source,) = network.graph.output[0].name, session.inputs
+        return [torch.from_numpy(session.run({source: image})[name]) for image in self._images]
+
+    def _reached(self, network: onnx.ModelProto, place: Path) -> Reached:
+        recipe, source = self.bench.recipe, self.bench.selection
+        settings = (recipe.task.model_dump(), recipe.preprocess.model_dump(), self.engine.model_dump(), self.metric)
+        key = step_key("judged", network_digest(network), source.fingerprint, settings)
+        metric = 0.0 if self.metric is None else self.cache.get(key)
+        with open_engine(place, self.engine) as session:
+            answers = self._answers(session, network)
+            if metric is None and self.metric is not None:
+                trial = trial_of(recipe, self.bench.classes, source)
+                metric = accuracy(trial, session, source, self._truth)[self.metric]
+                self.cache.put(key, metric)
+        return Reached(float(metric), network, answers)
+
+    @cached_property
+    def _images(self) -> list[Array]:
+        settings = self.bench.recipe.preprocess
+        samples = islice(few(self.bench.calibration, _MOVED), _MOVED)
+        return [preprocess(sample.image, settings)[0] for sample in samples]
+
+    @cached_property
+    def _truth(self) -> Truth:
+        return read_truth(self.bench.selection)

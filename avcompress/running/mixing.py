@@ -1,0 +1,260 @@
+"""What a `ptq` stage quantizes where its recipe lets it choose: by what layers lose and take, held to a floor."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from avcompress.checkpoint import artifact_files, load_artifact
+from avcompress.files import write_atomically
+from avcompress.recipe import CorrectBias, Engine, Ptq
+from avcompress.recipe_mixed import Mixed
+from avcompress.running.bench import Bench
+from avcompress.running.judge import Judge, Reached
+from avcompress.running.targeting import engine_of
+from avcompress.running.training import under_way
+from avcompress.search.assignment import Assignment, share_of_macs
+from avcompress.search.cache import Cache
+from avcompress.search.chosen import Chosen, TriedChoice
+from avcompress.search.formats import Formats, everything, formats_of
+from avcompress.search.latency.counted import Counted
+from avcompress.search.latency.measured import Measured
+from avcompress.search.latency.source import FromFile, LatencySource, Subject
+from avcompress.search.pool import Here
+from avcompress.search.sensitivity.measure import Material, measure_sensitivity
+from avcompress.search.solve.evolve import POPULATION, Evolution, evolve
+from avcompress.search.solve.front import Solve, front
+from avcompress.search.solve.greedy import solve_greedily
+from avcompress.search.solve.problem import Budget, Problem, Solution, problem_of, refuse_unreachable
+from avcompress.search.solve.program import solve_exactly
+from avcompress.search.stages import stages_for
+from avcompress.search.verify import Limits, Outcome, Tried, Verified, verify
+from avcompress.spec import Artifact, Precision, Track
+from avcompress.state import step_key
+from calibration.batches import Batches
+from calibration.statistics import Statistics
+from calibration.statistics_file import load_statistics
+from validation.machine import runtime_versions
+
+CHOSEN = "chosen.json"
+
+
+class Choice:
+    """The choice that one stage makes.
+
+    Args:
+        bench: of the run.
+        where: the stage's place in the recipe.
+        stage: its settings.
+        mixed: those of the choice.
+    """
+
+    def __init__(self, bench: Bench, where: str, stage: Ptq, mixed: Mixed) -> None:
+        self.bench, self.where, self.stage, self.mixed = bench, where, stage, mixed
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Whose times count, and which the floor is kept on."""
+        return engine_of(self.bench.engines, self.mixed.backend, f"{self.where}.mixed")
+
+    @property
+    def key(self) -> list[object]:
+        """What decides the choice beside the network and its statistics."""
+        bench = self.bench
+        source = bench.selection
+        known: list[object] = [self.stage.model_dump(), self.engine.model_dump(exclude={"required"}), self._corrections]
+        known += [bench.recipe.task.model_dump(), bench.recipe.preprocess.model_dump(), bench.classes]
+        return [*known, bench.calibration.fingerprint, source.fingerprint, runtime_versions()]
+
+    @property
+    def _corrections(self) -> tuple[CorrectBias, ...]:
+        return tuple(stage for stage in self.bench.recipe.stages if isinstance(stage, CorrectBias))
+
+    def make(self, before: Path, statistics: Path, name: str, track: Track) -> Chosen:
+        """Choose; raises what measuring raises, and DataError where no choice keeps what the stage asks for."""
+        artifact = load_artifact(before)
+        batches = Batches(self.bench.calibration, self.bench.recipe.preprocess, artifact.model.graph.input[0].name)
+        known = load_statistics(statistics)
+        precision: Precision = "fp8" if self.stage.format == "fp8" else "int8"
+        formats = formats_of(artifact, ["fp32", precision], self.stage, batches, known)
+        cache = Cache(under_way(self.bench, name))
+        problem, says = self._problem(formats, batches, cache, track)
+        options = _Options(self, formats, artifact, batches, known)
+        if self.mixed.method == "evolution":
+            judge = options.judge(cache)
+            offered = options.evolved(problem, front(problem, POPULATION, share=self.mixed.min_macs), judge, track)
+        elif self.mixed.metric is not None:
+            offered = front(problem, solve=self._solve, share=self.mixed.min_macs)
+        else:
+            offered = (self._by_numbers(problem),)
+        if self.mixed.metric is not None:
+            return options.held(says, problem, offered, options.judge(cache))
+        return options.by_numbers(says, problem, offered)
+
+    def _problem(self, formats: Formats, batches: Batches, cache: Cache, track: Track) -> tuple[Problem, str]:
+        mixed, recipe = self.mixed, self.bench.recipe
+        material = Material(formats, batches, mixed.images, recipe.task, recipe.preprocess.size, mixed.seed)
+        sensitivity = measure_sensitivity(mixed.sensitivity, material, cache, Here(), track=track)
+        subject = Subject(formats.model, formats.layout, formats.choices, formats.assigned)
+        table = self._times.table(subject)
+        return problem_of(formats.layout, formats.choices, sensitivity, table), table.says
+
+    @property
+    def _times(self) -> LatencySource:
+        if self.mixed.times_file is not None:
+            return FromFile(self.bench.inputs[f"{self.where}.mixed.times_file"])
+        return Counted() if self.mixed.times == "macs" else Measured(self.engine, seed=self.mixed.seed)
+
+    @property
+    def _solve(self) -> Solve:
+        return solve_greedily if self.mixed.method == "greedy" else solve_exactly
+
+    def _by_numbers(self, problem: Problem) -> Solution:
+        """What loses least within a speed-up, or with a share quantized."""
+        return self._solve(problem, Budget(ms=self.most_ms(problem), share=self.mixed.min_macs))
+
+    def most_ms(self, problem: Problem) -> float:
+        """What a network may take with the speed-up that is asked for."""
+        slowest = problem.taken_ms(tuple(own.index("fp32") for own in problem.options))
+        return slowest / self.mixed.speedup if self.mixed.speedup else problem.most_ms
+
+
+class Judged(NamedTuple):
+    """What measures networks, and what the float one reaches."""
+
+    judge: Judge
+    before: Reached
+
+
+_CLOSE = 1 + 1e-9
+"""Of a budget, which is a sum of floats."""
+
+
+class _Options:
+    """The networks that may be chosen, and what is told of them."""
+
+    def __init__(
+        self, choice: Choice, formats: Formats, artifact: Artifact, batches: Batches, statistics: Statistics
+    ) -> None:
+        self.choice, self.formats = choice, formats
+        self.artifact, self.batches, self.statistics = artifact, batches, statistics
+
+    def floats(self, assignment: Assignment) -> tuple[str, ...]:
+        """The layers that stay float, as patterns."""
+        stages = stages_for(self.formats.layout, assignment, everything(self.choice.stage, self.choice.stage.format))
+        named = [stage.keep_float.layers for stage in stages if isinstance(stage, Ptq)]
+        return named[0] if named else ("*",)
+
+    def share(self, assignment: Assignment) -> float:
+        """Of the multiply-accumulates, quantized."""
+        return share_of_macs(self.formats.layout, assignment, "int8", "fp8")
+
+    def judge(self, cache: Cache) -> Judged:
+        """What measures them, and what the float network reaches."""
+        judge = Judge(self.choice.bench, self.choice.engine, self.choice.mixed.metric, cache)
+        return Judged(judge, judge(self.formats.model))
+
+    def evolved(
+        self, problem: Problem, first: tuple[Solution, ...], judged: Judged, track: Track
+    ) -> tuple[Solution, ...]:
+        """Choices by descent from the first ones, each of which is measured."""
+        mixed = self.choice.mixed
+        settings = Evolution(mixed.generations, mixed.seed, mixed.min_macs)
+
+        def moved(assignment: Assignment) -> float:
+            return judged.judge.moved(judged.before, self.network(assignment))
+
+        return evolve(problem, first, moved, settings, track)
+
+    def by_numbers(self, says: str, problem: Problem, offered: tuple[Solution, ...]) -> Chosen:
+        """What loses least of what is fast enough; raises DataError where nothing is."""
+        most = self.choice.most_ms(problem)
+        able = [each for each in offered if each.ms <= most * _CLOSE]
+        if not able:
+            budget = Budget(ms=most, share=self.choice.mixed.min_macs)
+            raise refuse_unreachable(problem, budget, min(each.ms for each in offered))
+        best = min(able, key=lambda each: (each.loss, each.ms))
+        return self.chosen(says, problem.assignment(best.choice), best)
+
+    def held(self, says: str, problem: Problem, offered: tuple[Solution, ...], judged: Judged) -> Chosen:
+        """The fastest that keeps the metric, of those that are tried; or the nearest to it."""
+        mixed, before = self.choice.mixed, judged.before
+
+        def evaluate(assignment: Assignment) -> Outcome:
+            return judged.judge.beside(before, self.network(assignment))
+
+        limits = Limits(loss=mixed.max_drop_relative * before.metric)
+        found = verify(problem, offered, limits, evaluate, mixed.tries)
+        best = found.nearest
+        made = self.chosen(says, best.assignment, best.predicted)
+        return made.model_copy(
+            update={
+                "kept": not best.broken,
+                "metric": mixed.metric,
+                "before": before.metric,
+                "limit": limits.loss,
+                "price": found.price,
+                "tried": self._tried(found),
+            }
+        )
+
+    def network(self, assignment: Assignment) -> Artifact:
+        """Quantized as the recipe would, biases corrected where it does that."""
+        from avcompress.quant.apply import apply
+        from avcompress.quant.stages.ptq import quantize
+
+        named = with_layers(self.choice.stage, self.floats(assignment))
+        made = quantize(self.artifact, named, self.batches, self.statistics)
+        for stage in self.choice._corrections:
+            made = apply(stage, made, self.batches)
+        return made
+
+    def chosen(self, says: str, assignment: Assignment, solution: Solution) -> Chosen:
+        """By the numbers alone."""
+        return Chosen(
+            float_layers=self.floats(assignment),
+            share=self.share(assignment),
+            groups=len(self.formats.layout.groups),
+            loss=solution.loss,
+            ms=solution.ms,
+            proven=solution.proven,
+            times=says,
+        )
+
+    def _tried(self, found: Verified) -> tuple[TriedChoice, ...]:
+        return tuple(map(self._told, found.tried))
+
+    def _told(self, tried: Tried) -> TriedChoice:
+        return TriedChoice(
+            share=self.share(tried.assignment),
+            loss=tried.predicted.loss,
+            predicted_ms=tried.predicted.ms,
+            drop=tried.outcome.loss,
+            moved=tried.outcome.moved,
+            ms=tried.outcome.ms,
+            kept=not tried.broken,
+        )
+
+
+def with_layers(stage: Ptq, floats: tuple[str, ...]) -> Ptq:
+    """The stage with layers named, in the place of a choice."""
+    keep = everything(stage).keep_float.model_copy(update={"layers": floats})
+    return stage.model_copy(update={"keep_float": keep, "mixed": None})
+
+
+def choose_step(bench: Bench, index: int, stage: Ptq, before: Path, statistics: Path) -> tuple[Ptq, tuple[str, ...]]:
+    """Take the step that chooses; returns the stage with layers named, and what there is to say of the choice."""
+    mixed = stage.mixed
+    if mixed is None:
+        return stage, ()
+    choice, name = Choice(bench, f"stages[{index}]", stage, mixed), f"{index}-choose"
+
+    def compute(folder: Path, track: Track) -> None:
+        made = choice.make(before, statistics, name, track)
+        write_atomically(folder / CHOSEN, made.model_dump_json(indent=1))
+
+    key = step_key("choose", artifact_files(before), choice.key, statistics.name)
+    folder = bench.step(name, f"choose precisions ({mixed.sensitivity}, {mixed.method})", key, compute, still=True)
+    made = Chosen.model_validate_json((folder / CHOSEN).read_bytes())
+    return with_layers(stage, made.float_layers), made.lines

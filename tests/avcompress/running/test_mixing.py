@@ -1,0 +1,141 @@
+"""`ptq` with `mixed`: what is chosen, what it is held to, and what cannot be kept, in one line."""
+
+import json
+
+import onnx
+import pytest
+
+from avcompress.running.judge import Judge
+from avcompress.search.chosen import Chosen
+from avcompress.search.verify import Outcome
+
+CONTRACT = {"accuracy": [{"metric": "mIoU", "min": 0.0}]}
+ORT = {"target": {"engines": [{"backend": "ort"}]}}
+
+
+def run(cli, tmp_path, job, mixed, *flags, **changes):
+    stages = [{"kind": "ptq", "mixed": {"times": "macs", "images": 4, **mixed}}, {"kind": "correct_bias", "images": 4}]
+    recipe = {**job, **ORT, "contract": CONTRACT, "stages": stages, **changes}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    code, out, complaint = cli("run", "recipe.yaml", "--out", "out", *flags)
+    return code, " ".join((out + complaint).split())
+
+
+def chosen(tmp_path):
+    return Chosen.model_validate_json((tmp_path / "out" / "state" / "0-choose" / "chosen.json").read_bytes())
+
+
+def quantized_layers(tmp_path):
+    model = onnx.load(tmp_path / "out" / "model.onnx")
+    made = {output: node for node in model.graph.node for output in node.output}
+    weighted = [node for node in model.graph.node if node.op_type == "Conv"]
+    return {node.name for node in weighted if node.input[1] in made}, {node.name for node in weighted}
+
+
+def test_a_share_is_quantized_and_the_layers_that_lose_most_stay_float(cli, tmp_path, job):
+    code, said = run(cli, tmp_path, job, {"min_macs": 0.6})
+
+    assert code == 0, said
+    found = chosen(tmp_path)
+    assert 0.6 <= found.share < 1
+    assert found.proven
+    quantized, every = quantized_layers(tmp_path)
+    assert quantized
+    assert every - quantized == set(found.float_layers)
+    assert "of the MACs quantized, chosen among" in json.dumps(
+        json.loads((tmp_path / "out" / "report.json").read_text())
+    )
+
+
+def test_the_choice_is_a_step_that_a_resumed_run_takes_over(cli, tmp_path, job):
+    run(cli, tmp_path, job, {"min_macs": 0.6})
+    before = chosen(tmp_path)
+
+    code, said = run(cli, tmp_path, job, {"min_macs": 0.6}, "--resume")
+
+    assert code == 0
+    assert "choose precisions (fisher, program): kept from the last run" in said
+    assert chosen(tmp_path) == before
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """A metric that falls by a hundredth for each quantized convolution, and a movement that says the same."""
+
+    def beside(self, before, made):
+        convolutions = sum(layer.precision == "int8" for layer in made.layers)
+        return Outcome(0.01 * convolutions, 10.0 - convolutions, float(convolutions))
+
+    monkeypatch.setattr(Judge, "beside", beside)
+
+
+@pytest.mark.usefixtures("judged")
+def test_the_fastest_choice_that_keeps_the_floor_is_taken(cli, tmp_path, job):
+    code, said = run(cli, tmp_path, job, {"metric": "mIoU", "max_drop_relative": 1.0})
+
+    assert code == 0, said
+    found = chosen(tmp_path)
+    assert found.kept
+    assert found.tried
+    assert found.share == max(each.share for each in found.tried if each.kept)
+    assert found.price == pytest.approx(0.01)
+
+
+@pytest.mark.usefixtures("judged")
+def test_a_floor_that_no_choice_keeps_is_told_and_the_nearest_is_taken(cli, tmp_path, job):
+    code, _ = run(cli, tmp_path, job, {"metric": "mIoU", "max_drop_relative": 0.0, "min_macs": 0.6})
+
+    found = chosen(tmp_path)
+    assert not found.kept
+    assert "none of" in found.lines[-1]
+    assert "allow more tries" in found.lines[-1]
+    assert code == 0  # the contract of this recipe is kept all the same
+
+
+@pytest.mark.parametrize(
+    ("mixed", "complaint"),
+    [
+        ({}, "expected metric, min_macs or speedup, got none"),
+        ({"metric": "mIoU", "times": "measured", "speedup": 2}, "got both"),
+        ({"speedup": 1.5}, "expected measured times with speedup"),
+        ({"metric": "mIOU"}, "metrics, got 'mIOU'; the nearest are mIoU"),
+        ({"min_macs": 0.5, "backend": "openvino"}, "stages[0].mixed.backend: expected openvino among target.engines"),
+        ({"min_macs": 0.5, "times_file": "none.json"}, "stages[0].mixed.times_file: expected a file, got nothing"),
+    ],
+)
+def test_what_cannot_be_chosen_by_is_one_line_before_any_work(cli, tmp_path, job, mixed, complaint):
+    code, said = run(cli, tmp_path, job, mixed)
+
+    assert code == 2
+    assert complaint in said
+    assert not (tmp_path / "out" / "state").exists()
+
+
+def test_layers_are_named_or_chosen_but_not_both(cli, tmp_path, job):
+    stage = {"kind": "ptq", "mixed": {"min_macs": 0.5, "times": "macs"}, "keep_float": {"head": True}}
+    (tmp_path / "recipe.yaml").write_text(json.dumps({**job, "stages": [stage]}))
+
+    code, _, complaint = cli("run", "recipe.yaml", "--out", "out")
+
+    assert code == 2
+    assert "expected keep_float or mixed, got both" in " ".join(complaint.split())
+
+
+def test_selection_images_choose_and_validation_images_judge(cli, tmp_path, job):
+    data = {**job["data"], "selection": {**job["data"]["validation"], "limit": 1}}
+
+    code, said = run(cli, tmp_path, job, {"metric": "mIoU", "max_drop_relative": 1.0, "tries": 2}, data=data)
+
+    assert code == 0, said
+    assert chosen(tmp_path).kept
+
+
+def test_by_evolution_every_network_is_measured(cli, tmp_path, job):
+    pytest.importorskip("optuna", reason="optuna is not installed")
+
+    code, said = run(cli, tmp_path, job, {"min_macs": 0.6, "method": "evolution", "generations": 1})
+
+    assert code == 0, said
+    found = chosen(tmp_path)
+    assert 0.6 <= found.share <= 1
+    assert not found.proven
