@@ -1,4 +1,5 @@
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -135,3 +136,13 @@ def test_equal_problems_have_equal_solutions():
     problem = chain(0.0)
 
     assert solve_exactly(problem, Budget(ms=5)).choice == solve_exactly(chain(0.0), Budget(ms=5)).choice
+
+
+def test_the_solver_prints_nothing(capfd):
+    from avcompress.search.solve.program import _silenced
+
+    with _silenced():
+        os.write(1, b"HighsMipSolverData::transformNewIntegerFeasibleSolution\n")
+    os.write(1, b"heard\n")
+
+    assert capfd.readouterr().out == "heard\n"
