@@ -39,7 +39,12 @@ def load_recipe(path: Path) -> Recipe:
 
     Raises RecipeError: `file:line: key: expected ..., got ...; what to do`, for the first mistake in file order.
     """
-    return _load(path, Kind("recipe", "recipes/"), Recipe)
+    root = compose(path, Kind("recipe", "recipes/"))
+    for key, _ in root.value:
+        if key.value == "search":
+            line = key.start_mark.line + 1
+            raise RecipeError(f"{path}:{line}: search: expected a recipe, got a search file; use `avcompress search`")
+    return check_node(root, path, Recipe)
 
 
 def load_update(path: Path) -> Update:

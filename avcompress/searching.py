@@ -4,31 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
+import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from avcompress.files import make_folder, sha256_file, write_atomically
 from avcompress.recipe import Recipe
+from avcompress.remote import Remote
 from avcompress.running.bench import Bench, Job, check_recipe, prepare
 from avcompress.running.early_stop import judged_metric
 from avcompress.search.pool import Here, Pool, Processes
+from avcompress.search.ray_pool import connected, everywhere
+from avcompress.search.trials.away import Away, DataLook, StepsRemoval, lost
 from avcompress.search.trials.halving import STEPS, TRIALS, Ground, cheapest_suggestion, search
+from avcompress.search.trials.page import PAGE, render
 from avcompress.search.trials.process import Runner, run_trial
-from avcompress.search.trials.record import FILE, Record
+from avcompress.search.trials.record import FILE, Record, save_record
 from avcompress.search.trials.report import BEST, JSON, MARKDOWN, SearchReport, markdown, report_of
 from avcompress.search.trials.sampler import open_sampler
 from avcompress.search.trials.space import Space
+from avcompress.search.trials.timing import ALONE, TimedOn, bench_here, timed_again
 from avcompress.search.trials.writing import recipe_text
-from avcompress.spec import RecipeError
+from avcompress.spec import AvcompressError, RecipeError
 from avcompress.watch import SilentWatch, Watch, took
 
 LOCK = "lock"
-OURS = (TRIALS, STEPS, JSON, MARKDOWN, BEST, LOCK)
+_REMOVAL_S = 4.0
+"""For machines of a cluster to remove what they have kept."""
+OURS = (TRIALS, STEPS, JSON, MARKDOWN, PAGE, BEST, LOCK)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +46,10 @@ class SearchJob:
 
     Attributes:
         resume: keep the finished trials of an earlier search in `out`.
-        workers: trials at a time.
+        workers: trials at a time, on each machine.
         runner: what runs a trial.
+        ray: address of a Ray cluster, as `ray_pool.connected` takes it; None: this machine.
+        remote: the machine that trials are timed on; None: where they run.
     """
 
     space: Space
@@ -47,6 +58,8 @@ class SearchJob:
     resume: bool = False
     workers: int = 1
     runner: Runner = run_trial
+    ray: str | None = None
+    remote: Remote | None = None
 
 
 def execute_search(job: SearchJob, watch: Watch) -> SearchReport:
@@ -61,35 +74,79 @@ def execute_search(job: SearchJob, watch: Watch) -> SearchReport:
     bench = prepare(Job(recipe, job.space.path, job.data_root, job.out), SilentWatch())
     metric = judged_metric(recipe, bench.classes)
     with _occupied(job.out, job.resume):
-        records = search(_ground(job, bench, metric, watch))
+        with _pool(job) as place:
+            records = search(_ground(job, bench, metric, place, watch))
         refused = [record for record in records if record.status == "refused"]
         if refused and len(refused) == len(records):
             raise RecipeError(f"every trial was refused, the first one so: {refused[0].message}")
         report = report_of(recipe.name, metric, records, settings.prefer)
+        if place[1] > 1 and job.remote is None:
+            report = _timed_alone(job, report, watch)
         _write(job, report)
     return report
 
 
-def _ground(job: SearchJob, bench: Bench, metric: str, watch: Watch) -> Ground:
-    pool: Pool = Here() if job.workers == 1 else Processes(job.workers)
+@contextlib.contextmanager
+def _pool(job: SearchJob) -> Iterator[tuple[Pool, int]]:
+    """Where trials are run, and how many at a time."""
+    if job.ray is None:
+        yield (Here() if job.workers == 1 else Processes(job.workers)), job.workers
+        return
+    steps = hashlib.sha256(f"{socket.gethostname()} {job.out}".encode()).hexdigest()[:16]
+    with connected(job.ray, job.workers, DataLook(job.data_root)) as cluster:
+        try:
+            yield Away(replace(cluster, lost=lost), steps), cluster.slots
+        finally:
+            everywhere(StepsRemoval(steps), _REMOVAL_S)
+
+
+def _ground(job: SearchJob, bench: Bench, metric: str, place: tuple[Pool, int], watch: Watch) -> Ground:
+    pool, slots = place
     return Ground(
         space=job.space,
         out=job.out,
         data_root=job.data_root,
         metric=metric,
-        known=_known(bench),
+        known=_known(bench, job.remote),
         check=check_recipe,
-        until=time.time() + job.space.settings.budget_s - _spent(job.out) / job.workers,
-        runner=job.runner,
+        until=time.time() + job.space.settings.budget_s - _spent(job.out) / slots,
+        runner=job.runner if job.remote is None else TimedOn(job.runner, job.remote),
         pool=pool,
         tell=lambda record, kept: watch.note(_told(record, kept)),
     )
 
 
-def _known(bench: Bench) -> list[Any]:
+def _timed_alone(job: SearchJob, report: SearchReport, watch: Watch) -> SearchReport:
+    """The report once the front and the best trial were timed with nothing beside: trials had disturbed each other.
+
+    One whose engine does not run here, as that of another machine of a cluster, keeps the latency that it had there.
+    """
+    tried: set[str] = set()
+    while missing := [each for each in _compared(report) if each.key not in tried and not each.timed_on]:
+        records = {record.key: record for record in report.trials}
+        for record in missing:
+            tried.add(record.key)
+            folder = job.out / TRIALS / record.key[:16]
+            try:
+                found = timed_again(record, folder, bench_here, ALONE)
+            except (OSError, AvcompressError) as error:
+                watch.note(f"trial {record.number} is not timed alone: {error}")
+                continue
+            save_record(found, folder)
+            records[record.key] = found
+        settings = job.space.settings
+        report = report_of(report.recipe, report.metric, tuple(records.values()), settings.prefer)
+    return report
+
+
+def _compared(report: SearchReport) -> list[Record]:
+    return [each for each in report.trials if each.key in {*report.front, report.chosen} and each.status == "judged"]
+
+
+def _known(bench: Bench, remote: Remote | None) -> list[Any]:
     """What stands for the files that a recipe names; trials that have others see them in their steps' keys."""
     files = {label: sha256_file(path) for label, path in bench.inputs.items() if path.is_file()}
-    return [files, bench.validation.fingerprint]
+    return [files, bench.validation.fingerprint, *([remote.host] if remote else [])]
 
 
 def _spent(out: Path) -> float:
@@ -112,6 +169,7 @@ def _told(record: Record, kept: bool) -> str:
 def _write(job: SearchJob, report: SearchReport) -> None:
     write_atomically(job.out / JSON, report.model_dump_json(indent=1) + "\n")
     write_atomically(job.out / MARKDOWN, markdown(report))
+    write_atomically(job.out / PAGE, render(report, job.space, job.out))
     if report.best is not None:
         chosen: Recipe = job.space.recipe(report.best.suggestion)
         verdict = "keeps the contract" if report.met else f"does not keep: {', '.join(report.binding)}"
@@ -143,7 +201,7 @@ def _occupied(out: Path, resume: bool) -> Iterator[None]:
 
 
 def _clear(out: Path, resume: bool) -> None:
-    for name in (JSON, MARKDOWN, BEST):
+    for name in (JSON, MARKDOWN, PAGE, BEST):
         (out / name).unlink(missing_ok=True)
     if not resume:
         for name in (TRIALS, STEPS):

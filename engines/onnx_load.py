@@ -48,6 +48,16 @@ def load_onnx(path: Path, input_size: tuple[int, int] | None = None) -> onnx.Mod
         raise ModelError(f"{path}: {error}") from error
 
 
+def external_files(path: Path) -> tuple[str, ...]:
+    """The files in the folder of an ONNX file that hold its weights, as it names them; raises ModelError."""
+    try:
+        stored = [each for each in _parsed(path).graph.initializer if external_data_helper.uses_external_data(each)]
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    names = dict.fromkeys(external_data_helper.ExternalDataInfo(tensor).location for tensor in stored)
+    return tuple(name for name in names if (path.parent / name).is_file() and ".." not in Path(name).parts)
+
+
 def _parsed(path: Path) -> onnx.ModelProto:
     if path.is_dir():
         raise ModelError("expected an ONNX file, got a folder; name the file in it")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from avcompress.contract import LatencyTerm, SpeedupTerm
 from avcompress.spec import Check
-from validation.latency import CONFIDENCE, MISS_RATE, ScenarioResult, Speedup, TermFigure, term_figures
+from validation.latency import CONFIDENCE, MISS_RATE, ScenarioResult, Speedup, term_figures
 
 
 def latency_checks(
@@ -18,7 +18,7 @@ def latency_checks(
     for figure in term_figures(term, results.get(term.scenario), confidence):
         low, high = (None if math.isnan(bound) else bound for bound in (figure.low, figure.high))
         yield Check(
-            _name(term, figure),
+            line_name(term, figure.name),
             figure.value,
             "<=",
             figure.limit,
@@ -40,7 +40,8 @@ def speedup_check(term: SpeedupTerm, found: Speedup | None) -> Check:
     return Check(name, found.ratio, ">=", term.min, "×", found.low, found.high, decide=term.decide, engine=term.engine)
 
 
-def _name(term: LatencyTerm, figure: TermFigure) -> str:
-    what = f"{figure.name} of {term.deadline_ms:g} ms" if figure.name == MISS_RATE else figure.name
+def line_name(term: LatencyTerm, figure: str) -> str:
+    """How a contract's line on a figure, a percentile or the rate of misses, is called."""
+    what = f"{figure} of {term.deadline_ms:g} ms" if figure == MISS_RATE else figure
     scenario = "" if term.scenario == "single_stream" else f", {term.scenario}"
     return f"{what}{scenario} @ {term.engine}"

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from avcompress.cli.app import Exit, JsonFile, JunitFile, Quiet, app
+from avcompress.cli.elsewhere import On, RemoteCommand, as_given, network_files, open_remote
 from avcompress.cli.terminal import check_json, open_console, open_watch, write_json, write_junit
 from avcompress.cli.trust import AllowUnsigned, PublicKeys, bundle_trust
 from avcompress.spec import Check, RecipeError, Verdict
@@ -21,6 +22,7 @@ from avcompress.symbols import spelled, tick
 if TYPE_CHECKING:
     from avcompress.contract import LatencyTerm, Measure
     from avcompress.judging.benching import BenchJob
+    from avcompress.remote import Remote
     from validation.latency.facts import BenchFacts, BoundedMs, DeadlineCheck, Distribution, State
 
 STREAMED = "constant_stream or multi_camera"
@@ -90,6 +92,8 @@ def bench(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
         float | None,
         typer.Option("--look-every", min=0.01, help="Seconds between looks at the machine meanwhile; they disturb."),
     ] = None,
+    on: On = None,
+    remote_command: RemoteCommand = None,
     key: PublicKeys = None,
     allow_unsigned: AllowUnsigned = False,
     json_file: JsonFile = None,
@@ -103,6 +107,8 @@ def bench(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
     Example: avcompress bench out/yolox/engines/openvino --scenario constant_stream --rate 30 --deadline-ms 33.3
 
     Example: avcompress bench model.onnx --backend openvino --runs 1000
+
+    Example: avcompress bench yolox.bundle --key release.pem.pub --on user@vehicle
     """
     from avcompress.judging.benching import BenchJob, bench_engine, check_job
 
@@ -134,16 +140,34 @@ def bench(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
         every_s=look_every,
     )
     check_job(job)
+    remote = open_remote(on, remote_command)
     watch = open_watch(console, quiet)
     watch.begin(1)
-    with watch.step(_title(job), reused=False, still=True):
-        _, facts = bench_engine(job)
+    with watch.step(_title(job) + (f", on {on}" if remote else ""), reused=False, still=True):
+        facts = _bench_there(context, remote, job, key or []) if remote else bench_engine(job)[1]
     show(console, facts)
     if json_file:
         write_json(json_file, facts.model_dump(mode="json"))
     if junit_file:
         write_junit(junit_file, facts.network, Verdict(_checks(facts)))
     raise typer.Exit(Exit.NOT_MET if facts.passed is False else Exit.MET)
+
+
+def _bench_there(context: typer.Context, remote: Remote, job: BenchJob, keys: list[Path]) -> BenchFacts:
+    """The same command there; what it found, with the path that the engine has here."""
+    from avcompress.remote import RESULT, facts_from, run_remotely
+    from validation.latency.facts import BenchFacts
+
+    files = network_files(job.source)
+    renamed = {"engine": [next(iter(files))], "images": [], "key": []}
+    if job.images is not None:
+        files["images"], renamed["images"] = job.images, ["--images", "images"]
+    for number, path in enumerate(keys):
+        files[f"{number}.pub"] = path
+        renamed["key"] += ["--key", f"{number}.pub"]
+    arguments = [*as_given(context, renamed), "--json", RESULT, "--quiet"]
+    found = facts_from(remote, BenchFacts, run_remotely(remote, arguments, files))
+    return found.model_copy(update={"engine": str(job.source), "notes": (f"measured on {remote.host}", *found.notes)})
 
 
 def _checks(facts: BenchFacts) -> tuple[Check, ...]:

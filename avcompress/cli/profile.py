@@ -10,12 +10,15 @@ from rich.console import Console
 from rich.table import Table
 
 from avcompress.cli.app import Quiet, app
+from avcompress.cli.elsewhere import On, RemoteCommand, as_given, network_files, open_remote
 from avcompress.cli.terminal import check_json, open_console, open_watch
 from avcompress.spec import Precision, RecipeError
 
 if TYPE_CHECKING:
     from avcompress.recipe import Engine
+    from avcompress.remote import Remote
     from avcompress.search.latency.table import PrecisionTable
+    from avcompress.watch import Watch
 
 Backend = Literal["openvino", "ort", "trt"]
 FORMATS: tuple[Precision, ...] = ("fp16", "bf16", "int8", "fp8", "int8 weights")
@@ -36,13 +39,17 @@ def profile(  # noqa: PLR0913, PLR0917 (the options of a command, and its contex
     seconds: Annotated[
         float, typer.Option("--seconds", min=0, help="That each of some fourteen networks is run, without profiler.")
     ] = 4.0,
+    on: On = None,
+    remote_command: RemoteCommand = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure what each layer takes in each precision, and what conversions between them take; needs no images.
 
-    Run it where the network shall run; a search reads the file, wherever it runs.
+    Run it where the network shall run, or reach that machine by --on; a search reads the file, wherever it runs.
 
     Example: avcompress profile model.onnx --out times.json --backend openvino --precision int8
+
+    Example: avcompress profile model.onnx --out times.json --backend trt --precision int8 --on user@vehicle
     """
     from avcompress.profiling import Asked, profile_file
 
@@ -50,10 +57,27 @@ def profile(  # noqa: PLR0913, PLR0917 (the options of a command, and its contex
     console = open_console()
     check_json(out, None, (model,), "--out")
     formats, engine = _formats(precisions or ["int8"]), _engine(backend, threads)
-    asked = Asked(engine, formats, seconds)
-    table = profile_file(model, size, asked, out, open_watch(console, quiet))
+    remote = open_remote(on, remote_command)
+    watch = open_watch(console, quiet)
+    if remote is not None:
+        table = _profile_there(context, remote, model, out, watch)
+    else:
+        table = profile_file(model, size, Asked(engine, formats, seconds), out, watch)
     _show(console, table)
     console.print(f"written: {out}", soft_wrap=True, markup=False)
+
+
+def _profile_there(context: typer.Context, remote: Remote, model: Path, out: Path, watch: Watch) -> PrecisionTable:
+    from avcompress.remote import RESULT, facts_from, run_remotely
+    from avcompress.search.latency.table import PrecisionTable, save_table
+
+    files = network_files(model)
+    arguments = [*as_given(context, {"model": [next(iter(files))]}), "--out", RESULT, "--quiet"]
+    watch.begin(1)
+    with watch.step(f"profile on {remote.host}", reused=False, still=True):
+        table = facts_from(remote, PrecisionTable, run_remotely(remote, arguments, files))
+    save_table(table, out)
+    return table
 
 
 def _formats(names: list[str]) -> tuple[Precision, ...]:

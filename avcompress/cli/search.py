@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from avcompress.cli.app import DataRoot, Exit, JsonFile, Out, Quiet, Resume, app
+from avcompress.cli.elsewhere import On, RemoteCommand, open_remote
 from avcompress.cli.terminal import check_json, open_console, open_watch, write_json
 
 if TYPE_CHECKING:
@@ -25,7 +27,17 @@ def search(  # noqa: PLR0913, PLR0917 (the options of a command, and its context
     out: Out,
     data_root: DataRoot = None,
     resume: Resume = False,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Trials at a time; they disturb each other.")] = 1,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Trials at a time on a machine; they disturb each other.")
+    ] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray", help="Run trials on a Ray cluster: its host:port, auto, or local for one of this machine."
+        ),
+    ] = None,
+    on: On = None,
+    remote_command: RemoteCommand = None,
     json_file: JsonFile = None,
     quiet: Quiet = False,
 ) -> None:
@@ -36,6 +48,7 @@ def search(  # noqa: PLR0913, PLR0917 (the options of a command, and its context
 
     Example: avcompress search search.yaml --data-root data --out out/search
     """
+    from avcompress.search.trials.page import PAGE
     from avcompress.search.trials.report import BEST
     from avcompress.search.trials.space import load_space
     from avcompress.searching import SearchJob, execute_search
@@ -44,11 +57,13 @@ def search(  # noqa: PLR0913, PLR0917 (the options of a command, and its context
     console = open_console()
     space = load_space(recipe.resolve())
     check_json(json_file, out, (recipe,))
-    job = SearchJob(space, (data_root or recipe.parent).resolve(), out.resolve(), resume, workers)
+    job = SearchJob(space, (data_root or recipe.parent).resolve(), out.resolve(), resume, workers, ray=ray)
+    job = replace(job, remote=open_remote(on, remote_command))
     report = execute_search(job, open_watch(console, quiet))
     _show(console, report)
     if report.best is not None:
         console.print(f"recipe: {out / BEST}", soft_wrap=True, markup=False)
+    console.print(f"page: {out / PAGE}", soft_wrap=True, markup=False)
     if json_file:
         write_json(json_file, report.model_dump(mode="json"))
     raise typer.Exit(Exit.MET if report.met else Exit.NOT_MET)

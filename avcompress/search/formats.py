@@ -166,5 +166,11 @@ def everything(settings: Ptq, number_format: Literal["int8", "fp8"] = "int8") ->
     """The same `ptq` for every layer that can be quantized; FP8 is even about zero."""
     activations = "symmetric" if number_format == "fp8" else settings.activations
     return settings.model_copy(
-        update={"format": number_format, "activations": activations, "keep_float": EVERYTHING, "statistics": None, "mixed": None}
+        update={
+            "format": number_format,
+            "activations": activations,
+            "keep_float": EVERYTHING,
+            "statistics": None,
+            "mixed": None,
+        }
     )

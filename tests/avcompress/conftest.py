@@ -1,7 +1,9 @@
 """What tests share: the zoo of architectures, a tiny job, and the command line in this process."""
 
 import importlib.util
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -135,3 +137,17 @@ def cli(
     yield call
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def vehicle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Makes `ssh` this machine's sh, in whose temporary folder nothing may stay; what starts avcompress there."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "there").mkdir()
+    ssh = tmp_path / "bin" / "ssh"
+    ssh.write_text('#!/bin/sh\nfor last; do :; done\necho "$@" > "$0.log"\nexec sh -c "$last"\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{ssh.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "there"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return f"PYTHONPATH={os.pathsep.join(sys.path)} {sys.executable} -m avcompress"

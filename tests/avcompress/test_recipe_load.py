@@ -251,3 +251,13 @@ def test_a_misspelt_required_key_is_answered_with_the_one_that_is_missing(tmp_pa
 def test_a_deadline_must_be_finite(tmp_path: Path) -> None:
     recipe = changed("contract", "latency", value=[{"deadline_ms": float("inf")}])
     assert "contract.latency[0].deadline_ms: expected a finite number" in message(write(tmp_path, recipe))
+
+
+def test_a_search_file_is_told_from_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "search.yaml"
+    path.write_text("name: x\nsearch: {budget_s: 1}\n")
+
+    with pytest.raises(
+        RecipeError, match=r"search\.yaml:2: search: expected a recipe, got a search file; use `avcompress"
+    ):
+        load_recipe(path)

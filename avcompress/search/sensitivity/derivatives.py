@@ -9,13 +9,14 @@ needed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
+from typing_extensions import Self
 
 from avcompress.recipe import Task
 from avcompress.search.formats import Formats
@@ -59,6 +60,10 @@ class Derivatives:
     task: Task | None
     size: tuple[int, int]
     seed: int = 0
+
+    def moved(self) -> Self:
+        """The same for another machine: see `RayPool`."""
+        return replace(self, shots=self.shots.moved())
 
     @cached_property
     def module(self) -> fx.GraphModule:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
@@ -55,6 +55,10 @@ class OutputError:
             with one_thread():
                 total += movement(moves, before, after)
         return total / self.shots.count
+
+    def moved(self) -> OutputError:
+        """The same for another machine: see `RayPool`."""
+        return replace(self, shots=self.shots.moved())
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,9 @@ twice.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -29,26 +30,35 @@ class Shots:
         source: the network's input.
         count: of images.
         digest: over all of them.
+        held: the files' bytes by name, in the folder's place: for other machines.
     """
 
     folder: Path
     source: str
     count: int
     digest: str
+    held: Mapping[str, bytes] | None = None
 
     def image(self, number: int) -> Array:
         """(1, C, H, W), float32."""
-        found: Array = np.load(self.folder / f"{number}.npy", allow_pickle=False)
+        found: Array = np.load(self._file(f"{number}.npy"), allow_pickle=False)
         return found
 
     def answers(self, number: int) -> list[Array]:
         """The float network's outputs for an image."""
-        with np.load(self.folder / f"{number}.npz", allow_pickle=False) as found:
+        with np.load(self._file(f"{number}.npz"), allow_pickle=False) as found:
             return [found[name] for name in found.files]
 
     def blocks(self, size: int) -> list[tuple[int, ...]]:
         """The images' numbers, a few at a time."""
         return [tuple(range(start, min(start + size, self.count))) for start in range(0, self.count, size)]
+
+    def moved(self) -> Shots:
+        """The same, in memory."""
+        return replace(self, held={path.name: path.read_bytes() for path in self.folder.iterdir()})
+
+    def _file(self, name: str) -> Path | io.BytesIO:
+        return self.folder / name if self.held is None else io.BytesIO(self.held[name])
 
 
 def keep_shots(model: onnx.ModelProto, batches: Iterable[Batch], count: int, folder: Path) -> Shots:

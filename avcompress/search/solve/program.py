@@ -17,6 +17,11 @@ layers; the relaxation: Wainwright, Jaakkola, Willsky: MAP estimation via agreem
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -58,6 +63,25 @@ def solve_exactly(problem: Problem, budget: Budget, seconds: float = 60.0) -> So
 
 
 _INFEASIBLE = 2  # scipy.optimize.milp
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Nothing is printed meanwhile: SciPy's HiGHS has a line for its developers that no option turns off."""
+    try:
+        kept = os.dup(1)
+    except OSError:  # closed: nobody hears it
+        yield
+        return
+    sys.stdout.flush()
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)  # into nowhere, what C has kept in its buffer
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _figure(problem: Problem, choice: Choice, budget: Budget) -> float:
@@ -108,14 +132,16 @@ class _Program:
         whole[: self._starts[-1]] = 1
         size = self._size(costs, constraints, seconds)
         options = {"mip_rel_gap": _GAP, "time_limit": seconds}
-        return milp(costs / size, integrality=whole, bounds=Bounds(0, 1), constraints=constraints, options=options)
+        with _silenced():
+            return milp(costs / size, integrality=whole, bounds=Bounds(0, 1), constraints=constraints, options=options)
 
     @staticmethod
     def _size(costs: Floats, constraints: list[LinearConstraint], seconds: float) -> float:
         """What the sum is about, by its relaxation: HiGHS stops within 1e-6 of it, too, in numbers, not in parts."""
         largest = max(float(np.abs(costs).max()), float(np.finfo(float).tiny))
         options = {"time_limit": seconds}
-        relaxed = milp(costs / largest, bounds=Bounds(0, 1), constraints=constraints, options=options)
+        with _silenced():
+            relaxed = milp(costs / largest, bounds=Bounds(0, 1), constraints=constraints, options=options)
         # Losses of more digits than this are no longer told apart by anybody.
         return largest * max(abs(float(relaxed.fun or 0.0)), 1e-6)
 

@@ -91,6 +91,24 @@ def choices_in(
             yield from choices_in(option, tier_of, f"{name}={number}", (*given, (name, number)))
 
 
+def texts_in(node: yaml.Node, name: str = "") -> dict[str, tuple[str, ...]]:
+    """What the options of each choice say, on a line each, by the choice's name."""
+    if not _is_choice(node):
+        return {key: texts for inner, value in _parts(node, name) for key, texts in texts_in(value, inner).items()}
+    if "between" in _keys(node):
+        return {}
+    options = _options(node)
+    found = {name: tuple(_text(option) for option in options)}
+    for number, option in enumerate(options):
+        found |= texts_in(option, f"{name}={number}")
+    return found
+
+
+def _text(node: yaml.Node) -> str:
+    value = yaml.SafeLoader("").construct_document(node)
+    return yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True).split("\n")[0]
+
+
 def _is_choice(node: yaml.Node) -> bool:
     return isinstance(node, yaml.MappingNode) and not {"choose", "between"}.isdisjoint(_keys(node))
 

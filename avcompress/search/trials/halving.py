@@ -217,4 +217,4 @@ def _kept(task: Task) -> Record | None:
     if record is None or (record.status == "timed out" and record.seconds < task.limit_s):
         return None
     named = record_of(task, record.status, record.seconds, record.message)
-    return named.model_copy(update={"figures": record.figures, "lines": record.lines})
+    return named.model_copy(update={name: getattr(record, name) for name in ("figures", "lines", "timed_on")})

@@ -21,7 +21,10 @@ from validation.report import Report
 RECIPE, OUT, LOG = "recipe.yaml", "run", "log.txt"
 _GRACE_S = 10.0
 # Gives the process this one's import path, so that it finds this package however it is installed.
-_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from avcompress.__main__ import main; main()"
+_BOOT = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
+    "from avcompress.search.trials.leash import tie; tie(); from avcompress.__main__ import main; main()"
+)
 _JUDGED, _REFUSED = (0, 1), (2, 3)
 
 
@@ -120,20 +123,24 @@ def _signal(group: int, number: signal.Signals) -> None:
 
 
 def _command(task: Task) -> list[str]:
-    boot = [sys.executable, "-c", _BOOT, json.dumps([os.path.abspath(part) for part in sys.path])]
     places = ["--data-root", str(task.data_root), "--out", str(task.folder / OUT), "--cache", str(task.cache)]
-    return [*boot, "run", str(task.folder / RECIPE), *places, "--resume"]
+    return command_of(["run", str(task.folder / RECIPE), *places, "--resume"])
+
+
+def command_of(arguments: Sequence[str]) -> list[str]:
+    """What runs avcompress with these arguments, in a process that ends with this one."""
+    return [sys.executable, "-c", _BOOT, json.dumps([os.path.abspath(part) for part in sys.path]), *arguments]
 
 
 def _ended(task: Task, code: int | None, seconds: float) -> Record:
     if code is None:
         return record_of(task, "timed out", seconds, f"ended after {task.limit_s:g} s")
     if code in _REFUSED:
-        return record_of(task, "refused", seconds, _last_line(task.folder / LOG))
+        return record_of(task, "refused", seconds, last_line(task.folder / LOG))
     path = task.folder / OUT / "report.json"
     if code not in _JUDGED or not path.is_file():
         how = f"killed by {_signal_name(-code)}" if code < 0 else f"exit code {code}"
-        return record_of(task, "failed", seconds, f"{how}: {_last_line(task.folder / LOG)}")
+        return record_of(task, "failed", seconds, f"{how}: {last_line(task.folder / LOG)}")
     report = Report.model_validate_json(path.read_bytes())
     found = record_of(task, "judged", seconds)
     return found.model_copy(update={"figures": figures_of(report, task.metric), "lines": lines_of(report)})
@@ -146,7 +153,8 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _last_line(log: Path) -> str:
+def last_line(log: Path) -> str:
+    """What a command has complained of at last."""
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     told = [line.strip() for line in lines if line.strip()]
     errors = [line.removeprefix("error: ") for line in told if line.startswith("error: ")]

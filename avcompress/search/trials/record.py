@@ -54,6 +54,7 @@ class Record(Model):
     seconds: float = Field(description="wall time of its process")
     figures: Figures = Field(Figures(accuracy=None, latency_ms=None, size_bytes=None), description="what it reached")
     lines: tuple[Line, ...] = Field((), description="the contract")
+    timed_on: str = Field("", description="where its latency was measured once more; empty: the trial's own holds")
 
     @property
     def met(self) -> bool:

@@ -23,6 +23,11 @@ def recipe_text(recipe: Recipe, start: Path, folder: Path) -> str:
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
 
 
+def moved_text(text: str, start: Path, folder: Path) -> str:
+    """What `recipe_text` has written for the folder `start`, for another one."""
+    return yaml.safe_dump(_moved(yaml.safe_load(text), start, folder), sort_keys=False, allow_unicode=True, width=120)
+
+
 def _moved(value: Any, start: Path, folder: Path) -> Any:
     if isinstance(value, dict):
         return {

@@ -1,6 +1,11 @@
 """What the tests of the search share: a small network with a skip, its images, and it in several precisions."""
 
-from collections.abc import Callable
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -68,3 +73,40 @@ def formats() -> Callable[..., Formats]:
         return formats_of(Artifact(residual_network()), precisions, Ptq(kind="ptq"), some_images())
 
     return made
+
+
+@pytest.fixture(scope="session")
+def two_machines() -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    """Starts a Ray cluster: two machines of one core, which are raylets of this one, and a head that takes no tasks."""
+
+    @contextlib.contextmanager
+    def started() -> Iterator[Any]:
+        from ray.cluster_utils import Cluster
+
+        os.environ.setdefault("RAY_worker_niceness", "0")  # or other programs of the machine leave tasks nothing
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        try:
+            cluster.workers = [cluster.add_node(num_cpus=1) for _ in range(2)]
+            yield cluster
+        finally:
+            cluster.shutdown()
+
+    return started
+
+
+@pytest.fixture
+def killing() -> Callable[..., threading.Thread]:
+    """Kills the second machine of a cluster as soon as something is so, and does something then."""
+
+    def start(cluster: Any, when: Callable[[], bool], then: Callable[[], object] = list) -> threading.Thread:
+        def kill() -> None:
+            while not when():
+                time.sleep(0.05)
+            cluster.remove_node(cluster.workers[1], allow_graceful=False)
+            then()
+
+        thread = threading.Thread(target=kill, daemon=True)
+        thread.start()
+        return thread
+
+    return start

@@ -1,4 +1,6 @@
+import ctypes
 import itertools
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -159,3 +161,15 @@ def test_a_share_of_the_macs_is_quantized_at_the_least_loss(problem, share):
     greedy = solve_greedily(problem, budget)
     assert problem.share(greedy.choice) >= share - 1e-6
     assert greedy.loss >= found.loss - 1e-6 * max(1.0, abs(found.loss))
+
+
+def test_the_solver_prints_nothing(capfd):
+    from avcompress.search.solve.program import _silenced
+
+    with _silenced():
+        os.write(1, b"HighsMipSolverData::transformNewIntegerFeasibleSolution\n")
+        ctypes.CDLL(None).puts(b"what C keeps until its buffer is full")
+    ctypes.CDLL(None).fflush(None)
+    os.write(1, b"heard\n")
+
+    assert capfd.readouterr().out == "heard\n"

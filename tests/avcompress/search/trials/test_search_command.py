@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,3 +59,24 @@ def test_trials_of_two_workers_that_all_take_too_long_are_recorded_and_end_with_
     records = [json.loads(file.read_text()) for file in (tmp_path / "found" / "trials").glob("*/record.json")]
     assert [(each["status"], each["message"]) for each in records] == [("timed out", "ended after 0.1 s")] * 2
     assert not (tmp_path / "found" / "best.yaml").exists()
+
+
+@pytest.mark.slow
+def test_trials_are_timed_on_another_machine_and_judged_by_that(
+    cli: Cli, searched: Callable[..., Path], job: dict[str, Any], vehicle: str, tmp_path: Path
+) -> None:
+    job["contract"]["latency"] = [{"deadline_ms": 1e4, "percentile": "p50", "engine": "ort"}]
+    path = searched([{"kind": "ptq", "ranges": {"choose": ["mse", "minmax"]}}], shares=[1.0], trials=1)
+    remote = ["--on", "vehicle", "--remote-command", vehicle]
+
+    code, _, err = cli("search", str(path), "--out", "found", "--json", "facts.json", "--quiet", *remote)
+
+    assert (code, err) == (0, ""), err
+    (trial,) = json.loads((tmp_path / "facts.json").read_text())["trials"]
+    assert (trial["status"], trial["timed_on"]) == ("judged", "vehicle")
+    (line,) = (line for line in trial["lines"] if line["timed"])
+    assert line["name"] == "p50 @ ort"
+    assert line["measured"] == trial["figures"]["latency_ms"]
+    own = json.loads((tmp_path / "found" / "trials" / trial["key"][:16] / "run" / "report.json").read_text())
+    assert own["latency"]["ort"]["total"]["p50_ms"] != trial["figures"]["latency_ms"]
+    assert list((tmp_path / "there").glob("avcompress*")) == []

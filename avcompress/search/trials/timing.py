@@ -1,0 +1,126 @@
+"""A trial's latency measured once more: alone on this machine, or on another by SSH; and its deadlines judged by that.
+
+What is measured is the engine that the trial has built, by `avcompress bench` in a process of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from avcompress.contract import LatencyTerm, Measure
+from avcompress.files import private_folder
+from avcompress.recipe import Recipe
+from avcompress.remote import RESULT, Remote, facts_from, run_remotely
+from avcompress.search.trials.process import OUT, RECIPE, Runner, Task, command_of, last_line, record_of, run_command
+from avcompress.search.trials.record import Line, Record
+from avcompress.spec import EngineError
+from validation.gate_latency import line_name
+from validation.latency.facts import BenchFacts, DeadlineCheck
+from validation.report import Report
+
+Bench = Callable[[Path, Sequence[str]], BenchFacts]
+"""Measures the engine in a folder, with these options of `avcompress bench`; raises EngineError or MissingError."""
+ALONE = "this machine, alone"
+
+
+@dataclass(frozen=True)
+class TimedOn:
+    """A runner whose trials are timed on another machine; an interrupted connection ends the search, not the trial."""
+
+    runner: Runner
+    remote: Remote
+
+    def __call__(self, task: Task) -> Record:
+        """Run it, then time it there; raises MissingError where that machine does not answer."""
+        record = self.runner(task)
+        if record.status != "judged":
+            return record
+        try:
+            return timed_again(record, task.folder, bench_on(self.remote), self.remote.host)
+        except EngineError as error:
+            return record_of(task, "failed", record.seconds, str(error))
+
+
+def timed_again(record: Record, folder: Path, bench: Bench, where: str) -> Record:
+    """A judged trial with the latency that `bench` finds, and its deadlines held against that.
+
+    Args:
+        record: of the trial; unchanged where it was not timed at all.
+        folder: of the trial.
+        bench: measures.
+        where: what the record says of it.
+    """
+    report = Report.model_validate_json((folder / OUT / "report.json").read_bytes())
+    engine = next(iter(report.latency), None)
+    if engine is None:
+        return record
+    recipe = Recipe.model_validate(yaml.safe_load((folder / RECIPE).read_bytes()))
+    median, lines = record.figures.latency_ms, {line.name: line for line in record.lines}
+    for term in _terms(recipe, engine):
+        facts = bench(folder / OUT / "engines" / engine, _options(recipe.measure, term))
+        if facts.scenario.scenario == "single_stream":
+            median = facts.scenario.latency.p50.ms
+        lines |= {line.name: line for line in _lines(term, facts.checks)}
+    figures = record.figures.model_copy(update={"latency_ms": median})
+    return record.model_copy(update={"figures": figures, "lines": tuple(lines.values()), "timed_on": where})
+
+
+def _terms(recipe: Recipe, engine: str) -> Iterator[LatencyTerm | None]:
+    """The deadlines of an engine; None: one image after the other, without one."""
+    own = [term for term in recipe.contract.latency if term.engine == engine]
+    yield from own
+    if all(term.scenario != "single_stream" for term in own):
+        yield None
+
+
+def _options(measure: Measure, term: LatencyTerm | None) -> list[str]:
+    options = ["--runs", str(measure.runs), "--warmup", str(measure.warmup), "--load", str(measure.background_load)]
+    if term is None:
+        return options
+    options += ["--scenario", term.scenario, "--deadline-ms", repr(term.deadline_ms), "--decide", term.decide]
+    if term.scenario != "single_stream":
+        options += ["--rate", repr(measure.rate_hz), "--queue", measure.queue]
+    if term.scenario == "multi_camera":
+        options += ["--cameras", str(measure.cameras), "--phases", measure.phases]
+    options += ["--percentile", term.percentile] if term.percentile is not None else []
+    return options + (["--max-miss-rate", repr(term.max_miss_rate)] if term.max_miss_rate is not None else [])
+
+
+def _lines(term: LatencyTerm | None, checks: Sequence[DeadlineCheck]) -> Iterator[Line]:
+    for check in checks if term is not None else ():
+        missed = check.limit if check.measured is None else max(check.measured - check.limit, 0.0)
+        yield Line(
+            name=line_name(term, check.name) if term is not None else check.name,
+            measured=check.value,
+            sense="<=",
+            limit=check.limit,
+            miss=0.0 if check.passed else max(missed / max(check.limit, 1e-9), 1e-9),
+            timed=True,
+        )
+
+
+# --- where
+
+
+def bench_here(folder: Path, options: Sequence[str]) -> BenchFacts:
+    """On this machine."""
+    with private_folder() as place:
+        facts, log = place / RESULT, place / "log.txt"
+        code = run_command(command_of(["bench", str(folder), *options, "--json", str(facts), "--quiet"]), log, 3600)
+        if code not in (0, 1) or not facts.is_file():
+            raise EngineError(last_line(log))
+        return BenchFacts.model_validate_json(facts.read_bytes())
+
+
+def bench_on(remote: Remote) -> Bench:
+    """On another one."""
+
+    def bench(folder: Path, options: Sequence[str]) -> BenchFacts:
+        arguments = ["bench", folder.name, *options, "--json", RESULT, "--quiet"]
+        return facts_from(remote, BenchFacts, run_remotely(remote, arguments, {folder.name: folder}))
+
+    return bench

@@ -1,0 +1,100 @@
+"""A cluster of two machines, which are two raylets of this one."""
+
+import functools
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from avcompress.recipe import Segmentation
+from avcompress.search.cache import Cache
+from avcompress.search.pool import Here
+from avcompress.search.ray_pool import connected, everywhere
+from avcompress.search.sensitivity.measure import Material, measure_sensitivity
+from avcompress.spec import MissingError, PeerError
+
+ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # Ray's own
+]
+SHELL = functools.partial(subprocess.check_output, text=True)
+
+
+@pytest.fixture(scope="module")
+def calm(two_machines: Any) -> Iterator[Any]:
+    """A cluster that no machine of is killed."""
+    with two_machines() as cluster:
+        yield cluster
+
+
+def test_tasks_of_a_machine_that_is_killed_are_done_on_the_other_and_no_finished_one_again(
+    two_machines: Any, killing: Any, tmp_path: Path
+) -> None:
+    log, go = tmp_path / "log", tmp_path / "go"
+    wait = f"while [ ! -e {go} ]; do sleep 0.1; done"
+    tasks = [["sh", "-c", f"echo {i} $PPID >> {log}; {wait if i else 'true'}; echo {i}"] for i in range(5)]
+
+    def begun() -> list[list[str]]:
+        return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
+
+    def go_on() -> None:
+        """Once the killed machine's process is gone, too: it would still give its result."""
+        under_way = [worker for task, worker in begun() if task != "0"]
+        while all(Path(f"/proc/{worker}").exists() for worker in under_way):
+            time.sleep(0.05)
+        go.touch()
+
+    with two_machines() as cluster, connected(cluster.address) as pool:
+        thread = killing(cluster, lambda: len(begun()) == 3, go_on)
+        found = dict(pool.results(SHELL, tasks))
+        thread.join()
+
+    assert found == {i: f"{i}\n" for i in range(5)}
+    times = [[task for task, _ in begun()].count(str(i)) for i in range(5)]
+    assert times[0] == 1
+    assert sorted(times) == [1, 1, 1, 1, 2]
+
+
+def test_a_task_that_ends_its_process_twice_is_given_up_and_harms_no_other(calm: Any) -> None:
+    with connected(calm.address) as pool:
+        with pytest.raises(PeerError, match="lost 2 times"):
+            list(pool.results(os._exit, [3]))
+        forgiving = type(pool)(pool.cores, pool.slots, lost=lambda task, how: (task, bool(how)))
+        assert dict(forgiving.results(os._exit, [3, 4])) == {0: (3, True), 1: (4, True)}
+        assert dict(pool.results(abs, [-1, 2])) == {0: 1, 1: 2}
+
+
+def test_what_work_raises_is_raised_here_and_machines_are_asked_before(calm: Any, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with connected(calm.address, at_a_time=1) as pool:
+        assert (pool.cores, pool.slots) == (1, 2)
+        with pytest.raises(ValueError, match="'x'"):
+            list(pool.results(int, ["1", "x"]))
+        assert len(everywhere(os.getpid)) == 3
+        assert signal.getsignal(signal.SIGTERM) == before
+    with (
+        pytest.raises(MissingError, match=r": no data here"),
+        connected(calm.address, look=functools.partial(str, "no data here")),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["output", "fisher"])
+def test_a_sweep_gives_the_same_numbers_on_a_cluster_from_images_that_no_machine_has(
+    calm: Any, formats: Any, images: Any, tmp_path: Path, kind: Any
+) -> None:
+    given = Material(formats("int8"), images, 4, Segmentation(kind="segmentation"), (8, 8))
+    here = measure_sensitivity(kind, given, Cache(tmp_path / "here"), Here())
+    with connected(calm.address) as pool:
+        assert measure_sensitivity(kind, given, Cache(tmp_path / "there"), pool) == here
+
+
+def test_where_no_cluster_answers_it_is_told() -> None:
+    with pytest.raises(MissingError, match=r"--ray 127\.0\.0\.1:1: expected a Ray cluster"), connected("127.0.0.1:1"):
+        pass

@@ -1,0 +1,152 @@
+"""A trial's engine timed once more, and its deadlines judged by that; what measures is made up here."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from avcompress import searching
+from avcompress.recipe import Recipe
+from avcompress.remote import Remote
+from avcompress.search.trials import timing
+from avcompress.search.trials.process import Task, record_of
+from avcompress.search.trials.record import Figures, Line, Record, load_record
+from avcompress.search.trials.report import report_of
+from avcompress.search.trials.space import load_space
+from avcompress.search.trials.timing import ALONE, TimedOn, timed_again
+from avcompress.searching import SearchJob
+from avcompress.spec import EngineError, MissingError
+from avcompress.watch import SilentWatch
+from validation.latency.facts import DeadlineCheck
+
+LATENCY = [
+    {"deadline_ms": 5.0, "engine": "ort", "decide": "proven_kept"},
+    {"deadline_ms": 40.0, "max_miss_rate": 0.1, "scenario": "constant_stream", "engine": "ort"},
+]
+
+
+def check(name: str, measured: float | None, limit: float) -> DeadlineCheck:
+    passed = measured is not None and measured <= limit
+    return DeadlineCheck(
+        name=name, decide="point", value=measured, low=None, high=None, measured=measured, limit=limit, unit="ms",
+        passed=passed, note="",
+    )  # fmt: skip
+
+
+def facts(scenario: str, p50_ms: float, *checks: DeadlineCheck) -> Any:
+    latency = SimpleNamespace(p50=SimpleNamespace(ms=p50_ms))
+    return SimpleNamespace(scenario=SimpleNamespace(scenario=scenario, latency=latency), checks=checks)
+
+
+@pytest.fixture
+def trial(job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
+    """A trial that was judged: its recipe has two deadlines, its report tells of ONNX Runtime."""
+    folder = tmp_path / "trial"
+    (folder / "run").mkdir(parents=True)
+    recipe = Recipe.model_validate({**job, "contract": {**job["contract"], "latency": LATENCY}})
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json", exclude_unset=True)))
+    (folder / "run" / "report.json").write_text("{}")
+    monkeypatch.setattr(timing.Report, "model_validate_json", lambda _: SimpleNamespace(latency={"ort": None}))
+    return Task(
+        key="k", number=3, tier=0, share=1.0, suggestion={}, recipe="", folder=folder, data_root=tmp_path,
+        cache=tmp_path, metric="mIoU", limit_s=60, until=1e12,
+    )  # fmt: skip
+
+
+def judged(task: Task) -> Record:
+    lines = (
+        Line(name="mIoU @ ort", measured=0.8, sense=">=", limit=0.7, miss=0.0, timed=False),
+        Line(name="p99 @ ort", measured=9.0, sense="<=", limit=5.0, miss=0.8, timed=True),
+    )
+    figures = Figures(accuracy=0.8, latency_ms=8.0, size_bytes=7)
+    return record_of(task, "judged", 2.0).model_copy(update={"figures": figures, "lines": lines})
+
+
+def test_latency_and_deadlines_are_those_that_were_measured_anew_and_nothing_else_changes(trial: Task) -> None:
+    asked: list[list[str]] = []
+
+    def bench(folder: Path, options: Sequence[str]) -> Any:
+        assert folder == trial.folder / "run" / "engines" / "ort"
+        asked.append(list(options))
+        if "constant_stream" in options:
+            return facts("constant_stream", 30.0, check("miss rate", 0.2, 0.1))
+        return facts("single_stream", 3.0, check("p99", 4.0, 5.0))
+
+    found = timed_again(judged(trial), trial.folder, bench, "the vehicle")
+
+    assert found.figures == Figures(accuracy=0.8, latency_ms=3.0, size_bytes=7)
+    assert [(line.name, line.measured, pytest.approx(line.miss)) for line in found.lines] == [
+        ("mIoU @ ort", 0.8, 0.0), ("p99 @ ort", 4.0, 0.0), ("miss rate of 40 ms, constant_stream @ ort", 0.2, 1.0),
+    ]  # fmt: skip
+    assert (found.timed_on, found.met) == ("the vehicle", False)
+    assert [options[options.index("--deadline-ms") + 1] for options in asked] == ["5.0", "40.0"]
+    assert "--rate" not in asked[0]
+    assert asked[1][asked[1].index("--max-miss-rate") + 1] == "0.1"
+
+
+def test_a_figure_that_could_not_be_measured_keeps_no_deadline(trial: Task) -> None:
+    found = timed_again(
+        judged(trial), trial.folder, lambda *_: facts("single_stream", 3.0, check("p99", None, 5.0)), "there"
+    )
+
+    (line,) = (line for line in found.lines if line.name == "p99 @ ort")
+    assert (line.passed, line.miss) == (False, 1.0)
+
+
+def test_an_engine_that_the_other_machine_refuses_fails_the_trial_and_a_lost_connection_ends_the_search(
+    trial: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raising(error: Exception) -> Any:
+        def bench(*_: Any) -> Any:
+            raise error
+
+        return lambda _: bench
+
+    runner = TimedOn(judged, Remote("vehicle"))
+    monkeypatch.setattr(timing, "bench_on", raising(EngineError("vehicle: built with another version")))
+    assert (runner(trial).status, runner(trial).message) == ("failed", "vehicle: built with another version")
+    monkeypatch.setattr(timing, "bench_on", raising(MissingError("--on vehicle: lost")))
+    with pytest.raises(MissingError, match="lost"):
+        runner(trial)
+
+
+def test_a_trial_that_was_not_judged_is_not_timed(trial: Task) -> None:
+    runner = TimedOn(lambda task: record_of(task, "failed", 1.0, "crashed"), Remote("nowhere.invalid"))
+
+    assert runner(replace(trial, number=4)).message == "crashed"
+
+
+def test_after_trials_side_by_side_the_front_is_timed_alone_until_the_winner_has_been(
+    searched: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = SearchJob(load_space(searched(shares=[1.0])), tmp_path, tmp_path / "out")
+    records = [judged_with(*each) for each in ((0, 0.9, 1.0), (1, 0.8, 2.0), (2, 0.7, 9.0))]
+    base = report_of("x", "mIoU", records, "latency")
+    assert base.front == ("0",)
+    alone = {0: 5.0, 1: 1.5}
+
+    def again(record: Record, folder: Path, bench: Any, where: str) -> Record:
+        if record.number not in alone:
+            raise EngineError("not for this machine")
+        figures = record.figures.model_copy(update={"latency_ms": alone[record.number]})
+        return record.model_copy(update={"figures": figures, "timed_on": where})
+
+    monkeypatch.setattr(searching, "timed_again", again)
+    found = searching._timed_alone(job, base, SilentWatch())
+
+    assert [(each.number, each.figures.latency_ms) for each in found.trials] == [(0, 5.0), (1, 1.5), (2, 9.0)]
+    assert (found.chosen, found.front) == ("1", ("0", "1"))
+    assert [each.timed_on for each in found.trials] == [ALONE, ALONE, ""]
+    assert load_record(tmp_path / "out" / "trials" / "1", "1").timed_on == ALONE
+
+
+def judged_with(number: int, accuracy: float, ms: float) -> Record:
+    line = Line(name="mIoU @ ort", measured=accuracy, sense=">=", limit=0.1, miss=0.0, timed=False)
+    return Record(
+        key=str(number), number=number, tier=0, share=1.0, suggestion={}, status="judged", seconds=1.0,
+        figures=Figures(accuracy=accuracy, latency_ms=ms, size_bytes=10), lines=(line,),
+    )  # fmt: skip
