@@ -39,8 +39,8 @@ LATCHED = Qos(reliability="reliable", durability="transient_local")
 DIAGNOSTICS = Qos(reliability="reliable", depth=10)
 
 Event = Literal["deadline_missed", "incompatible_qos", "message_lost", "unreadable"]
-"""deadline_missed: a topic was silent for longer than its QoS allows. incompatible_qos: the other side asks for more, or
-offers less: nothing passes. message_lost: the transport says so. unreadable: bytes that are no such message."""
+"""deadline_missed: a topic was silent for longer than its QoS allows. incompatible_qos: the other side asks for more,
+or offers less: nothing passes. message_lost: the transport says so. unreadable: bytes that are no such message."""
 
 
 class Events:
@@ -52,16 +52,10 @@ class Events:
         self._told: Counter[tuple[str, Event]] = Counter()
         self._why: dict[tuple[str, Event], str] = {}
 
-    def count(self, topic: str, event: Event, total: int, why: str = "") -> None:
-        """There have been `total` events of a kind on a topic; `why`: of the last one."""
+    def add(self, topic: str, event: Event, number: int = 1, why: str = "") -> None:
+        """There have been some more; `why`: of the last one."""
         with self._lock:
-            self._counts[topic, event] = total
-            self._why[topic, event] = why
-
-    def add(self, topic: str, event: Event, why: str = "") -> None:
-        """There has been one more."""
-        with self._lock:
-            self._counts[topic, event] += 1
+            self._counts[topic, event] += number
             self._why[topic, event] = why
 
     def total(self, event: Event) -> int:

@@ -29,7 +29,7 @@ def test_without_events_the_transport_is_ok():
 
 def test_a_missed_deadline_is_a_warning_once_and_counted_for_ever():
     events = Events()
-    events.count("/front", "deadline_missed", 3)
+    events.add("/front", "deadline_missed", 3)
     first, second = events.status(), events.status()
     assert (first.level, first.message) == (Level.WARN, "/front deadline_missed")
     assert (second.level, second.message) == (Level.OK, "OK")
@@ -38,6 +38,6 @@ def test_a_missed_deadline_is_a_warning_once_and_counted_for_ever():
 
 def test_incompatible_qos_is_a_warning_as_nothing_passes():
     events = Events()
-    events.add("/front", "incompatible_qos", "reliability")
+    events.add("/front", "incompatible_qos", why="reliability")
     assert [events.status().message for _ in range(2)] == ["/front incompatible_qos reliability"] * 2
     assert events.total("incompatible_qos") == 1
