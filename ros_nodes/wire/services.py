@@ -30,14 +30,16 @@ if TYPE_CHECKING:
 _SERVICE = Qos(reliability="reliable", depth=10)
 _ENCAPSULATION, _HEADER = 4, 16
 _DISCOVERY_S, _LOOK_EVERY_S = 1.0, 0.005
+# CDR has no empty structures.
+_EMPTY = "uint8 structure_needs_at_least_one_member\n"
 _DEFINITIONS = {
     "ChangeState_Request": "lifecycle_msgs/Transition transition\n",
     "ChangeState_Response": "bool success\n",
-    "GetState_Request": "",
+    "GetState_Request": _EMPTY,
     "GetState_Response": "lifecycle_msgs/State current_state\n",
-    "GetAvailableStates_Request": "",
+    "GetAvailableStates_Request": _EMPTY,
     "GetAvailableStates_Response": "lifecycle_msgs/State[] available_states\n",
-    "GetAvailableTransitions_Request": "",
+    "GetAvailableTransitions_Request": _EMPTY,
     "GetAvailableTransitions_Response": "lifecycle_msgs/TransitionDescription[] available_transitions\n",
 }
 
@@ -51,7 +53,9 @@ def service_store() -> Typestore:
 
     store = get_typestore(Stores.ROS2_HUMBLE)
     for name, text in _DEFINITIONS.items():
-        store.register(get_types_from_msg(text, f"lifecycle_msgs/srv/{name}"))
+        # rosbags knows no names of services' messages; their types are like any other.
+        ((_, fields),) = get_types_from_msg(text, f"lifecycle_msgs/msg/{name}").items()
+        store.register({f"lifecycle_msgs/srv/{name}": fields})
     return store
 
 
