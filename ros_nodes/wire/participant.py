@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from avcompress.spec import EngineError
 from ros_nodes.bag.library import typestore
 from ros_nodes.qos import LATCHED, Qos
 from ros_nodes.wire.dds_qos import dds_qos
+from ros_nodes.wire.graph import ENTITIES, TOPIC, entities, graph_store
 from ros_nodes.wire.library import require_cyclonedds
 from ros_nodes.wire.settings import Network, configuration
 from ros_nodes.wire.types import encoded_type
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from cyclonedds.sub import DataReader
     from rosbags.typesys.store import Typestore
 
-_ENTITIES = "rmw_dds_common/msg/ParticipantEntitiesInfo"
 _LAST_DOMAIN = 230
 
 
@@ -41,9 +39,8 @@ class Participant:
         self._domain = _open_domain(network)
         self.dds = DomainParticipant(self._domain._id, Dds(Policy.Userdata(b"enclave=/;")))
         self._endpoints: list[DataReader[Any] | DataWriter[Any]] = []
-        # Identifiers are of 24 bytes in Humble and of 16 since.
-        self._store = _store(network)
-        self._graph = self._make_writer("ros_discovery_info", _ENTITIES, LATCHED, store=self._store)
+        self._distro = network.distro
+        self._graph = self._make_writer(TOPIC, ENTITIES, LATCHED, store=graph_store(network.distro))
         self._tell()
 
     def writer(self, name: str, message: str, qos: Qos, user_data: str = "", store: Typestore | None = None) -> Writer:
@@ -92,22 +89,10 @@ class Participant:
         """Say which endpoints are this node's."""
         from cyclonedds.sub import DataReader
 
-        make = self._store.types
         with self._lock:
-            readers = [self._gid(one) for one in self._endpoints if isinstance(one, DataReader)]
-            writers = [self._gid(one) for one in self._endpoints if not isinstance(one, DataReader)]
-            node = make["rmw_dds_common/msg/NodeEntitiesInfo"](
-                node_namespace="/", node_name=self._node, reader_gid_seq=readers, writer_gid_seq=writers
-            )
-            told = make[_ENTITIES](gid=self._gid(self.dds), node_entities_info_seq=[node])
-            self._graph.write(bytes(self._store.serialize_cdr(told, _ENTITIES)))
-
-    def _gid(self, entity: Any) -> Any:
-        kind = "rmw_dds_common/msg/Gid"
-        ((_, (_, (_, size))),) = self._store.fielddefs[kind][1]
-        data = np.zeros(size, np.uint8)
-        data[:16] = np.frombuffer(entity.guid.bytes, np.uint8)
-        return self._store.types[kind](data=data)
+            readers = [one.guid.bytes for one in self._endpoints if isinstance(one, DataReader)]
+            writers = [one.guid.bytes for one in self._endpoints if not isinstance(one, DataReader)]
+            self._graph.write(entities(self._distro, self.dds.guid.bytes, self._node, readers, writers))
 
 
 class Writer:
@@ -119,12 +104,6 @@ class Writer:
     def write(self, data: bytes) -> None:
         """Send a message, encoded; raises DDSException as Cyclone does."""
         self.dds.write(self._kind(data))
-
-
-def _store(network: Network) -> Typestore:
-    from rosbags.typesys import Stores, get_typestore
-
-    return get_typestore(Stores.ROS2_JAZZY if network.distro == "jazzy" else Stores.ROS2_HUMBLE)
 
 
 def _type_hash(message: str, store: Typestore) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Literal
+from typing import Annotated
 from xml.sax.saxutils import escape, quoteattr
 
 from pydantic import Field
 
 from avcompress.frozen import Model
+from ros_nodes.wire.graph import Distro
 
 LOOPBACK = "lo"
 
@@ -22,7 +23,7 @@ class Network(Model):
     )
     peers: tuple[str, ...] = Field((), description="addresses to look for nodes at, where multicast does not reach")
     tag: str = Field("", description="only participants of the same discovery tag meet; ROS's own have none")
-    distro: Literal["humble", "jazzy"] = Field(
+    distro: Distro = Field(
         "jazzy", description="ROS 2 release of the other nodes, for `ros2 node`: how it writes identifiers"
     )
 

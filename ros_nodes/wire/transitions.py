@@ -69,15 +69,14 @@ def notices(before: State, step: Step, library: Library) -> tuple[Callable[[int]
 
 def _path(before: State, step: Step) -> tuple[Edge, ...]:
     """The edges that a step went along: into the state of the transition, out of it, and out of error processing."""
-    for first in edges_from(before):
-        for second in edges_from(first.goal):
-            if second.label != f"transition_{step.outcome}":
-                continue
-            if second.goal == step.state:
-                return first, second
-            if second.goal == State.ERROR_PROCESSING:
-                cleared = [edge for edge in edges_from(second.goal) if edge.goal == step.state]
-                return first, second, *cleared[:1]
+    # What a node does unasked when its inference fails is to lifecycle_msgs a deactivation.
+    asked = "deactivate" if step.transition == "fail" else step.transition
+    for first in (edge for edge in edges_from(before) if edge.label == asked):
+        (second,) = (edge for edge in edges_from(first.goal) if edge.label == f"transition_{step.outcome}")
+        if second.goal != State.ERROR_PROCESSING:
+            return first, second
+        (cleared, *_) = (edge for edge in edges_from(second.goal) if edge.goal == step.state)
+        return first, second, cleared
     return ()
 
 

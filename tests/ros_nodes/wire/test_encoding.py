@@ -52,10 +52,10 @@ statuses = st.lists(
 )
 steps = st.sampled_from(
     [
-        (State.UNCONFIGURED, Step(State.INACTIVE, "success")),
-        (State.INACTIVE, Step(State.ACTIVE, "success")),
-        (State.ACTIVE, Step(State.UNCONFIGURED, "error", "x")),
-        (State.UNCONFIGURED, Step(State.UNCONFIGURED, "failure", "x")),
+        (State.UNCONFIGURED, Step(State.INACTIVE, "success", "", "configure")),
+        (State.INACTIVE, Step(State.ACTIVE, "success", "", "activate")),
+        (State.ACTIVE, Step(State.UNCONFIGURED, "error", "x", "deactivate")),
+        (State.UNCONFIGURED, Step(State.UNCONFIGURED, "failure", "x", "configure")),
     ]
 )
 

@@ -1,8 +1,22 @@
 import numpy as np
 import pytest
 
+from ros_nodes.wire.graph import ENTITIES, graph_store
 from ros_nodes.wire.names import reply_name, request_name, topic_name, type_name
+from ros_nodes.wire.services import service_store
 from ros_nodes.wire.settings import Network, configuration
+
+GRAPH_HASH = "RIHS01_91a0593bacdcc50ea9bdcf849a938b128412cc1ea821245c663bcd26f83c295e"
+HASHES = {
+    "GetState_Request": "77a9c844",
+    "GetState_Response": "fe249bab",
+    "ChangeState_Request": "d74c6f52",
+    "ChangeState_Response": "e1ddfed0",
+    "GetAvailableStates_Request": "c2c0c12d",
+    "GetAvailableStates_Response": "223e0dd5",
+    "GetAvailableTransitions_Request": "52a73c0b",
+    "GetAvailableTransitions_Response": "47113394",
+}
 
 
 def test_names_are_mangled_as_ros_2_does():
@@ -33,14 +47,11 @@ def test_the_user_s_own_configuration_comes_last_and_wins(monkeypatch):
 
 @pytest.mark.parametrize(("distro", "size"), [("humble", 24), ("jazzy", 16)])
 def test_the_graph_names_the_node_with_its_readers_and_writers(wire_rig, distro, size):
-    from rosbags.typesys import Stores, get_typestore
-
     from ros_nodes.qos import LATCHED, Qos
     from ros_nodes.wire.ear import Ear
     from ros_nodes.wire.participant import Participant
 
-    network, kind = wire_rig.lonely(), "rmw_dds_common/msg/ParticipantEntitiesInfo"
-    store = get_typestore(Stores.ROS2_JAZZY if distro == "jazzy" else Stores.ROS2_HUMBLE)
+    network, kind, store = wire_rig.lonely(), ENTITIES, graph_store(distro)
     node = Participant("vision", network.model_copy(update={"distro": distro}))
     writer = node.writer("rt/x", "std_msgs/msg/Float64", Qos())
     reader = node.reader("rt/y", "std_msgs/msg/Float64", Qos())
@@ -62,6 +73,13 @@ def test_the_graph_names_the_node_with_its_readers_and_writers(wire_rig, distro,
     node.forget(reader)
     wire_rig.until(lambda: not told[-1].node_entities_info_seq[0].reader_gid_seq, "the graph without the reader")
     ear.close()
+
+
+def test_hashes_of_types_are_those_of_jazzy():
+    # Source: the .json files that ros-jazzy-lifecycle-msgs 2.0.3 and ros-jazzy-rmw-dds-common 3.1.0 install.
+    assert graph_store("jazzy").hash_rihs01(ENTITIES) == GRAPH_HASH
+    hashes = {kind: service_store().hash_rihs01(f"lifecycle_msgs/srv/{kind}")[7:15] for kind in HASHES}
+    assert hashes == HASHES
 
 
 def test_endpoints_say_the_hash_of_their_type_and_the_participant_its_enclave(wire_rig):

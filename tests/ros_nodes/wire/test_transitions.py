@@ -41,10 +41,10 @@ def test_nobody_may_ask_for_the_end_of_a_transition():
 @pytest.mark.parametrize(
     ("before", "step", "path"),
     [
-        (State.UNCONFIGURED, Step(State.INACTIVE, "success"), [(1, "inactive"), (10, "")]),
-        (State.UNCONFIGURED, Step(State.UNCONFIGURED, "failure"), [(1, ""), (11, "")]),
-        (State.ACTIVE, Step(State.INACTIVE, "success"), [(4, ""), (40, "")]),
-        (State.ACTIVE, Step(State.FINALIZED, "success"), [(7, ""), (50, "")]),
+        (State.UNCONFIGURED, Step(State.INACTIVE, "success", "", "configure"), [(1, "inactive"), (10, "")]),
+        (State.UNCONFIGURED, Step(State.UNCONFIGURED, "failure", "", "configure"), [(1, ""), (11, "")]),
+        (State.ACTIVE, Step(State.INACTIVE, "success", "", "fail"), [(4, ""), (40, "")]),
+        (State.ACTIVE, Step(State.FINALIZED, "success", "", "shutdown"), [(7, ""), (50, "")]),
     ],
 )
 def test_a_step_is_told_as_its_beginning_and_its_end(before, step, path):
@@ -56,8 +56,8 @@ def test_a_step_is_told_as_its_beginning_and_its_end(before, step, path):
 
 
 def test_an_error_is_told_with_what_cleared_it_up():
-    told = [notice(5).transition.id for notice in notices(State.INACTIVE, Step(State.UNCONFIGURED, "error"), LIBRARY)]
-    assert told[1:] == [told[0] * 10 + 2, 60]
+    step = Step(State.UNCONFIGURED, "error", "x", "activate")
+    assert [notice(5).transition.id for notice in notices(State.INACTIVE, step, LIBRARY)] == [3, 32, 60]
 
 
 def test_a_state_that_is_final_leads_nowhere():
