@@ -172,7 +172,7 @@ def overhead(size: str, kind: str) -> bool:
     limit = SIZES[size][2]
     p50, p99 = np.percentile(added, [50, 99])
     print(
-        f"overhead, {size}, {kind}: p50 {p50:.3f} ms, p99 {p99:.3f} ms, max {added.max():.3f} ms of {len(added)} images "
+        f"{size}, {kind}: p50 {p50:.3f} ms, p99 {p99:.3f} ms, max {added.max():.3f} ms of {len(added)} images, "
         f"of {seen['sent']} at {seen['sent'] / seen['took_s']:.1f} Hz; limit {limit:g} ms at p99",
         flush=True,
     )
