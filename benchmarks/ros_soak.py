@@ -177,7 +177,8 @@ class Soak:
         self.writer = self.camera = None
         gc.collect()
         self.now_ns += 1500 * MS
-        self.expect("camera front", "waiting: no image for")
+        # After a recovery no image may have come yet: then it is the first one that is waited for.
+        self.expect("camera front", "waiting")
         self.connect()
 
     def plant(self, fault: str) -> None:
