@@ -19,7 +19,7 @@ from ros_nodes.wire.participant import Participant
 from ros_nodes.wire.services import service_store
 from ros_nodes.wire.settings import Network
 
-PATIENCE_S = 15.0
+PATIENCE_S = 60.0
 ROOMY = Qos(reliability="reliable", depth=100)
 
 
