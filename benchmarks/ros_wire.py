@@ -214,7 +214,7 @@ def slow(seconds: float, engine_s: float) -> bool:
     start, end = float(np.median(warm[:third])), float(np.median(warm[-third:]))
     print("memory every 5 s, MiB: " + ", ".join(f"{mib:.0f}" for mib in memory[::5]))
     print(
-        f"memory: median {start:.1f} MiB in the first third after it is warm, {end:.1f} in the last, {max(warm):.1f}"
+        f"memory: median {start:.1f} MiB in the first third when warm, {end:.1f} in the last, at most {max(warm):.1f}"
     )
     return bool(balanced and p50 < 2e3 / RATE_HZ and end <= 1.05 * start)
 
