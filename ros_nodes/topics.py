@@ -36,3 +36,8 @@ class Topics:
     def debug(self, name: str) -> str:
         """Milliseconds, such as processing_time_ms; named as Autoware's nodes do."""
         return f"/{self.node}/debug/{name}"
+
+
+def image_type(topic: str) -> str:
+    """The message that a camera's topic carries: image_transport puts JPEG and PNG on `.../compressed`."""
+    return "sensor_msgs/msg/CompressedImage" if topic.endswith("/compressed") else "sensor_msgs/msg/Image"
