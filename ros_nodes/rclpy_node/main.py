@@ -32,7 +32,7 @@ def spin(node: ServingNode, executor: MultiThreadedExecutor) -> None:
     rclpy raises out of `spin` what a callback raises: so whoever asks for a transition that the state does not have
     would end the process (seen in Jazzy's; Humble's code is the same).
     """
-    while rclpy.ok() and _served(node, executor):
+    while node.context.ok() and _served(node, executor):
         pass
 
 

@@ -1,6 +1,7 @@
 """A node on a clock that tests turn, with engines and a transport that do what tests say."""
 
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -244,3 +245,15 @@ def rigs():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def world():
+    """World: a managed node that spins, and a foreign one beside it; skipped without ROS 2."""
+    pytest.importorskip("rclpy", reason="needs ROS 2 with rclpy")
+    pytest.importorskip("vision_msgs.msg", reason="needs vision_msgs")
+    spec = importlib.util.spec_from_file_location("ros_world", Path(__file__).parent / "ros_world.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["ros_world"] = module
+    spec.loader.exec_module(module)
+    return module.World

@@ -1,5 +1,6 @@
 """One way to run a node behind each adapter: a script of frames goes in, what was heard comes out, in plain values."""
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,6 +91,47 @@ def bag(storage):
     return run
 
 
+def rclpy_node(script, settings, load, _: Path) -> Heard:
+    """A managed node of an installed ROS, a foreign camera and a foreign listener."""
+    world = sys.modules["ros_world"]
+    topics = {camera: CAMERAS[camera] for camera in settings.cameras}
+    topics |= {camera: CAMERAS[camera] + "/compressed" for _, camera, frame in script if hasattr(frame, "format")}
+    given = settings.model_dump(mode="json") | {"age_from": "arrival", "report_every_ms": 50.0}
+    given = {name: float(value) if name.endswith("_ms") else value for name, value in given.items() if value}
+    with world.World(load, image_topics=list(topics.values()), **given) as both:
+        heard, infos = Heard(), {}
+        both.listen(
+            "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", lambda m: hear(heard, infos, "/diagnostics", m)
+        )
+        for topic, kind in _results(settings.cameras):
+            both.listen(
+                topic, kind, lambda m, topic=topic: hear(heard, infos, topic, m), latched=topic.endswith("_info")
+            )
+        both.start()
+        for done, (_, camera, frame) in enumerate(script, 1):
+            # A topic has one type: what a camera sends beside it, nobody hears.
+            both.send(topics[camera], frame)
+            world.until(lambda n=done: _is_over(both.node.core, n, len(heard.results)), "a frame's end")
+        heard.statuses.clear()
+        world.until(lambda: "engine" in heard.statuses, "diagnostics")
+        heard.counts = both.node.core.counts
+    return heard
+
+
+def _results(cameras):
+    for name, kind in (("label_info", "LabelInfo"), ("vision_info", "VisionInfo")):
+        yield f"/vision/{name}", f"vision_msgs/msg/{kind}"
+    for camera in cameras:
+        yield f"/vision/{camera}/detections", "vision_msgs/msg/Detection2DArray"
+        yield f"/vision/{camera}/mask", "sensor_msgs/msg/Image"
+
+
+def _is_over(core, sent, heard):
+    """Whether all that was sent has come to an end, and all of it that was published was heard."""
+    counts = core.counts.values()
+    return sum(c.received - c.pending for c in counts) == sent and sum(c.published for c in counts) == heard
+
+
 def write_bag(path: Path, script):
     """Frames of a script as a camera's driver would record them."""
     from rosbags.rosbag2 import Writer
@@ -129,25 +171,34 @@ def read_bag(path: Path) -> Heard:
     heard, infos = Heard(), {}
     with AnyReader([path]) as reader:
         for connection, _, raw in reader.messages():
-            message = reader.deserialize(raw, connection.msgtype)
-            match connection.topic.split("/")[1:]:
-                case ["vision", "label_info"]:
-                    infos["classes"] = tuple(c.class_name for c in message.class_map)
-                    assert [c.class_id for c in message.class_map] == list(range(len(message.class_map)))
-                case ["vision", "vision_info"]:
-                    heard.announcement(message.method, message.database_version, infos["classes"])
-                    assert message.database_location == "/vision/label_info"
-                case ["vision", camera, "detections"]:
-                    heard.result(camera, _header(message), [_row(d) for d in message.detections])
-                case ["vision", camera, "mask"]:
-                    assert message.encoding == "mono8"
-                    heard.result(camera, _header(message), message.data.reshape(message.height, message.width))
-                case ["diagnostics"]:
-                    heard.statuses |= {
-                        s.name.removeprefix("vision: "): (s.level, s.message, {v.key: v.value for v in s.values})
-                        for s in message.status
-                    }
+            hear(heard, infos, connection.topic, reader.deserialize(raw, connection.msgtype))
     return heard
+
+
+def hear(heard, infos, topic, message):
+    """Note a message of a node that is called vision."""
+    match topic.split("/")[1:]:
+        case ["vision", "label_info"]:
+            infos["classes"] = tuple(c.class_name for c in message.class_map)
+            assert [c.class_id for c in message.class_map] == list(range(len(message.class_map)))
+        case ["vision", "vision_info"]:
+            heard.announcement(message.method, message.database_version, infos["classes"])
+            assert message.database_location == "/vision/label_info"
+        case ["vision", camera, "detections"]:
+            heard.result(camera, _header(message), [_row(d) for d in message.detections])
+        case ["vision", camera, "mask"]:
+            assert message.encoding == "mono8"
+            mask = np.asarray(message.data).reshape(message.height, message.width)
+            heard.result(camera, _header(message), mask)
+        case ["diagnostics"]:
+            heard.statuses |= {
+                s.name.removeprefix("vision: "): (_octet(s.level), s.message, {v.key: v.value for v in s.values})
+                for s in message.status
+            }
+
+
+def _octet(level):
+    return level[0] if isinstance(level, bytes) else level
 
 
 def _header(message):
@@ -161,4 +212,4 @@ def _row(one):
     return (*box, float(np.float32(result.hypothesis.score)), int(result.hypothesis.class_id))
 
 
-RIGS = {"in process": in_process, "mcap": bag("mcap"), "sqlite3": bag("sqlite3")}
+RIGS = {"in process": in_process, "mcap": bag("mcap"), "sqlite3": bag("sqlite3"), "rclpy": rclpy_node}
