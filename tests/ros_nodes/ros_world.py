@@ -3,7 +3,6 @@
 import os
 import threading
 import time
-from contextlib import ExitStack
 
 import rclpy
 from rclpy.context import Context
@@ -46,6 +45,12 @@ def until(is_so, what, patience_s=PATIENCE_S):
         time.sleep(0.01)
 
 
+def _start(target, *args):
+    thread = threading.Thread(target=target, args=args, daemon=True)
+    thread.start()
+    return thread
+
+
 class World:
     """Both nodes, in a domain of this process; within a `with` block.
 
@@ -56,27 +61,21 @@ class World:
     def __init__(self, load=None, name="vision", **parameters):
         self.context = Context()
         rclpy.init(args=[], context=self.context, domain_id=1 + os.getpid() % 100)
-        self.heard, self._publishers, self._undo = {}, {}, ExitStack()
+        self.heard, self._publishers = {}, {}
         overrides = [Parameter(key.replace("__", "."), value=value) for key, value in parameters.items()]
-        self.name, self.node = name, None
+        self.name, self.node, self._ended = name, None, threading.Event()
         if load is not None:
             self.node = ServingNode(name, load, context=self.context, parameter_overrides=overrides)
             executor = MultiThreadedExecutor(4, context=self.context)
             executor.add_node(self.node)
-            self._spin("node", lambda: spin(self.node, executor), executor)
+            self._node_thread = _start(spin, self.node, executor)
         self.foreign = rclpy.create_node("foreign", context=self.context)
         executor = SingleThreadedExecutor(context=self.context)
         executor.add_node(self.foreign)
-        self._spin("foreign", lambda: self._spin_foreign(executor), executor)
-
-    def _spin(self, name, target, executor):
-        thread = threading.Thread(target=target, name=name, daemon=True)
-        thread.start()
-        self._undo.callback(thread.join, 5)
-        self._undo.callback(executor.wake)
+        self._foreign_thread = _start(self._spin_foreign, executor)
 
     def _spin_foreign(self, executor):
-        while self.context.ok():
+        while not self._ended.wait(0):
             executor.spin_once(timeout_sec=0.1)
 
     def __enter__(self):
@@ -85,8 +84,11 @@ class World:
     def __exit__(self, *_):
         if self.node is not None and self.node.core is not None:
             self.node._threads.close()
+        self._ended.set()
+        self._foreign_thread.join(5)
         rclpy.shutdown(context=self.context)
-        self._undo.close()
+        if self.node is not None:
+            self._node_thread.join(5)
         if self.node is not None:
             self.node.destroy_node()
         self.foreign.destroy_node()
