@@ -1,12 +1,14 @@
 """One way to run a node behind each adapter: a script of frames goes in, what was heard comes out, in plain values."""
 
+import io
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from calibration.frame import Header, RawImage
+from calibration.frame import CompressedImage, Header, RawImage
 from engines.postprocess import Detections
 from ros_nodes.core.clock import Clock
 from ros_nodes.core.node import Node
@@ -99,23 +101,34 @@ def rclpy_node(script, settings, load, _: Path) -> Heard:
     given = settings.model_dump(mode="json") | {"age_from": "arrival", "report_every_ms": 50.0}
     given = {name: float(value) if name.endswith("_ms") else value for name, value in given.items() if value}
     with world.World(load, image_topics=list(topics.values()), **given) as both:
-        heard, infos = Heard(), {}
-        both.listen(
-            "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", lambda m: hear(heard, infos, "/diagnostics", m)
-        )
+        heard, infos, reports = Heard(), {}, []
+
+        def on_diagnostics(message):
+            hear(heard, infos, "/diagnostics", message)
+            reports.append(message)
+
+        both.listen("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", on_diagnostics)
         for topic, kind in _results(settings.cameras):
             both.listen(
                 topic, kind, lambda m, topic=topic: hear(heard, infos, topic, m), latched=topic.endswith("_info")
             )
         both.start()
         for done, (_, camera, frame) in enumerate(script, 1):
-            # A topic has one type: what a camera sends beside it, nobody hears.
-            both.send(topics[camera], frame)
+            both.send(topics[camera], _as_file(frame) if topics[camera].endswith("/compressed") else frame)
             world.until(lambda n=done: _is_over(both.node.core, n, len(heard.results)), "a frame's end")
-        heard.statuses.clear()
-        world.until(lambda: "engine" in heard.statuses, "diagnostics")
+        before = len(reports)
+        world.until(lambda: len(reports) >= before + 2, "diagnostics")  # the first may be on its way already
         heard.counts = both.node.core.counts
     return heard
+
+
+def _as_file(frame):
+    """A topic has one type: beside files, a camera sends its other images as files, too."""
+    if isinstance(frame, CompressedImage):
+        return frame
+    out = io.BytesIO()
+    Image.fromarray(frame.data.reshape(frame.height, frame.width, 3)).save(out, "PNG")
+    return CompressedImage(frame.header, "png", np.frombuffer(out.getvalue(), np.uint8))
 
 
 def _results(cameras):
