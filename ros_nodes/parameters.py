@@ -16,8 +16,8 @@ from pydantic.fields import FieldInfo
 
 from avcompress.frozen import Model
 from avcompress.spec import RecipeError
+from ros_nodes.connection import Connection, image_topics
 from ros_nodes.core.settings import Settings
-from ros_nodes.wiring import Wiring, image_topics
 
 Value = bool | int | float | str | list[str]
 Kind = Literal["bool", "integer", "double", "string", "string_array"]
@@ -57,7 +57,7 @@ class Parameter:
 
 def parameters() -> tuple[Parameter, ...]:
     """All of them, in the order of the models; `camera_qos.depth` is the field `depth` of the field `camera_qos`."""
-    return tuple(p for model in (Settings, Wiring) for p in _of_model(model, ""))
+    return tuple(p for model in (Settings, Connection) for p in _of_model(model, ""))
 
 
 def _of_model(model: type[Model], prefix: str, given: Mapping[str, Any] | None = None) -> Iterator[Parameter]:
@@ -138,7 +138,7 @@ class Told:
     """What a node on a transport is told."""
 
     settings: Settings
-    wiring: Wiring
+    connection: Connection
 
 
 def told(values: Mapping[str, Value]) -> Told:
@@ -146,13 +146,13 @@ def told(values: Mapping[str, Value]) -> Told:
     given = {parameter.name: values[parameter.name] for parameter in parameters() if _is_given(parameter, values)}
     try:
         settings = Settings.model_validate(_nested(given, Settings))
-        wiring = Wiring.model_validate(_nested(given, Wiring))
-        image_topics(wiring, "node", settings.cameras)
+        connection = Connection.model_validate(_nested(given, Connection))
+        image_topics(connection, "node", settings.cameras)
     except ValidationError as error:
         raise RecipeError(_line(error)) from None
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    return Told(settings, wiring)
+    return Told(settings, connection)
 
 
 def check(values: Mapping[str, Value]) -> None:

@@ -54,10 +54,11 @@ class Events:
         self._why: dict[tuple[str, Event], str] = {}
 
     def add(self, topic: str, event: Event, number: int = 1, why: str = "") -> None:
-        """There have been some more; `why`: of the last one."""
+        """There have been some more, or none; `why`: of the last one."""
         with self._lock:
             self._counts[topic, event] += number
-            self._why[topic, event] = why
+            if number:
+                self._why[topic, event] = why
 
     def total(self, event: Event) -> int:
         """Of all topics."""

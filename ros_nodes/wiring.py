@@ -1,36 +1,32 @@
-"""What a node on a transport is told beside what it serves: its topics, their quality of service, and pictures."""
+"""How a node hangs on a vehicle's network, whichever transport it is."""
 
 from __future__ import annotations
 
-from pydantic import Field, NonNegativeFloat
+from typing import Annotated
+
+from pydantic import Field, model_validator
 
 from avcompress.frozen import Model
+from ros_nodes.core.settings import CameraName
 from ros_nodes.qos import CAMERA, RESULT, Qos
+
+TopicName = Annotated[str, Field(pattern=r"^(/[A-Za-z_][A-Za-z0-9_]*)+$")]
 
 
 class Wiring(Model):
-    """Topics and their quality of service."""
+    """The names of a node and of what it hears, and the quality of service of both directions."""
 
-    image_topics: tuple[str, ...] = Field(
-        (),
-        description="one a camera, in their order; on `.../compressed` come JPEG and PNG files; "
-        "default: NODE/CAMERA/image",
+    node: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = Field(
+        "avcompress", description="the node's name, with which its topics begin"
     )
-    camera_qos: Qos = Field(CAMERA, description="what images are wanted with")
-    result_qos: Qos = Field(RESULT, description="what results are offered with")
-    autostart: bool = Field(False, description="configure and activate at the start, unasked")
-    overlay_every_ms: NonNegativeFloat = Field(
-        0.0, description="between two pictures of a camera with its results drawn in, for people; 0: none"
+    topics: dict[CameraName, TopicName] = Field(
+        min_length=1, description="of images, by camera; `.../compressed` carries sensor_msgs/CompressedImage"
     )
+    camera_qos: Qos = Field(CAMERA, description="that images are wanted with")
+    result_qos: Qos = Field(RESULT, description="that results are sent with")
 
-
-def image_topics(wiring: Wiring, node: str, cameras: tuple[str, ...]) -> dict[str, str]:
-    """The topic of every camera; raises ValueError where there are more or fewer than cameras."""
-    if not wiring.image_topics:
-        return {camera: f"/{node}/{camera}/image" for camera in cameras}
-    if len(wiring.image_topics) != len(cameras):
-        raise ValueError(
-            f"image_topics: expected {len(cameras)}, one a camera, got {len(wiring.image_topics)}; name them in the "
-            "order of `cameras`"
-        )
-    return dict(zip(cameras, wiring.image_topics, strict=True))
+    @model_validator(mode="after")
+    def _hears_each_topic_once(self) -> Wiring:
+        if len(set(self.topics.values())) != len(self.topics):
+            raise ValueError(f"expected topics that differ, got {', '.join(self.topics.values())}")
+        return self

@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from avcompress.cli.app import Exit, JsonFile, Quiet, app
+from avcompress.cli.cameras import camera_topics
 from avcompress.cli.terminal import check_json, open_console, open_watch, write_json
 from avcompress.cli.trust import AllowUnsigned, PublicKeys
-from avcompress.spec import DataError, RecipeError
+from avcompress.spec import DataError
 
 if TYPE_CHECKING:
     from ros_nodes.bag.replay import Replayed
@@ -65,7 +66,7 @@ def replay(  # noqa: PLR0913, PLR0917 (the options of a command, and its context
     context.obj.install()
     console = open_console()
     check_json(json_file, out, (bundle, bag))
-    topics = _topics(camera) if camera else {_name(topic): topic for topic in image_topics(bag)}
+    topics = camera_topics(camera) if camera else {_name(topic): topic for topic in image_topics(bag)}
     if not topics:
         raise DataError(f"{bag}: expected topics with images, got none; give another bag")
     settings = Settings(
@@ -87,16 +88,6 @@ def replay(  # noqa: PLR0913, PLR0917 (the options of a command, and its context
     if json_file:
         write_json(json_file, _facts(found, settings, topics))
     raise typer.Exit(Exit.MET)
-
-
-def _topics(cameras: list[str]) -> dict[str, str]:
-    topics = dict(each.partition("=")[::2] for each in cameras)
-    for name, topic in topics.items():
-        if not re.fullmatch(r"[A-Za-z]\w*", name) or not topic.startswith("/"):
-            raise RecipeError(f"--camera: expected NAME=/TOPIC, got {name}={topic}; such as front=/front/image_raw")
-    if len(topics) != len(cameras) or len(set(topics.values())) != len(topics):
-        raise RecipeError("--camera: expected names and topics that differ, got one twice; name each camera once")
-    return topics
 
 
 def _name(topic: str) -> str:

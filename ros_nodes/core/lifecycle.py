@@ -110,11 +110,13 @@ class Step:
         state: that it led to.
         outcome: of the transition itself.
         reason: one line, where it was not a success.
+        transition: which it was; None where nobody has said.
     """
 
     state: State
     outcome: Outcome
     reason: str = ""
+    transition: Transition | None = None
 
 
 def conclude(begun: State, action: Callable[[], None], on_error: Callable[[], None]) -> Step:

@@ -88,7 +88,7 @@ class Node:
             "shutdown": self._shut_down,
         }
         step = conclude(begun, actions[name], self._shut_down)
-        step = replace(step, reason=step.reason or reason)
+        step = replace(step, reason=step.reason or reason, transition=name)
         with self._lock:
             self._state, self._fault = step.state, step.reason
         self._tell(partial(self._port.changed, step))

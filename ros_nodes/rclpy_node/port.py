@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 
 from calibration.frame import Header, frame_of
+from ros_nodes.connection import image_topics
 from ros_nodes.core.diagnostics import Status
 from ros_nodes.core.lifecycle import Step
 from ros_nodes.core.port import Announcement, Deliver
@@ -36,7 +37,6 @@ from ros_nodes.rclpy_node.library import RclpyLibrary, message_type
 from ros_nodes.rclpy_node.quality import Listener, overridable, profile
 from ros_nodes.topics import DIAGNOSTICS, Topics, image_type
 from ros_nodes.tracing import tracer
-from ros_nodes.wiring import image_topics
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -72,7 +72,7 @@ class RclpyPort:
         """See Port."""
         self.settle()
         self._deliver = deliver
-        for camera, topic in image_topics(self._told.wiring, self._name, cameras).items():
+        for camera, topic in image_topics(self._told.connection, self._name, cameras).items():
             self._subscriptions.append(self._subscription(camera, topic))
 
     def _subscription(self, camera: str, topic: str) -> Any:
@@ -91,7 +91,7 @@ class RclpyPort:
                 message_type(image_type(topic)),
                 topic,
                 receive,
-                profile(self._told.wiring.camera_qos.model_copy(update={"lifespan_ms": None})),
+                profile(self._told.connection.camera_qos.model_copy(update={"lifespan_ms": None})),
                 callback_group=MutuallyExclusiveCallbackGroup(),
                 event_callbacks=events,
                 qos_overriding_options=overridable(),
@@ -131,16 +131,16 @@ class RclpyPort:
 
     def _prepare(self, announcement: Announcement) -> None:
         """Make what results go to before the first of them, which may come from another thread."""
-        wiring = self._told.wiring
+        connection = self._told.connection
         for camera in self._told.settings.cameras:
-            self._publisher(self._topics.results(camera), result_type(announcement.kind), wiring.result_qos)
-            if wiring.overlay_every_ms:
-                self._publisher(self._topics.overlay(camera), IMAGE, wiring.result_qos)
+            self._publisher(self._topics.results(camera), result_type(announcement.kind), connection.result_qos)
+            if connection.overlay_every_ms:
+                self._publisher(self._topics.overlay(camera), IMAGE, connection.result_qos)
         for name in _DEBUG:
-            self._publisher(self._topics.debug(name), MILLISECONDS, wiring.result_qos)
-        if wiring.overlay_every_ms:
+            self._publisher(self._topics.debug(name), MILLISECONDS, connection.result_qos)
+        if connection.overlay_every_ms:
             if self._overlay is None:
-                self._overlay = Overlay(wiring.overlay_every_ms, self._show)
+                self._overlay = Overlay(connection.overlay_every_ms, self._show)
                 self._overlay.start()
             self._overlay.classes = announcement.classes
 

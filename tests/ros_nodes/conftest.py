@@ -240,12 +240,25 @@ def segmenter() -> Callable[[], Engine]:
     return lambda: Engine(classes=("red", "green", "blue"), task=SEGMENT, output="logits", run=brightest)
 
 
+def _module(name: str):
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def wire_rig():
+    """wire_rig.py: cameras and listeners on the other side of the wire."""
+    pytest.importorskip("cyclonedds", reason="needs cyclonedds: pip install avcompress[wire]")
+    return _module("wire_rig")
+
+
 @pytest.fixture(scope="session")
 def rigs():
     """rigs.py: one way to run a node behind each adapter."""
-    spec = importlib.util.spec_from_file_location("rigs", Path(__file__).parent / "rigs.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = _module("rigs")
+    module.load_wire_rig = lambda: _module("wire_rig")
     return module
 
 
@@ -257,8 +270,5 @@ def world():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of ROS's own parser, on newer Pythons
         importlib.import_module("rosidl_generator_py")
-    spec = importlib.util.spec_from_file_location("ros_world", Path(__file__).parent / "ros_world.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["ros_world"] = module
-    spec.loader.exec_module(module)
+    module = sys.modules["ros_world"] = _module("ros_world")
     return module.World

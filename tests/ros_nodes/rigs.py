@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from calibration.frame import CompressedImage, Header, RawImage
@@ -188,8 +189,8 @@ def read_bag(path: Path) -> Heard:
     return heard
 
 
-def hear(heard, infos, topic, message):
-    """Note a message of a node that is called vision."""
+def hear(heard: Heard, infos: dict, topic: str, message) -> None:
+    """Note one message; `infos` keeps the names of the classes until the network's own name comes."""
     match topic.split("/")[1:]:
         case ["vision", "label_info"]:
             infos["classes"] = tuple(c.class_name for c in message.class_map)
@@ -210,6 +211,41 @@ def hear(heard, infos, topic, message):
             }
 
 
+def wire(script, settings, load, folder: Path) -> Heard:
+    """Two foreign participants: cameras, and a listener, each with sockets of its own on the loopback."""
+    pytest.importorskip("cyclonedds", reason="needs cyclonedds: pip install avcompress[wire]")
+    there = load_wire_rig()  # noqa: F821 (conftest.py sets it: modules of tests are not importable by name)
+    from ros_nodes.wire.serving import node_on_wire
+    from ros_nodes.wiring import Wiring
+
+    now, network = START, there.lonely()
+    are_files = {camera for _, camera, frame in script if isinstance(frame, CompressedImage)}
+    topics = {c: CAMERAS[c] + ("/compressed" if c in are_files else "") for c in settings.cameras}
+    wiring = Wiring(node="vision", topics=topics, camera_qos=there.ROOMY, result_qos=there.ROOMY)
+    clock = Clock(lambda: now, lambda: now)
+    with node_on_wire(settings, wiring, network, clock, load) as (node, _):
+        node.transition("configure")
+        node.transition("activate")
+        listener = there.Listener(network, there.node_topics(settings.cameras)).await_results(settings.cameras)
+        cameras = {c: there.Camera(topic, network).await_listener() for c, topic in topics.items()}
+        there.until(lambda: len(listener.on("/vision/vision_info")), "the announcement")
+        for ms, camera, frame in script:
+            now, received = START + ms * MS, node.counts[camera].received
+            cameras[camera].send(there.as_file(frame) if camera in are_files else frame)
+            there.until(lambda c=camera, r=received: node.counts[c].received > r, f"a frame of {camera}")
+            node.step()
+        node.report()
+        expected = sum(counts.published for counts in node.counts.values())
+        there.until(lambda: len(listener.heard) >= expected + 3, "every result, two announcements, a diagnosis")
+        counts = node.counts
+    listener.close()
+    heard, infos = Heard(counts=counts), {}
+    for topic, message in listener.heard:
+        hear(heard, infos, topic, message)
+    assert not listener.errors
+    return heard
+
+
 def _octet(level):
     return level[0] if isinstance(level, bytes) else level
 
@@ -225,4 +261,4 @@ def _row(one):
     return (*box, float(np.float32(result.hypothesis.score)), int(result.hypothesis.class_id))
 
 
-RIGS = {"in process": in_process, "mcap": bag("mcap"), "sqlite3": bag("sqlite3"), "rclpy": rclpy_node}
+RIGS = {"in process": in_process, "mcap": bag("mcap"), "sqlite3": bag("sqlite3"), "wire": wire, "rclpy": rclpy_node}

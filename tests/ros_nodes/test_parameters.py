@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avcompress.spec import RecipeError
+from ros_nodes.connection import image_topics
 from ros_nodes.core.settings import Settings
 from ros_nodes.parameters import check, parameters, refusal, told
 from ros_nodes.qos import CAMERA, RESULT
-from ros_nodes.wiring import image_topics
 
 DEFAULTS = {parameter.name: parameter.default for parameter in parameters()}
 BY_NAME = {parameter.name: parameter for parameter in parameters()}
@@ -23,7 +23,7 @@ def test_every_setting_is_a_parameter_that_says_what_it_is():
 def test_defaults_are_those_of_the_models():
     found = told({**DEFAULTS, "bundle": "yolox.bundle"})
     assert found.settings == Settings(bundle="yolox.bundle")
-    assert (found.wiring.camera_qos, found.wiring.result_qos) == (CAMERA, RESULT)
+    assert (found.connection.camera_qos, found.connection.result_qos) == (CAMERA, RESULT)
 
 
 def test_what_is_empty_is_not_given():
@@ -35,7 +35,7 @@ def test_what_is_given_arrives():
     values = {"bundle": "b", "deadline_ms": 33.0, "keys": ["a.pub", ""], "camera_qos.deadline_ms": 50.0}
     found = told({**DEFAULTS, **values})
     assert (found.settings.deadline_ms, found.settings.keys) == (33.0, ("a.pub",))
-    assert found.wiring.camera_qos == CAMERA.model_copy(update={"deadline_ms": 50.0})
+    assert found.connection.camera_qos == CAMERA.model_copy(update={"deadline_ms": 50.0})
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,9 @@ def test_nobody_changes_over_the_network_whom_a_node_trusts():
 
 
 def test_images_come_on_the_node_s_own_topics_unless_others_are_named():
-    wiring = told({**DEFAULTS, "bundle": "b"}).wiring
-    assert image_topics(wiring, "perception/vision", ("front",)) == {"front": "/perception/vision/front/image"}
-    wiring = told({**DEFAULTS, "bundle": "b", "cameras": ["l", "r"], "image_topics": ["/x", "/y/compressed"]}).wiring
-    assert image_topics(wiring, "n", ("l", "r")) == {"l": "/x", "r": "/y/compressed"}
+    connection = told({**DEFAULTS, "bundle": "b"}).connection
+    assert image_topics(connection, "perception/vision", ("front",)) == {"front": "/perception/vision/front/image"}
+    connection = told(
+        {**DEFAULTS, "bundle": "b", "cameras": ["l", "r"], "image_topics": ["/x", "/y/compressed"]}
+    ).connection
+    assert image_topics(connection, "n", ("l", "r")) == {"l": "/x", "r": "/y/compressed"}

@@ -1,0 +1,1 @@
+"""A node without a ROS installation: Cyclone DDS speaks what ROS 2's middleware speaks on the wire."""

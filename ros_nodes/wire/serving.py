@@ -1,0 +1,66 @@
+"""A node on the wire, from its first message to its last."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from ros_nodes.core.clock import REAL, Clock
+from ros_nodes.core.counts import Counts
+from ros_nodes.core.lifecycle import State, Step, Transition, allowed
+from ros_nodes.core.loading import Load
+from ros_nodes.core.node import Node
+from ros_nodes.core.served import load_served
+from ros_nodes.core.settings import Settings
+from ros_nodes.core.threads import Threads
+from ros_nodes.wire.participant import Participant
+from ros_nodes.wire.port import WirePort
+from ros_nodes.wire.services import Services
+from ros_nodes.wire.settings import Network
+from ros_nodes.wiring import Wiring
+
+Say = Callable[[Step], None]
+_DOWN: tuple[Transition, ...] = ("deactivate", "cleanup", "shutdown")
+
+
+@contextmanager
+def node_on_wire(
+    settings: Settings, wiring: Wiring, network: Network, clock: Clock = REAL, load: Load = load_served
+) -> Iterator[tuple[Node, WirePort]]:
+    """A node with its services, without threads of its own, which is shut down afterwards.
+
+    Raises MissingError without `cyclonedds`; EngineError where the network cannot be joined.
+    """
+    port = WirePort(Participant(wiring.node, network), wiring, clock)
+    with _managed(Node(settings, port, clock, load), port, wiring) as node:
+        yield node, port
+
+
+@contextmanager
+def _managed(node: Node, port: WirePort, wiring: Wiring) -> Iterator[Node]:
+    services = Services(port.participant, wiring.node, node, port.events)
+    try:
+        yield node
+    finally:
+        services.close()
+        for transition in _DOWN:
+            if transition in allowed(node.state):
+                node.transition(transition)
+
+
+def serve(
+    settings: Settings, wiring: Wiring, network: Network, stop: threading.Event, say: Say, autostart: bool = False
+) -> Mapping[str, Counts]:
+    """Run a node until `stop` is set; returns where every frame went, by camera.
+
+    `say` is told of every step of the lifecycle. With `autostart` the node is configured and activated; where that is
+    refused it stays as it is, says so in its diagnostics, and may be asked again.
+    """
+    port = WirePort(Participant(wiring.node, network), wiring, on_change=say)
+    node = Node(settings, port)
+    with Threads(node), _managed(node, port, wiring):
+        if autostart and node.transition("configure").state == State.INACTIVE:
+            node.transition("activate")
+        stop.wait()
+    return node.counts

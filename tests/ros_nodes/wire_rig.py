@@ -1,0 +1,143 @@
+"""The other side of the wire: cameras and a listener, as foreign nodes on this machine's loopback would be."""
+
+import io
+import os
+import time
+import uuid
+
+import numpy as np
+from PIL import Image
+
+from calibration.frame import CompressedImage, RawImage, to_rgb
+from ros_nodes.bag.library import RosbagsLibrary, encode, typestore
+from ros_nodes.messages.outgoing import header_message
+from ros_nodes.qos import DIAGNOSTICS, LATCHED, Qos
+from ros_nodes.topics import image_type
+from ros_nodes.wire.ear import Ear
+from ros_nodes.wire.names import topic_name
+from ros_nodes.wire.participant import Participant
+from ros_nodes.wire.settings import Network
+
+PATIENCE_S = 60.0
+ROOMY = Qos(reliability="reliable", depth=100)
+
+
+def lonely() -> Network:
+    """A network that nobody else on this machine is on; lo needs no multicast."""
+    return Network(interface="lo", domain=os.getpid() % 200, tag=uuid.uuid4().hex)
+
+
+def until(condition, what, patience_s=PATIENCE_S):
+    """Wait for something that happens elsewhere, and hand it back."""
+    end = time.monotonic() + patience_s
+    while not (found := condition()):
+        assert time.monotonic() < end, f"waited {patience_s} s for {what}"
+        time.sleep(0.002)
+    return found
+
+
+def image_bytes(frame) -> bytes:
+    """A frame as a camera's driver sends it."""
+    library = RosbagsLibrary()
+    header = header_message(frame.header, library)
+    if isinstance(frame, CompressedImage):
+        fields = {"format": frame.format, "data": frame.data}
+        return encode(library.make("sensor_msgs/msg/CompressedImage", header=header, **fields))
+    return encode(
+        library.make(
+            "sensor_msgs/msg/Image",
+            header=header,
+            height=frame.height,
+            width=frame.width,
+            encoding=frame.encoding,
+            is_bigendian=0,
+            step=frame.step,
+            data=frame.data,
+        )
+    )
+
+
+def as_file(frame):
+    """A raw image as a PNG of the same pixels: a topic carries one type of message."""
+    if not isinstance(frame, RawImage):
+        return frame
+    out = io.BytesIO()
+    Image.fromarray(to_rgb(frame)).save(out, "PNG")
+    return CompressedImage(frame.header, "png", np.frombuffer(out.getvalue(), np.uint8))
+
+
+class Camera:
+    """A driver that publishes on one topic."""
+
+    def __init__(self, topic, network, qos=ROOMY, node="camera"):
+        self.topic, self.participant = topic, Participant(node, network)
+        self.writer = self.participant.writer(topic_name(topic), image_type(topic), qos)
+
+    def await_listener(self):
+        until(self.writer.dds.get_matched_subscriptions, f"a subscriber of {self.topic}")
+        return self
+
+    def send(self, frame):
+        self.send_bytes(image_bytes(frame))
+
+    def send_bytes(self, data):
+        self.writer.write(data)
+
+
+class Listener:
+    """Keeps what comes on topics, decoded: [(topic, message)] in the order of its coming."""
+
+    def __init__(self, network, topics, node="listener"):
+        self.participant, self.heard, self.errors = Participant(node, network), [], []
+        self.readers = {}
+        hear = {}
+        for topic, (message, qos) in topics.items():
+            reader = self.readers[topic] = self.participant.reader(topic_name(topic), message, qos)
+            hear[reader] = lambda data, topic=topic, message=message: self.heard.append(
+                (topic, typestore().deserialize_cdr(data, message))
+            )
+        self.ear = Ear(self.participant, hear, lambda *error: self.errors.append(error), "listener")
+
+    def await_publishers(self, *topics):
+        """Wait until somebody publishes on every one of them."""
+        for topic in topics:
+            until(self.readers[topic].get_matched_publications, f"a publisher of {topic}")
+        return self
+
+    def await_results(self, cameras, node="vision"):
+        """Wait until a node publishes boxes, or masks, of every camera, and diagnostics."""
+        for camera in cameras:
+            readers = [self.readers[f"/{node}/{camera}/{name}"] for name in RESULTS]
+            until(lambda r=readers: any(one.get_matched_publications() for one in r), f"results of {camera}")
+        return self.await_publishers("/diagnostics")
+
+    def on(self, topic):
+        return [message for at, message in list(self.heard) if at == topic]
+
+    def statuses(self, node="vision"):
+        """The last of each name: (level, message, values)."""
+        return {
+            status.name.removeprefix(f"{node}: "): (
+                status.level,
+                status.message,
+                {v.key: v.value for v in status.values},
+            )
+            for message in self.on("/diagnostics")
+            for status in message.status
+        }
+
+    def close(self):
+        self.ear.close()
+
+
+RESULTS = {"detections": "vision_msgs/msg/Detection2DArray", "mask": "sensor_msgs/msg/Image"}
+
+
+def node_topics(cameras, node="vision"):
+    """What a listener of a node hears: topic -> (message, qos)."""
+    return {
+        "/diagnostics": ("diagnostic_msgs/msg/DiagnosticArray", DIAGNOSTICS),
+        f"/{node}/label_info": ("vision_msgs/msg/LabelInfo", LATCHED),
+        f"/{node}/vision_info": ("vision_msgs/msg/VisionInfo", LATCHED),
+        **{f"/{node}/{camera}/{name}": (message, ROOMY) for camera in cameras for name, message in RESULTS.items()},
+    }
