@@ -4,6 +4,10 @@ import ast
 import configparser
 import json
 import re
+import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -62,6 +66,35 @@ def test_the_package_is_built_as_ament_python_under_one_name():
     setup = configparser.ConfigParser()
     setup.read(PACKAGE / "setup.cfg")
     assert setup["develop"]["script_dir"] == setup["install"]["install_scripts"] == f"$base/lib/{NAME}"
+
+
+def test_a_build_installs_what_ros_looks_for(tmp_path):
+    source = shutil.copytree(PACKAGE, tmp_path / "source")  # a build writes into the tree that it builds
+    options = ["--no-deps", "--no-build-isolation", "--quiet", "--disable-pip-version-check", "-w", str(tmp_path)]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(source)], check=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        names = wheel.namelist()
+        (entry_points,) = [wheel.read(name).decode() for name in names if name.endswith("entry_points.txt")]
+    shared = {name.partition(".data/data/")[2] for name in names}
+    assert f"node = {NAME}.node:main" in entry_points
+    assert {f"share/ament_index/resource_index/packages/{NAME}", f"share/{NAME}/package.xml"} <= shared
+    assert {f"share/{NAME}/launch/{path.name}" for path in LAUNCH_FILES} <= shared
+    assert {f"share/{NAME}/config/{YAML_NAME}", f"share/{NAME}/config/{SCHEMA_NAME}"} <= shared
+    assert {f"{NAME}/node.py", f"{NAME}/launching.py"} <= set(names)
+
+
+def test_where_avcompress_is_not_installed_the_executable_says_how_to(tmp_path):
+    command = [
+        sys.executable,
+        "-I",
+        "-c",
+        f"import sys; sys.path = [p for p in sys.path if 'site-packages' not in p]"
+        f"; sys.path.insert(0, {str(PACKAGE)!r}); from avcompress_ros.node import main; sys.exit(main())",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("avcompress_ros: expected avcompress for")
+    assert "Traceback" not in done.stderr
 
 
 def test_every_message_that_the_node_uses_is_a_dependency():

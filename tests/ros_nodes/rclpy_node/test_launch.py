@@ -74,3 +74,15 @@ def test_cameras_of_one_node_are_its_parameters(launched):
     ask = launched("cameras.launch.py", "autostart:=false", "cameras:=front,left")
     _until(ask, ("param", "get", "/avcompress", "cameras", *ONCE), "['front', 'left']")
     _until(ask, ("param", "get", "/avcompress", "image_topics", *ONCE), "['/front/image_raw', '/left/image_raw']")
+
+
+@pytest.mark.parametrize("name", ["bag", "cameras", "detector_and_segmenter", "one_camera"])
+@pytest.mark.usefixtures("launched")
+def test_every_launch_file_says_what_it_takes(name):
+    said = subprocess.run(
+        ["ros2", "launch", "avcompress_ros", f"{name}.launch.py", "--show-args"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "'autostart':" in said.stdout

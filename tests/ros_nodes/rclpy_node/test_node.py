@@ -223,6 +223,26 @@ def test_a_parameter_changes_while_the_node_is_not_configured(ros):
     assert "clean it up first" in why
 
 
+def test_after_a_clean_up_other_parameters_make_another_node_on_the_same_topics(ros):
+    world = ros(report_every_ms=50.0)
+    heard = world.listen("/vision/front/detections", DETECTIONS)
+    world.start()
+    world.send(FRONT, picture())
+    until(lambda: len(heard) == 1)
+    assert world.change("deactivate")
+    assert world.change("cleanup")
+    assert world.set("max_batch", 1) == (True, "")
+    world.start()
+    publisher = world.advertise(FRONT, IMAGE)
+    until(lambda: publisher.get_subscription_count() > 0)
+    until(lambda: world.foreign.count_publishers("/vision/front/detections") == 1)
+    end = time.monotonic() + 20
+    while len(heard) < 2:  # the new publisher may not know its listener yet
+        assert time.monotonic() < end
+        world.send(FRONT, picture())
+        time.sleep(0.1)
+
+
 def test_setting_the_bundle_swaps_it_while_the_node_serves(ros, engine):
     world = ros({"other": engine("other", revision=7)}, report_every_ms=50.0).start()
     assert world.set("bundle", "other") == (True, "")
