@@ -56,7 +56,7 @@ def serving_node(context, name, **parameters):
         name=name,
         namespace=said["namespace"],
         parameters=[file, {key: value for key, value in given.items() if value not in ("", [])}],
-        arguments=["--ros-args", "--log-level", f"{name}:={said['log_level']}"],
+        arguments=["--ros-args", "--log-level", said["log_level"]],
         output="screen",
         emulate_tty=True,
         respawn=is_true(said["respawn"]),
