@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 from avcompress.cli.app import Exit, Quiet, app
 from avcompress.cli.cameras import camera_topics
 from avcompress.cli.terminal import open_console
 from avcompress.cli.trust import AllowUnsigned, PublicKeys
+from avcompress.spec import RecipeError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -86,25 +88,30 @@ def serve(  # noqa: PLR0913, PLR0917 (the options of a command)
     from ros_nodes.wiring import Wiring
 
     topics = camera_topics(camera)
-    settings = Settings(
-        bundle=str(bundle),
-        fallback=str(fallback) if fallback else None,
-        keys=tuple(map(str, key or ())),
-        allow_unsigned=allow_unsigned,
-        cameras=tuple(topics),
-        deadline_ms=deadline_ms,
-        max_age_ms=max_age_ms,
-        age_from=age_from,
-    )
-    wiring = Wiring(
-        node=node,
-        topics=topics,
-        camera_qos=Qos(
-            reliability="reliable" if reliable else "best_effort", depth=depth, deadline_ms=camera_deadline_ms
-        ),
-        result_qos=Qos(reliability="reliable", lifespan_ms=lifespan_ms),
-    )
-    network = Network(domain=domain, interface=interface, peers=tuple(peer or ()), distro=distro)
+    try:
+        settings = Settings(
+            bundle=str(bundle),
+            fallback=str(fallback) if fallback else None,
+            keys=tuple(map(str, key or ())),
+            allow_unsigned=allow_unsigned,
+            cameras=tuple(topics),
+            deadline_ms=deadline_ms,
+            max_age_ms=max_age_ms,
+            age_from=age_from,
+        )
+        wiring = Wiring(
+            node=node,
+            topics=topics,
+            camera_qos=Qos(
+                reliability="reliable" if reliable else "best_effort", depth=depth, deadline_ms=camera_deadline_ms
+            ),
+            result_qos=Qos(reliability="reliable", lifespan_ms=lifespan_ms),
+        )
+        network = Network(domain=domain, interface=interface, peers=tuple(peer or ()), distro=distro)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RecipeError(f"{where}: {first['msg']}, got {first['input']!r}; see avcompress serve --help") from error
     console = open_console()
     counts = run(settings, wiring, network, _stop_on_signal(), _teller(console, node, quiet), autostart)
     _show(console, counts)

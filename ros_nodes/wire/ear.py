@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 _FOREVER_NS = (1 << 63) - 1
 _AT_ONCE = 16
 """Samples taken in one call; a reader keeps no more than its depth."""
+
+_AGAIN_S = 0.01
 
 Hear = Callable[[bytes], None]
 
@@ -53,10 +56,18 @@ class Ear:
             if self._stop.read():
                 return
             for reader, hear in self._readers.items():
-                for sample in reader.take(_AT_ONCE):
+                for sample in self._take(reader):
                     # What only says that a publisher is gone has no data.
                     if sample.sample_info.valid_data:
                         self._hand_on(reader, hear, sample.data)
+
+    def _take(self, reader: DataReader[Any]) -> list[Any]:
+        try:
+            return reader.take(_AT_ONCE)
+        except Exception as error:  # a thread that ends would leave the node deaf, and nobody would know
+            self._on_error(reader.topic.name, error)
+            time.sleep(_AGAIN_S)
+            return []
 
     def _hand_on(self, reader: DataReader[Any], hear: Hear, data: bytes) -> None:
         try:

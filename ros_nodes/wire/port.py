@@ -80,7 +80,7 @@ class WirePort:
             message = image_type(topic)
             reader = self.participant.reader(topic_name(topic), message, self._wiring.camera_qos)
             self._readers[reader] = topic
-            hear[reader] = partial(_deliver, deliver, camera, message)
+            hear[reader] = partial(self._hear, deliver, camera, message)
         self._ear = Ear(self.participant, hear, self._not_heard, "cameras")
 
     def unsubscribe(self) -> None:
@@ -91,6 +91,9 @@ class WirePort:
         self._count_events()
         self.participant.forget(*self._readers)
         self._readers.clear()
+
+    def _hear(self, deliver: Deliver, camera: str, message: str, data: bytes) -> None:
+        deliver(camera, read_frame(data, message))
 
     def _not_heard(self, topic: str, error: Exception) -> None:
         self.events.add(topic.removeprefix("rt"), "unreadable", why=str(error))
@@ -148,7 +151,3 @@ class WirePort:
         if writer is None:
             writer = self._writers[topic] = self.participant.writer(topic_name(topic), message, qos)
         return writer
-
-
-def _deliver(deliver: Deliver, camera: str, message: str, data: bytes) -> None:
-    deliver(camera, read_frame(data, message))

@@ -33,8 +33,11 @@ def encoded_type(message: str, store: Typestore) -> type[Encoded]:
 
     name = type_name(message)
     # Not a base class: Cyclone takes bases for types of their own.
-    made: Any = make_idl_struct(name.rpartition("::")[2], name, _fields(message, store), dataclassify=False)
-    made.__init__, made.serialize, made.deserialize = _init, _serialize, classmethod(_deserialize)
+    fields = {**_header(message), **_fields(message, store)}
+    made: Any = make_idl_struct(name.rpartition("::")[2], name, fields, dataclassify=False)
+    made.__init__, made.serialize = _init, _serialize
+    # By its key alone a reader is told that a publisher is gone.
+    made.deserialize = made.deserialize_key = classmethod(_deserialize)
     typed: type[Encoded] = made
     return typed
 
@@ -59,6 +62,13 @@ def idl_type(message: str, store: Typestore) -> type[IdlStruct]:
 
     name = type_name(message)
     return make_idl_struct(name.rpartition("::")[2], name, _fields(message, store))
+
+
+def _header(message: str) -> dict[str, Any]:
+    """What rmw_cyclonedds puts before requests and replies: Cyclone looks whether bytes are of their type."""
+    from cyclonedds.idl import types
+
+    return {"guid": types.uint64, "sequence": types.int64} if "/srv/" in message else {}
 
 
 def _fields(message: str, store: Typestore) -> dict[str, Any]:

@@ -1,0 +1,167 @@
+"""The command that serves a bundle on the wire, in a process of its own, with foreign nodes around it."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from avcompress.contract import Contract, LatencyTerm
+from avcompress.files import sha256_file
+from avcompress.recipe import OrtEngine, Preprocess, Segmentation
+from calibration.frame import Header, RawImage
+from engines.build import build_engine
+from engines.manifest import Manifest, network_tensors, write_manifest
+
+pytest.importorskip("cyclonedds", reason="needs cyclonedds: pip install avcompress[wire]")
+ENGINE = OrtEngine(backend="ort", threads=1)
+
+
+@pytest.fixture(scope="module")
+def rig():
+    spec = importlib.util.spec_from_file_location("wire_rig", Path(__file__).parents[1] / "ros_nodes" / "wire_rig.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """A segmenter whose class is the brightest of red, green and blue; nobody signed it."""
+    folder = tmp_path_factory.mktemp("bundles") / "brightest"
+    folder.mkdir()
+    shape = (1, 3, 16, 24)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["image", "w"], ["logits"])],
+        "g",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, folder / "model.onnx")
+    built = build_engine(folder / "model.onnx", folder / "engine", ENGINE)
+    inputs, outputs = network_tensors(folder / "model.onnx")
+    manifest = Manifest(
+        name="brightest",
+        engine=ENGINE,
+        versions=dict(built.versions),
+        inputs=inputs,
+        outputs=outputs,
+        preprocess=Preprocess(size=(16, 24), scale=1 / 255),
+        task=Segmentation(kind="segmentation"),
+        classes=("red", "green", "blue"),
+        contract=Contract(latency=(LatencyTerm(deadline_ms=1000, engine="ort"),)),
+        onnx_sha256=sha256_file(folder / "model.onnx"),
+        recipe_sha256="0" * 64,
+    )
+    write_manifest(folder, manifest)
+    return folder
+
+
+class Process:
+    """avcompress serve, on a network of the test's own."""
+
+    def __init__(self, rig, bundle, *options):
+        self.rig, self.network = rig, rig.lonely()
+        own = f"<CycloneDDS><Domain><Discovery><Tag>{self.network.tag}</Tag></Discovery></Domain></CycloneDDS>"
+        command = [sys.executable, "-m", "avcompress", "serve", str(bundle), "--camera", "front=/front/image_raw"]
+        network = ["--interface", "lo", "--domain", str(self.network.domain), "--node", "vision"]
+        self.process = subprocess.Popen(
+            [*command, *network, *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "CYCLONEDDS_URI": own},
+        )
+        self.listener = rig.Listener(self.network, rig.node_topics(("front",)))
+        self.client = rig.Client(self.network, "change_state", "ChangeState")
+
+    def status(self, name, level):
+        def found():
+            assert self.process.poll() is None, self.process.stdout.read()
+            status = self.listener.statuses().get(name)
+            return status if status and status[0] == level else None
+
+        return self.rig.until(found, f"{name} at {level}", 60)
+
+    def stop(self, number):
+        self.process.send_signal(number)
+        out, _ = self.process.communicate(timeout=60)
+        return self.process.returncode, out
+
+    def close(self):
+        self.listener.close()
+        self.client.close()
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def start(rig):
+    made = []
+
+    def run(*arguments):
+        made.append(Process(rig, *arguments))
+        return made[-1]
+
+    yield run
+    for process in made:
+        process.close()
+
+
+def green(stamp_s):
+    pixels = np.tile(np.array([0, 200, 0], np.uint8), 20 * 30)
+    return RawImage(Header(stamp_s, 5, "front_optical"), 20, 30, "rgb8", 90, pixels)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_camera_s_images_come_back_as_masks_until_a_signal_shuts_the_node_down(start, rig, bundle, number):
+    served = start(bundle, "--allow-unsigned", "--autostart", "--age-from", "arrival", "--reliable")
+    served.listener.await_results(("front",))
+    camera = rig.Camera("/front/image_raw", served.network).await_listener()
+    camera.send(green(7))
+    (mask, *_) = rig.until(lambda: served.listener.on("/vision/front/mask"), "a mask")
+    assert (mask.header.stamp.sec, mask.header.stamp.nanosec, mask.header.frame_id) == (7, 5, "front_optical")
+    np.testing.assert_array_equal(mask.data, np.ones(20 * 30, np.uint8))
+    (labels, *_) = rig.until(lambda: served.listener.on("/vision/label_info"), "the names")
+    assert [one.class_name for one in labels.class_map] == ["red", "green", "blue"]
+    code, out = served.stop(number)
+    assert code == 0
+    states = [line.removeprefix("vision: ") for line in out.splitlines() if line.startswith("vision: ")]
+    assert states == ["inactive", "active", "inactive", "unconfigured", "finalized"]
+    assert "front: 1 received, 1 published, 0 dropped" in out
+
+
+def test_a_bundle_that_nobody_vouches_for_is_refused_and_the_process_stays_to_be_asked_again(start, bundle):
+    served = start(bundle, "--autostart")
+    _, message, values = served.status("engine", 2)
+    assert "expected" in message
+    assert values["lifecycle"] == "unconfigured"
+    assert not served.client.change("configure")
+    code, out = served.stop(signal.SIGTERM)
+    assert (code, "vision: unconfigured: " in out) == (0, True)
+
+
+def test_without_autostart_the_node_waits_for_its_manager(start, bundle):
+    served = start(bundle, "--allow-unsigned", "--quiet")
+    served.status("engine", 0)
+    assert served.client.change("configure")
+    assert served.client.change("activate")
+    served.listener.await_results(("front",))
+    assert served.stop(signal.SIGTERM)[0] == 0
+
+
+@pytest.mark.parametrize("camera", ["front", "front=image", "front=/a/"])
+def test_what_is_no_camera_is_bad_usage(bundle, camera):
+    command = [sys.executable, "-m", "avcompress", "serve", str(bundle), "--camera", camera]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert found.returncode == 2
+    assert found.stderr.startswith("error: ")
