@@ -21,7 +21,7 @@ _HEAD = f"""\
 /**:
   ros__parameters:
 """
-_TYPES = {
+_TYPES: dict[str, dict[str, Any]] = {
     "bool": {"type": "boolean"},
     "integer": {"type": "integer"},
     "double": {"type": "number"},

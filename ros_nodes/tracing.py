@@ -23,15 +23,15 @@ def no_trace(_: Result, __: int) -> None:
 def tracer() -> Trace:
     """A span `frame` for each result, with one for every stage and for `publish`; no_trace without OpenTelemetry."""
     try:
-        from opentelemetry import trace
+        from opentelemetry.trace import get_tracer
     except ImportError:
         return no_trace
-    return traced_by(trace.get_tracer("avcompress.ros_nodes"))
+    return traced_by(get_tracer("avcompress.ros_nodes"))
 
 
 def traced_by(spans: Any, time_ns: Callable[[], int] = time.time_ns) -> Trace:
     """Spans of a given opentelemetry.trace.Tracer."""
-    from opentelemetry import trace
+    from opentelemetry.trace import set_span_in_context
 
     def record(result: Result, published_ns: int) -> None:
         # Spans tell the time of day; what passed between moments is the monotonic clock's.
@@ -44,7 +44,7 @@ def traced_by(spans: Any, time_ns: Callable[[], int] = time.time_ns) -> Trace:
             "frame_id": result.header.frame_id,
         }
         frame = spans.start_span("frame", start_time=edges[0], attributes=attributes)
-        inside = trace.set_span_in_context(frame)
+        inside = set_span_in_context(frame)
         for stage, (begin, end) in zip((*STAGES, "publish"), itertools.pairwise(edges), strict=True):
             spans.start_span(stage, context=inside, start_time=begin).end(end)
         frame.end(edges[-1])
