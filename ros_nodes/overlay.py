@@ -30,7 +30,7 @@ _THICKNESS = 2
 def draw(image: Picture, found: Prediction, classes: tuple[str, ...]) -> Picture:
     """A copy of the image with boxes and their names, or half covered by the classes' colours."""
     if isinstance(found, Detections):
-        out = image.copy()
+        out: Picture = image.copy()
         for box, score, label in zip(found.xyxy, found.scores, found.labels, strict=True):
             _box(out, box, f"{_name(classes, int(label))} {score:.2f}", _colours(int(label) + 1)[int(label)].tolist())
         return out
