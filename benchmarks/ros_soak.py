@@ -143,6 +143,9 @@ class Soak:
         fault = self.random.choice(FAULTS) if self.random.random() < 0.09 else ""
         self.faults.update([fault] if fault else [])
         before = self.now_ns
+        if fault in {"killed", "resized"}:
+            # A node that was activated a moment ago has not seen its camera yet.
+            self.send(self.image())
         match fault:
             case "damaged" | "encoding" | "resized":
                 self.spoil(fault)
@@ -182,7 +185,7 @@ class Soak:
 
     def plant(self, fault: str) -> None:
         """Let the engine do it once."""
-        misses = self.node.snapshot().watch.total_misses
+        misses, known = self.node.snapshot().watch.total_misses, self.subscriptions()
         self.trouble = fault
         self.send(self.image())
         if fault == "slow":
@@ -191,7 +194,7 @@ class Soak:
         self.expect("engine", "hangs: no answer" if fault == "hangs" else "inference failed: ", "last_swap")
         # A bundle that was swapped in a moment ago is rolled back instead.
         if self.node.state == State.INACTIVE:
-            self.recover()
+            self.recover(known)
 
     def send(self, data: bytes) -> None:
         """Send an image, wait until it is there, and serve it."""
@@ -219,17 +222,21 @@ class Soak:
             step = self.node.transition(transition)  # type: ignore[arg-type]
             self.check(step.outcome == "success", f"{transition}: {step.reason}")
 
-    def recover(self) -> None:
-        """What a manager does after an error."""
+    def subscriptions(self) -> set[int]:
+        """Those that the camera has met."""
+        return set(self.writer.dds.get_matched_subscriptions())
+
+    def recover(self, known: set[int]) -> None:
+        """What a manager does after an error; the camera has to meet a subscription that is not `known`."""
         self.node.transition("cleanup")
         self.start()
-        self.await_(lambda: bool(self.writer.dds.get_matched_subscriptions()), "the new subscription")
+        self.await_(lambda: bool(self.subscriptions() - known), "the new subscription")
 
     def connect(self) -> None:
         """A camera comes up, and meets the node."""
         self.camera = Participant("camera", self.network)
         self.writer = self.camera.writer(topic_name(TOPIC), "sensor_msgs/msg/Image", RELIABLE)
-        self.await_(lambda: bool(self.writer.dds.get_matched_subscriptions()), "the node")
+        self.await_(lambda: bool(self.subscriptions()), "the node")
         self.await_(lambda: any(reader.get_matched_publications() for reader in self.port._readers), "the camera")
 
     # --- what has to be so

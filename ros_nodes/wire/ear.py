@@ -63,7 +63,7 @@ class Ear:
 
     def _take(self, reader: DataReader[Any]) -> list[Any]:
         try:
-            return reader.take(_AT_ONCE)
+            return list(reader.take(_AT_ONCE))
         except Exception as error:  # a thread that ends would leave the node deaf, and nobody would know
             self._on_error(reader.topic.name, error)
             time.sleep(_AGAIN_S)

@@ -38,7 +38,8 @@ def read_frame(data: bytes, message: str) -> Frame:
     from rosbags.serde import SerdeError
 
     try:
-        return frame_of(typestore().deserialize_cdr(data, message))
+        # A view: of bytes, what comes after the header would be copied.
+        return frame_of(typestore().deserialize_cdr(memoryview(data), message))
     except SerdeError as error:
         raise DataError(f"image: expected a {message}, got: {error}; mend the camera's driver") from error
 

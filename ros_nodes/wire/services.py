@@ -125,7 +125,7 @@ class Services:
         return _make("GetAvailableTransitions_Response", available_transitions=found)
 
 
-def _make(name: str, **fields: object) -> Message:
+def _make(name: str, **fields: Any) -> Message:
     return service_store().types[f"lifecycle_msgs/srv/{name}"](**fields)
 
 

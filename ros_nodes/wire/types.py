@@ -36,8 +36,9 @@ def encoded_type(message: str, store: Typestore) -> type[Encoded]:
     fields = {**_header(message), **_fields(message, store)}
     made: Any = make_idl_struct(name.rpartition("::")[2], name, fields, dataclassify=False)
     made.__init__, made.serialize = _init, _serialize
+    deserialize: Any = _deserialize
     # By its key alone a reader is told that a publisher is gone.
-    made.deserialize = made.deserialize_key = classmethod(_deserialize)
+    made.deserialize = made.deserialize_key = classmethod(deserialize)
     typed: type[Encoded] = made
     return typed
 
@@ -61,7 +62,8 @@ def idl_type(message: str, store: Typestore) -> type[IdlStruct]:
     from cyclonedds.idl import make_idl_struct
 
     name = type_name(message)
-    return make_idl_struct(name.rpartition("::")[2], name, _fields(message, store))
+    made: type[IdlStruct] = make_idl_struct(name.rpartition("::")[2], name, _fields(message, store))
+    return made
 
 
 def _header(message: str) -> dict[str, Any]:
@@ -86,7 +88,8 @@ def _field(description: Any, store: Typestore) -> Any:
         case Nodetype.ARRAY:
             return array[_field(what[0], store), what[1]]
         case Nodetype.SEQUENCE:
-            return sequence[(_field(what[0], store), *([what[1]] if what[1] else []))]
+            element, limit = _field(what[0], store), what[1]
+            return sequence[element, limit] if limit else sequence[element]
         case _:
             name, limit = what
             return bounded_str[limit] if limit else _base()[name]

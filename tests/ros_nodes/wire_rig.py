@@ -74,8 +74,13 @@ class Camera:
         self.topic, self.participant = topic, Participant(node, network)
         self.writer = self.participant.writer(topic_name(topic), image_type(topic), qos)
 
-    def await_listener(self):
-        until(self.writer.dds.get_matched_subscriptions, f"a subscriber of {self.topic}")
+    def listeners(self):
+        """Those that it has met."""
+        return set(self.writer.dds.get_matched_subscriptions())
+
+    def await_listener(self, beside=frozenset()):
+        """Wait until it has met one that is not known already."""
+        until(lambda: self.listeners() - beside, f"a subscriber of {self.topic}")
         return self
 
     def send(self, frame):

@@ -100,6 +100,7 @@ def test_an_engine_that_hangs(on_wire, picture):
     run = node.bench.engines["main"].run
     node.bench.engines["main"].run = lambda inputs: run(inputs) if over.wait(60) else {}
     camera = node.camera()
+    known = camera.listeners()
     camera.send(picture())
     status = node.status("engine", lambda status: status.level == 2)
     assert "hangs: no answer for" in status.message
@@ -107,8 +108,7 @@ def test_an_engine_that_hangs(on_wire, picture):
     assert node.node.state == State.INACTIVE
     for name in ("cleanup", "configure", "activate"):
         assert node.node.transition(name).outcome == "success"
-    camera.await_listener()
-    node.rig.until(lambda: node.port._readers, "the subscription")
+    camera.await_listener(beside=known)
     served(node, camera, picture)
 
 
