@@ -23,6 +23,10 @@ class Topics:
         """Boxes, or masks, of one camera."""
         return f"/{self.node}/{camera}/{'detections' if self.kind == 'detection' else 'mask'}"
 
+    def overlay(self, camera: str) -> str:
+        """Pictures of one camera with its results drawn in, for people."""
+        return f"/{self.node}/{camera}/overlay"
+
     @property
     def label_info(self) -> str:
         """The names of the classes."""

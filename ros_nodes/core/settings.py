@@ -64,7 +64,7 @@ class Settings(Model):
     @model_validator(mode="after")
     def _names_each_camera_once(self) -> Settings:
         if len(set(self.cameras)) != len(self.cameras):
-            raise ValueError(f"expected names that differ, got {', '.join(self.cameras)}")
+            raise ValueError(f"cameras: expected names that differ, got {', '.join(self.cameras)}")
         return self
 
 

@@ -18,7 +18,7 @@ Message = Any
 """An object of a library's own class."""
 
 DETECTIONS = "vision_msgs/msg/Detection2DArray"
-MASK = "sensor_msgs/msg/Image"
+IMAGE = "sensor_msgs/msg/Image"
 LABEL_INFO = "vision_msgs/msg/LabelInfo"
 VISION_INFO = "vision_msgs/msg/VisionInfo"
 DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
@@ -43,7 +43,7 @@ class Library(Protocol):
 
 def result_type(kind: str) -> str:
     """The message that a detector's, or a segmenter's, results are."""
-    return DETECTIONS if kind == "detection" else MASK
+    return DETECTIONS if kind == "detection" else IMAGE
 
 
 def result_message(result: Result, library: Library) -> Message:
@@ -101,16 +101,24 @@ def _box(center: list[float], size: list[float], library: Library) -> Message:
 
 
 def _mask(source: Header, mask: NDArray[np.uint8], library: Library) -> Message:
-    height, width = mask.shape
+    return _image(source, "mono8", mask, library)
+
+
+def picture_message(source: Header, picture: NDArray[np.uint8], library: Library) -> Message:
+    """An Image, rgb8, of a picture for people: (H, W, 3) RGB."""
+    return _image(source, "rgb8", picture, library)
+
+
+def _image(source: Header, encoding: str, pixels: NDArray[np.uint8], library: Library) -> Message:
     return library.make(
-        MASK,
+        IMAGE,
         header=header_message(source, library),
-        height=height,
-        width=width,
-        encoding="mono8",
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
         is_bigendian=0,
-        step=width,
-        data=library.octets(mask.reshape(-1)),
+        step=pixels[0].size,
+        data=library.octets(pixels.reshape(-1)),
     )
 
 

@@ -1,6 +1,9 @@
 """A node on a clock that tests turn, with engines and a transport that do what tests say."""
 
+import importlib
 import importlib.util
+import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -257,3 +260,15 @@ def rigs():
     module = _module("rigs")
     module.load_wire_rig = lambda: _module("wire_rig")
     return module
+
+
+@pytest.fixture(scope="session")
+def world():
+    """World: a managed node that spins, and a foreign one beside it; skipped without ROS 2."""
+    pytest.importorskip("rclpy", reason="needs ROS 2 with rclpy")
+    pytest.importorskip("vision_msgs.msg", reason="needs vision_msgs")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of ROS's own parser, on newer Pythons
+        importlib.import_module("rosidl_generator_py")
+    module = sys.modules["ros_world"] = _module("ros_world")
+    return module.World

@@ -1,10 +1,13 @@
 """One way to run a node behind each adapter: a script of frames goes in, what was heard comes out, in plain values."""
 
+import io
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from calibration.frame import CompressedImage, Header, RawImage
 from engines.postprocess import Detections
@@ -91,6 +94,58 @@ def bag(storage):
     return run
 
 
+def rclpy_node(script, settings, load, _: Path) -> Heard:
+    """A managed node of an installed ROS, a foreign camera and a foreign listener."""
+    world = sys.modules["ros_world"]
+    topics = {camera: CAMERAS[camera] for camera in settings.cameras}
+    topics |= {camera: CAMERAS[camera] + "/compressed" for _, camera, frame in script if hasattr(frame, "format")}
+    given = settings.model_dump(mode="json") | {"age_from": "arrival", "report_every_ms": 50.0}
+    given = {name: float(value) if name.endswith("_ms") else value for name, value in given.items() if value}
+    with world.World(load, image_topics=list(topics.values()), **given) as both:
+        heard, infos, reports = Heard(), {}, []
+
+        def on_diagnostics(message):
+            hear(heard, infos, "/diagnostics", message)
+            reports.append(message)
+
+        both.listen("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", on_diagnostics)
+        for topic, kind in _results(settings.cameras):
+            both.listen(
+                topic, kind, lambda m, topic=topic: hear(heard, infos, topic, m), latched=topic.endswith("_info")
+            )
+        both.start()
+        for done, (_, camera, frame) in enumerate(script, 1):
+            both.send(topics[camera], _as_file(frame) if topics[camera].endswith("/compressed") else frame)
+            world.until(lambda n=done: _is_over(both.node.core, n, len(heard.results)), "a frame's end")
+        before = len(reports)
+        world.until(lambda: len(reports) >= before + 2, "diagnostics")  # the first may be on its way already
+        heard.counts = both.node.core.counts
+    return heard
+
+
+def _as_file(frame):
+    """A topic has one type: beside files, a camera sends its other images as files, too."""
+    if isinstance(frame, CompressedImage):
+        return frame
+    out = io.BytesIO()
+    Image.fromarray(frame.data.reshape(frame.height, frame.width, 3)).save(out, "PNG")
+    return CompressedImage(frame.header, "png", np.frombuffer(out.getvalue(), np.uint8))
+
+
+def _results(cameras):
+    for name, kind in (("label_info", "LabelInfo"), ("vision_info", "VisionInfo")):
+        yield f"/vision/{name}", f"vision_msgs/msg/{kind}"
+    for camera in cameras:
+        yield f"/vision/{camera}/detections", "vision_msgs/msg/Detection2DArray"
+        yield f"/vision/{camera}/mask", "sensor_msgs/msg/Image"
+
+
+def _is_over(core, sent, heard):
+    """Whether all that was sent has come to an end, and all of it that was published was heard."""
+    counts = core.counts.values()
+    return sum(c.received - c.pending for c in counts) == sent and sum(c.published for c in counts) == heard
+
+
 def write_bag(path: Path, script):
     """Frames of a script as a camera's driver would record them."""
     from rosbags.rosbag2 import Writer
@@ -147,10 +202,11 @@ def hear(heard: Heard, infos: dict, topic: str, message) -> None:
             heard.result(camera, _header(message), [_row(d) for d in message.detections])
         case ["vision", camera, "mask"]:
             assert message.encoding == "mono8"
-            heard.result(camera, _header(message), message.data.reshape(message.height, message.width))
+            mask = np.asarray(message.data).reshape(message.height, message.width)
+            heard.result(camera, _header(message), mask)
         case ["diagnostics"]:
             heard.statuses |= {
-                s.name.removeprefix("vision: "): (s.level, s.message, {v.key: v.value for v in s.values})
+                s.name.removeprefix("vision: "): (_octet(s.level), s.message, {v.key: v.value for v in s.values})
                 for s in message.status
             }
 
@@ -190,6 +246,10 @@ def wire(script, settings, load, folder: Path) -> Heard:
     return heard
 
 
+def _octet(level):
+    return level[0] if isinstance(level, bytes) else level
+
+
 def _header(message):
     return Header(message.header.stamp.sec, message.header.stamp.nanosec, message.header.frame_id)
 
@@ -201,4 +261,4 @@ def _row(one):
     return (*box, float(np.float32(result.hypothesis.score)), int(result.hypothesis.class_id))
 
 
-RIGS = {"in process": in_process, "mcap": bag("mcap"), "sqlite3": bag("sqlite3"), "wire": wire}
+RIGS = {"in process": in_process, "mcap": bag("mcap"), "sqlite3": bag("sqlite3"), "wire": wire, "rclpy": rclpy_node}

@@ -27,9 +27,11 @@ def photo(ms, colour=(0, 200, 0)):
     return CompressedImage(header(ms), "png", np.frombuffer(out.getvalue(), np.uint8))
 
 
-@pytest.fixture(params=["in process", "mcap", "sqlite3", "wire"])
+@pytest.fixture(params=["in process", "mcap", "sqlite3", "wire", pytest.param("rclpy", marks=pytest.mark.ros)])
 def play(request, tmp_path, bench, rigs):
     """Play a script of (ms, camera, frame) behind an adapter; hands back what was heard."""
+    if request.param == "rclpy":
+        request.getfixturevalue("world")  # skips without ROS
 
     def run(script, engine=None, **settings):
         b = bench(**settings)

@@ -1,0 +1,196 @@
+"""The port of a ROS 2 node: subscriptions whose callbacks only hand over, and publishers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+
+from calibration.frame import Header, frame_of
+from ros_nodes.connection import image_topics
+from ros_nodes.core.diagnostics import Status
+from ros_nodes.core.lifecycle import Step
+from ros_nodes.core.port import Announcement, Deliver
+from ros_nodes.core.result import Result
+from ros_nodes.messages.outgoing import DIAGNOSTICS as DIAGNOSTICS_TYPE
+from ros_nodes.messages.outgoing import (
+    IMAGE,
+    LABEL_INFO,
+    MILLISECONDS,
+    VISION_INFO,
+    Message,
+    diagnostics,
+    label_info,
+    milliseconds,
+    picture_message,
+    result_message,
+    result_type,
+    vision_info,
+)
+from ros_nodes.overlay import Drawn, Overlay
+from ros_nodes.parameters import Told
+from ros_nodes.qos import DIAGNOSTICS as DIAGNOSTICS_QOS
+from ros_nodes.qos import LATCHED, Events, Qos
+from ros_nodes.rclpy_node.library import RclpyLibrary, message_type
+from ros_nodes.rclpy_node.quality import Listener, overridable, profile
+from ros_nodes.topics import DIAGNOSTICS, Topics, image_type
+from ros_nodes.tracing import tracer
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+    from rclpy.publisher import Publisher
+
+_DEBUG = ("processing_time_ms", "pipeline_latency_ms")
+
+
+class RclpyPort:
+    """Takes images from topics and puts what the core says on others; see Port.
+
+    Subscriptions and publishers are made and destroyed in the node's own callback group only, in which transitions are
+    asked for: where the core stops unasked, on a thread of its own, `on_change` has to see to `settle` being called
+    there.
+    """
+
+    def __init__(self, node: Node, told: Told, on_change: Callable[[Step], None]) -> None:
+        self._node, self._told, self._on_change = node, told, on_change
+        self._name = node.get_fully_qualified_name().strip("/")
+        self._events = Events()
+        self._listener = Listener(node, self._events)
+        self._library, self._trace = RclpyLibrary(), tracer()
+        self._topics = Topics(self._name, "detection")
+        self._publishers: dict[str, Publisher] = {}
+        self._subscriptions: list[Any] = []
+        self._deliver: Deliver | None = None
+        self._overlay: Overlay | None = None
+        self._publisher(DIAGNOSTICS, DIAGNOSTICS_TYPE, DIAGNOSTICS_QOS)
+
+    # --- in
+
+    def subscribe(self, cameras: tuple[str, ...], deliver: Deliver) -> None:
+        """See Port."""
+        self.settle()
+        self._deliver = deliver
+        for camera, topic in image_topics(self._told.connection, self._name, cameras).items():
+            self._subscriptions.append(self._subscription(camera, topic))
+
+    def _subscription(self, camera: str, topic: str) -> Any:
+        def receive(message: Message) -> None:
+            deliver, frame = self._deliver, frame_of(message)
+            if deliver is None:
+                return
+            if self._overlay is not None:
+                self._overlay.keep(camera, frame)
+            deliver(camera, frame)
+
+        # A group of its own: images of one camera come in their order, and wait for nobody else.
+        return self._listener.subscribed(
+            topic,
+            lambda events: self._node.create_subscription(
+                message_type(image_type(topic)),
+                topic,
+                receive,
+                profile(self._told.connection.camera_qos.model_copy(update={"lifespan_ms": None})),
+                callback_group=MutuallyExclusiveCallbackGroup(),
+                event_callbacks=events,
+                qos_overriding_options=overridable(),
+            ),
+        )
+
+    def unsubscribe(self) -> None:
+        """See Port; `settle` destroys what delivers no more."""
+        self._deliver = None
+
+    def settle(self) -> None:
+        """Destroy subscriptions that deliver to nobody; in the node's own callback group."""
+        if self._deliver is None:
+            while self._subscriptions:
+                self._node.destroy_subscription(self._subscriptions.pop())
+
+    def close(self) -> None:
+        """Destroy all that was made."""
+        self.unsubscribe()
+        self.settle()
+        if self._overlay is not None:
+            self._overlay.close()
+        publishers, self._publishers = self._publishers, {}
+        for publisher in publishers.values():
+            self._node.destroy_publisher(publisher)
+
+    # --- out
+
+    def announce(self, announcement: Announcement) -> None:
+        """See Port."""
+        topics = self._topics = Topics(self._name, announcement.kind)
+        self._prepare(announcement)
+        stamp = self._stamp()
+        self._publisher(topics.label_info, LABEL_INFO, LATCHED).publish(label_info(announcement, stamp, self._library))
+        info = vision_info(announcement, stamp, topics.label_info, self._library)
+        self._publisher(topics.vision_info, VISION_INFO, LATCHED).publish(info)
+
+    def _prepare(self, announcement: Announcement) -> None:
+        """Make what results go to before the first of them, which may come from another thread."""
+        connection = self._told.connection
+        for camera in self._told.settings.cameras:
+            self._publisher(self._topics.results(camera), result_type(announcement.kind), connection.result_qos)
+            if connection.overlay_every_ms:
+                self._publisher(self._topics.overlay(camera), IMAGE, connection.result_qos)
+        for name in _DEBUG:
+            self._publisher(self._topics.debug(name), MILLISECONDS, connection.result_qos)
+        if connection.overlay_every_ms:
+            if self._overlay is None:
+                self._overlay = Overlay(connection.overlay_every_ms, self._show)
+                self._overlay.start()
+            self._overlay.classes = announcement.classes
+
+    def publish(self, result: Result) -> None:
+        """See Port."""
+        self._send(self._topics.results(result.camera), result_message(result, self._library))
+        published_ns = time.monotonic_ns()
+        took_ns = published_ns - result.moments.arrived_ns
+        latency_ns = self._now_ns() - result.header.stamp_ns
+        for name, nanoseconds in zip(_DEBUG, (took_ns, latency_ns), strict=True):
+            self._send(self._topics.debug(name), milliseconds(nanoseconds / 1e6, self._library))
+        if self._overlay is not None:
+            self._overlay.offer(result)
+        self._trace(result, published_ns)
+
+    def _show(self, drawn: Drawn) -> None:
+        self._send(self._topics.overlay(drawn.camera), picture_message(drawn.header, drawn.picture, self._library))
+
+    def report(self, statuses: tuple[Status, ...]) -> None:
+        """See Port; the status `transport` is the port's own."""
+        all_of_them = (*statuses, self._events.status())
+        self._send(DIAGNOSTICS, diagnostics(all_of_them, self._name, self._stamp(), self._library))
+
+    def changed(self, step: Step) -> None:
+        """See Port."""
+        self._on_change(step)
+
+    def _send(self, topic: str, message: Message) -> None:
+        publisher = self._publishers.get(topic)
+        if publisher is not None:
+            publisher.publish(message)
+
+    def _publisher(self, topic: str, kind: str, qos: Qos) -> Publisher:
+        if topic not in self._publishers:
+            self._publishers[topic] = self._listener.published(
+                topic,
+                lambda events: self._node.create_publisher(
+                    message_type(kind),
+                    topic,
+                    profile(qos),
+                    event_callbacks=events,
+                    qos_overriding_options=overridable(),
+                ),
+            )
+        return self._publishers[topic]
+
+    def _now_ns(self) -> int:
+        now: int = self._node.get_clock().now().nanoseconds
+        return now
+
+    def _stamp(self) -> Header:
+        now = self._now_ns()
+        return Header(now // 1_000_000_000, now % 1_000_000_000)

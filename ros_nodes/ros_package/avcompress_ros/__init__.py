@@ -1,0 +1,1 @@
+"""The ROS 2 package of avcompress: an executable, and what launch files share."""
