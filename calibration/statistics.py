@@ -30,6 +30,26 @@ class Image(NamedTuple):
     digest: str
 
 
+class Drive(NamedTuple):
+    """A recorded drive that calibration images are from.
+
+    Attributes:
+        bag: the name of its file or folder.
+        sha256: of the messages' files.
+        topic: the camera's.
+        settings: how the images were selected, as JSON.
+        recorded_ns: of the images, in order, by the recorder's clock: what they are found again by.
+        stamps_ns: of the images, by the camera's clock.
+    """
+
+    bag: str
+    sha256: str
+    topic: str
+    settings: str
+    recorded_ns: tuple[int, ...]
+    stamps_ns: tuple[int, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class TensorStatistics:
     """What is known of one tensor.
@@ -52,12 +72,14 @@ class Statistics:
         preprocess: the digest of the preprocessing; empty where it is not known.
         images: in the order of their names.
         tensors: by name.
+        drives: that images are from; of images from elsewhere nothing is said.
     """
 
     network: str
     preprocess: str
     images: tuple[Image, ...]
     tensors: Mapping[str, TensorStatistics]
+    drives: tuple[Drive, ...] = ()
 
 
 def image_digest(image: Array) -> str:
@@ -140,4 +162,6 @@ def _merged(a: Statistics, b: Statistics) -> Statistics:
         )
         for name, one in a.tensors.items()
     }
-    return Statistics(a.network, a.preprocess, tuple(sorted((*a.images, *b.images))), tensors)
+    # Parts of one set of images name the same drives, each of them whole.
+    drives = tuple(sorted({*a.drives, *b.drives}))
+    return Statistics(a.network, a.preprocess, tuple(sorted((*a.images, *b.images))), tensors, drives)

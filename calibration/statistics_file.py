@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from avcompress.files import write_atomically
 from avcompress.spec import Array, DataError
 from calibration.histogram import BINS, HIGHEST_EXPONENT, LOWEST_EXPONENT, Histogram
-from calibration.statistics import WINDOW, Image, Statistics, TensorStatistics
+from calibration.statistics import WINDOW, Drive, Image, Statistics, TensorStatistics
 
 VERSION = 1
 _MAGIC = b"avcompress calibration statistics, version "
@@ -46,6 +46,7 @@ class _Header(_Facts):
     preprocess: str
     images: list[Image] = Field(min_length=1)
     tensors: list[_Tensor]
+    drives: list[Drive] = Field(default_factory=list)
 
 
 def save_statistics(found: Statistics, path: Path) -> None:
@@ -94,8 +95,15 @@ def to_bytes(found: Statistics) -> bytes:
                 size=size,
             )
         )
-    header = _Header(network=found.network, preprocess=found.preprocess, images=list(found.images), tensors=facts)
-    text = header.model_dump_json().encode()
+    header = _Header(
+        network=found.network,
+        preprocess=found.preprocess,
+        images=list(found.images),
+        tensors=facts,
+        drives=list(found.drives),
+    )
+    # Without drives as before there were any: equal statistics, equal bytes.
+    text = header.model_dump_json(exclude=None if found.drives else {"drives"}).encode()
     content = b"".join([len(text).to_bytes(8, "little"), text, *(array.tobytes() for array in arrays)])
     return b"%s%d\n" % (_MAGIC, VERSION) + hashlib.sha256(content).digest() + content
 
@@ -131,6 +139,7 @@ def _parsed(content: bytes) -> Statistics:
         header.preprocess,
         tuple(header.images),
         {tensor.name: _tensor(tensor, next(arrays), next(arrays)) for tensor in header.tensors},
+        tuple(header.drives),
     )
 
 

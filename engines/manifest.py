@@ -58,6 +58,17 @@ class Gpu(_Model):
     driver: str = Field(description="the CUDA that it offers, and its own version where it says")
 
 
+class Drive(_Model):
+    """A recorded drive that calibration images are from."""
+
+    bag: str = Field(description="the name of its file or folder")
+    sha256: Sha256 = Field(description="of the bag's one file, or over the names and hashes of those with messages")
+    topic: str = Field(description="the camera's")
+    selection: dict[str, Any] = Field(description="how images were selected, by the recipe's keys")
+    recorded_ns: tuple[int, ...] = Field(description="of each image, by the recorder's clock")
+    stamps_ns: tuple[int, ...] = Field(description="of each image, by the camera's clock")
+
+
 class Calibration(_Model):
     """Where the ranges of activations came from."""
 
@@ -65,6 +76,7 @@ class Calibration(_Model):
     images_sha256: Sha256 = Field(description="over their names and digests")
     statistics_sha256: Sha256 = Field(description="of the file of statistics, as `avcompress calibrate` writes it")
     ranges: str = Field(description="how a range follows from the statistics, as the recipe says it")
+    drives: tuple[Drive, ...] = Field((), description="that images are from; of the others nothing is said")
 
 
 class CheckLine(_Model):

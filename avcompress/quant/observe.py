@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from avcompress.shots import Shot, shots
 from avcompress.spec import Batch, DataError
 from calibration.batches import Batches
+from calibration.drives import drives_of
 from calibration.histogram import Scratch, Tally
 from calibration.statistics import WINDOW, Image, Statistics, TensorStatistics, preprocess_digest
 from engines.in_memory import THREADS
@@ -118,4 +119,5 @@ def _statistics(
             tensor: TensorStatistics(tally.histogram, np.ascontiguousarray(extremes[:, i]))
             for i, (tensor, tally) in enumerate(tallies.items())
         },
+        drives=drives_of(batches.source) if isinstance(batches, Batches) else (),
     )
