@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import NamedTuple
 
@@ -73,6 +73,8 @@ class Statistics:
         images: in the order of their names.
         tensors: by name.
         drives: that images are from; of images from elsewhere nothing is said.
+        figures: of inputs and outputs, by name: (min(images, WINDOW),) float32, rows as those of extremes; NaN where a
+            tensor was not finite. Empty where nobody took them.
     """
 
     network: str
@@ -80,6 +82,7 @@ class Statistics:
     images: tuple[Image, ...]
     tensors: Mapping[str, TensorStatistics]
     drives: tuple[Drive, ...] = ()
+    figures: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 def image_digest(image: Array) -> str:
@@ -162,6 +165,17 @@ def _merged(a: Statistics, b: Statistics) -> Statistics:
         )
         for name, one in a.tensors.items()
     }
-    # Parts of one set of images name the same drives, each of them whole.
-    drives = tuple(sorted({*a.drives, *b.drives}))
-    return Statistics(a.network, a.preprocess, tuple(sorted((*a.images, *b.images))), tensors, drives)
+    return Statistics(
+        a.network,
+        a.preprocess,
+        tuple(sorted((*a.images, *b.images))),
+        tensors,
+        # Parts of one set of images name the same drives, each of them whole.
+        tuple(sorted({*a.drives, *b.drives})),
+        {name: values[last] for name, values in join_figures(a, b).items()},
+    )
+
+
+def join_figures(a: Statistics, b: Statistics) -> dict[str, NDArray[np.float32]]:
+    """Those of both, of `a` first; none where one of the two has none."""
+    return {name: np.concatenate([values, b.figures[name]]) for name, values in a.figures.items() if name in b.figures}

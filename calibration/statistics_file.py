@@ -47,6 +47,7 @@ class _Header(_Facts):
     images: list[Image] = Field(min_length=1)
     tensors: list[_Tensor]
     drives: list[Drive] = Field(default_factory=list)
+    figures: list[str] = Field(default_factory=list)
 
 
 def save_statistics(found: Statistics, path: Path) -> None:
@@ -101,9 +102,12 @@ def to_bytes(found: Statistics) -> bytes:
         images=list(found.images),
         tensors=facts,
         drives=list(found.drives),
+        figures=sorted(found.figures),
     )
-    # Without drives as before there were any: equal statistics, equal bytes.
-    text = header.model_dump_json(exclude=None if found.drives else {"drives"}).encode()
+    arrays += [found.figures[name].astype("<f4") for name in header.figures]
+    # Without drives and figures as before there were any.
+    empty = {key for key in ("drives", "figures") if not getattr(header, key)}
+    text = header.model_dump_json(exclude=empty).encode()
     content = b"".join([len(text).to_bytes(8, "little"), text, *(array.tobytes() for array in arrays)])
     return b"%s%d\n" % (_MAGIC, VERSION) + hashlib.sha256(content).digest() + content
 
@@ -133,13 +137,17 @@ def from_bytes(data: bytes) -> Statistics:
 def _parsed(content: bytes) -> Statistics:
     length = 8 + int.from_bytes(content[:8], "little")
     header = _Header.model_validate_json(content[8:length])
-    arrays = _arrays(header, content[length:])
+    shown = min(len(header.images), WINDOW)
+    end = len(content) - 4 * shown * len(header.figures)
+    arrays = _arrays(header, content[length:end])
+    figures = np.frombuffer(content[end:], "<f4").astype(np.float32).reshape(len(header.figures), shown)
     return Statistics(
         header.network,
         header.preprocess,
         tuple(header.images),
         {tensor.name: _tensor(tensor, next(arrays), next(arrays)) for tensor in header.tensors},
         tuple(header.drives),
+        dict(zip(header.figures, figures, strict=True)),
     )
 
 

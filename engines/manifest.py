@@ -79,6 +79,20 @@ class Calibration(_Model):
     drives: tuple[Drive, ...] = Field((), description="that images are from; of the others nothing is said")
 
 
+class Band(_Model):
+    """Where a figure was on most images: its 1st and 99th percentile."""
+
+    low: float
+    high: float
+
+
+class Familiar(_Model):
+    """What calibration images, and the network's outputs on them, looked like: what a vehicle's are compared with."""
+
+    images: PositiveInt = Field(description="how many the bands are of")
+    figures: dict[str, Band] = Field(description="by name, as calibration.figures takes them of an image")
+
+
 class CheckLine(_Model):
     """One line of the contract held against one measurement; null was not measured."""
 
@@ -128,6 +142,7 @@ class Manifest(_Model):
     classes: tuple[str, ...]
     contract: Contract
     calibration: Calibration | None = Field(None, description="null where nothing was calibrated")
+    familiar: Familiar | None = Field(None, description="null where nobody looked at calibration images")
     measured: Measured | None = Field(None, description="null before the run ended, and after a rebuild")
     onnx_sha256: Sha256 = Field(description="of the network that it was built from")
     recipe_sha256: Sha256

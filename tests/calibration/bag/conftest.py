@@ -41,10 +41,8 @@ def write_drive():
             for topic, seconds, image in frames:
                 at = START + round(seconds * 1e9)
                 stamp = at - 5_000_000
-                if kind == "raw":
-                    message = raw_message(store, stamp, image)
-                else:
-                    message = file_message(store, stamp, image, kind)
+                raw = kind == "raw"
+                message = raw_message(store, stamp, image) if raw else file_message(store, stamp, image, kind)
                 if topic not in connections:
                     connections[topic] = writer.add_connection(topic, message.__msgtype__, typestore=store)
                 writer.write(connections[topic], at, store.serialize_cdr(message, message.__msgtype__))

@@ -230,4 +230,4 @@ def test_a_long_drive_is_streamed(tmp_path, write_drive):
         tracemalloc.stop()
         return found
 
-    assert peak(96) < peak(16) + 2e6
+    assert peak(48) < peak(12) + 2e6
