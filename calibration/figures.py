@@ -16,7 +16,7 @@ from calibration.preprocess import Geometry
 
 _GRID = 64
 """Rows and columns of the input that are looked at, about."""
-_VALUES = 1 << 14
+_VALUES = 1 << 13
 """Values of an output that are looked at, about."""
 _LUMA = {"red": 0.299, "green": 0.587, "blue": 0.114}
 

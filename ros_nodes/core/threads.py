@@ -28,7 +28,8 @@ class Threads:
     def __enter__(self) -> Threads:
         self._start_worker()
         self._start("watchdog", self._watch)
-        self._start("samples", self._save)
+        if self._node.settings.drift_samples is not None:
+            self._start("samples", self._save)
         return self
 
     def __exit__(self, *_: object) -> None:
