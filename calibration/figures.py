@@ -36,7 +36,7 @@ def input_figures(value: Array, geometry: Geometry, settings: Preprocess) -> dic
     means, spreads = levels.mean(axis=1), levels.std(axis=1)
     lows, highs = levels.min(axis=1), levels.max(axis=1)
     names = _colours(settings)
-    found = {}
+    found: dict[str, float] = {}
     for i, name in enumerate(names):
         found |= {
             f"{name}.mean": float(means[i]),
@@ -51,7 +51,7 @@ def input_figures(value: Array, geometry: Geometry, settings: Preprocess) -> dic
 
 def output_figures(outputs: Mapping[str, Array]) -> dict[str, float]:
     """Of each output: low, high and mean of a fixed sample of its values; nothing of those that are not float."""
-    found = {}
+    found: dict[str, float] = {}
     for name, value in outputs.items():
         if value.dtype == np.float32 and value.size:
             sample = _sample(value)
