@@ -5,8 +5,8 @@
 The bag (MCAP, JPEG as cameras compress it) is made of the frames of `video/intel_car-detection.mp4`, forwards and
 backwards in turn, at `--rate`. The bundle is the float YOLOX-nano on OpenVINO, with the figures of 128 COCO images for
 the drift watch, unless one is given. Two replays: as a vehicle that is as fast as this machine would drive it, and with
-every image served. `of the processor` is what all threads took
-together: a busy machine takes longer, but no more of that. Ends with 1 where either is slower than `--least` times as fast as the drive.
+every image served. `of the processor` is what all threads took together, which a busy machine changes less. Ends with
+1 where either replay is slower than `--least` times as fast as the drive.
 """
 
 import argparse
@@ -139,10 +139,9 @@ def replayed(folder: Path, bundle: Path, free: bool) -> float:
     counts = found.counts["front"]
     times = f"{total.percentile('p50'):.1f}, {total.percentile('p99'):.1f}"
     drift = last_drift(folder / f"seen-{free}")
-    print(
-        f"| {name} | {found.recorded_s:.1f} | {found.seconds:.1f} | {processor_s:.1f} | {speed:.1f} | {counts.published} of "
-        f"{counts.received} | {times} | {drift} |"
-    )
+    took = f"{found.seconds:.1f} | {processor_s:.1f}"
+    served = f"{counts.published} of {counts.received}"
+    print(f"| {name} | {found.recorded_s:.1f} | {took} | {speed:.1f} | {served} | {times} | {drift} |", flush=True)
     return speed
 
 
