@@ -75,7 +75,7 @@ class DriveSource:
         """The sha256 over class table, names and the bytes of the frames as they were sent."""
         digest = hashlib.sha256(json.dumps(self.classes).encode())
         for recorded in self._recorded(self._selected.frames):
-            content = hashlib.sha256(np.ascontiguousarray(recorded.frame.data)).hexdigest()
+            content = hashlib.sha256(np.ascontiguousarray(recorded.frame.data).data).hexdigest()
             digest.update(json.dumps([self._name(recorded.recorded_ns), content]).encode())
         return digest.hexdigest()
 
