@@ -83,9 +83,8 @@ def _images(
                 f"calibration batch {number}: expected {source!r} of {_by(shape[1:])} an image, "
                 f"got {_by(images.shape[1:])}; set preprocess.size to the network's input"
             )
-        named = isinstance(batch, NamedBatch)
-        names = batch.names if named else ("",) * len(images)
-        places = (batch.geometries if named else ()) or (None,) * len(images)
+        names = batch.names if isinstance(batch, NamedBatch) else ("",) * len(images)
+        places = (batch.geometries if isinstance(batch, NamedBatch) else ()) or (None,) * len(images)
         yield from ((name, images[i : i + 1], places[i]) for i, name in enumerate(names))
 
 
