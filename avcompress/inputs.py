@@ -16,6 +16,7 @@ from avcompress.recipe import (
     MaskSource,
     Ptq,
     Recipe,
+    RosbagSource,
     SceneSource,
     Sources,
     Stage,
@@ -160,8 +161,12 @@ def _network_inputs(where: str, network: Network, recipe_folder: Path, data_root
 
 
 def _source_inputs(label: str, sources: Sources | None, data_root: Path) -> Iterator[_Input]:
-    """Of images: all but tags, and the labels of COCO, are folders."""
+    """Of images: all but tags, and the labels of COCO, are folders; a bag may be either."""
     for where, source in _by_label(label, sources).items():
+        if isinstance(source, RosbagSource):
+            bag = _resolve(f"{where}.bag", data_root, source.bag)
+            yield _Input(f"{where}.bag", bag, folder=not bag.is_file())
+            continue
         for key in _KEYS if not isinstance(source, SceneSource) else ():
             written = getattr(source, key, None)
             if written is not None:
@@ -184,7 +189,7 @@ def _require_input(given: _Input) -> None:
 def _labels(source: DataSource) -> str:
     """What a source's images are labelled with: boxes, masks or nothing."""
     match source:
-        case ImageSource() | GeneratedSource():
+        case ImageSource() | RosbagSource() | GeneratedSource():
             return ""
         case MaskSource():
             return "masks"

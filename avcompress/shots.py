@@ -11,6 +11,7 @@ import onnx
 
 from avcompress.spec import Array, Batch, DataError
 from calibration.batches import NamedBatch
+from calibration.preprocess import Geometry
 from calibration.statistics import Image, image_digest
 from engines.in_memory import open_model
 from engines.onnx_graph import shapes, with_outputs
@@ -19,11 +20,17 @@ T = TypeVar("T")
 
 
 class Shot(NamedTuple):
-    """One image and the tensors that it led to; `where` says which image it is, for people."""
+    """One image and the tensors that it led to.
+
+    Attributes:
+        where: which image it is, for people.
+        geometry: where it lies in the network's input; None where that is not known.
+    """
 
     image: Image
     where: str
     values: dict[str, Array]
+    geometry: Geometry | None = None
 
 
 def shots(
@@ -51,18 +58,20 @@ def _shots(model: onnx.ModelProto, wanted: tuple[str, ...], batches: Iterable[Ba
     outputs = [tensor for tensor in wanted if tensor != source]
     session = open_model(with_outputs(model, outputs), optimize)
     number = 0
-    for number, (name, image) in enumerate(_images(batches, source, shapes(model)[source]), start=1):
+    for number, (name, image, geometry) in enumerate(_images(batches, source, shapes(model)[source]), start=1):
         values = dict(zip(outputs, session.run(outputs, {source: image}), strict=True)) if outputs else {}
         values[source] = image
         where = f"calibration image {number}" + (f" ({name})" if name else "")
         # Without a name its number stands for it, with zeros so that the order of names is that of numbers.
-        yield Shot(Image(name or f"image {number:09d}", image_digest(image)), where, values)
+        yield Shot(Image(name or f"image {number:09d}", image_digest(image)), where, values, geometry)
     if number == 0:
         raise DataError("calibration: expected at least one image, got none; check data.calibration")
 
 
-def _images(batches: Iterable[Batch], source: str, shape: tuple[int, ...]) -> Iterator[tuple[str, Array]]:
-    """Every image of every batch as the network takes it, float32 (1, C, H, W), and its name if the batch knows it."""
+def _images(
+    batches: Iterable[Batch], source: str, shape: tuple[int, ...]
+) -> Iterator[tuple[str, Array, Geometry | None]]:
+    """Every image of every batch as the network takes it, float32 (1, C, H, W); name and place if the batch knows."""
     for number, batch in enumerate(batches, start=1):
         if source not in batch:
             raise DataError(
@@ -75,7 +84,8 @@ def _images(batches: Iterable[Batch], source: str, shape: tuple[int, ...]) -> It
                 f"got {_by(images.shape[1:])}; set preprocess.size to the network's input"
             )
         names = batch.names if isinstance(batch, NamedBatch) else ("",) * len(images)
-        yield from ((name, images[i : i + 1]) for i, name in enumerate(names))
+        places = (batch.geometries if isinstance(batch, NamedBatch) else ()) or (None,) * len(images)
+        yield from ((name, images[i : i + 1], places[i]) for i, name in enumerate(names))
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -9,16 +9,21 @@ from itertools import islice
 from avcompress.recipe import Preprocess
 from avcompress.spec import Array, Batch, Track, untracked
 from calibration.part import take_part
-from calibration.preprocess import preprocess
+from calibration.preprocess import Geometry, preprocess
 from calibration.source import Source
 
 
 class NamedBatch(dict[str, Array]):
-    """A Batch that knows what its images are called, for messages and for statistics."""
+    """A Batch that knows what its images are called, and where they lie in it, for messages and for statistics.
 
-    def __init__(self, arrays: Mapping[str, Array], names: tuple[str, ...]) -> None:
+    `geometries`: one an image, or none where it is not known.
+    """
+
+    def __init__(
+        self, arrays: Mapping[str, Array], names: tuple[str, ...], geometries: tuple[Geometry, ...] = ()
+    ) -> None:
         super().__init__(arrays)
-        self.names = names
+        self.names, self.geometries = names, geometries
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         for sample in self.track(islice(self.source, self.limit), len(self)):
-            yield NamedBatch({self.input_name: preprocess(sample.image, self.settings)[0]}, (sample.name,))
+            value, geometry = preprocess(sample.image, self.settings)
+            yield NamedBatch({self.input_name: value}, (sample.name,), (geometry,))
 
 
 def spread(batches: Iterable[Batch], images: int) -> Iterable[Batch]:

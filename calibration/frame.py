@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avcompress.spec import Array, DataError
-from calibration.decode import decode_image_bytes
+from calibration.decode import decode_draft_bytes, decode_image_bytes
 
 Bytes = NDArray[np.uint8]
 
@@ -156,6 +156,28 @@ def to_rgb(frame: Frame) -> Array:
             encoding = _encoding(frame)
             _check_raw(frame, encoding)
             return encoding.to_rgb(_pixels(frame, encoding))
+
+
+class Thumbnail(NamedTuple):
+    """A frame at a glance.
+
+    Attributes:
+        pixels: (side, side, 3) uint8, RGB: the whole image, whatever its shape, each pixel the mean of what it covers.
+        size: height, width of the image.
+    """
+
+    pixels: Array
+    size: tuple[int, int]
+
+
+def to_thumbnail(frame: Frame, side: int) -> Thumbnail:
+    """The image as a square; JPEG files are decoded no larger than it takes. Raises what to_rgb raises."""
+    match frame:
+        case CompressedImage():
+            image, (width, height) = decode_draft_bytes(frame.data.tobytes(), "image", _ADVICE, (side * 2, side * 2))
+        case RawImage():
+            image, height, width = to_rgb(frame), frame.height, frame.width
+    return Thumbnail(np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)), (height, width))
 
 
 def _pixels(frame: RawImage, encoding: _Encoding) -> Array:

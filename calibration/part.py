@@ -28,7 +28,7 @@ def take_part(source: Source, number: int, of: int) -> Source:
         case Joined():
             return Joined(tuple(_parts_of(source, number, of)))
         case _:
-            return _Part(source, number, of)
+            return Share(source, number, of)
 
 
 def _parts_of(joined: Joined, number: int, of: int) -> Iterator[Part]:
@@ -41,8 +41,8 @@ def _parts_of(joined: Joined, number: int, of: int) -> Iterator[Part]:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """A Source; the samples of the whole one by index."""
+class Share:
+    """A Source: one share of another's samples, by index."""
 
     whole: Source
     number: int
@@ -54,18 +54,22 @@ class _Part:
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """Those of the whole."""
         return self.whole.classes
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Of this share."""
         return tuple(self.whole.names[i] for i in self._indices)
 
     @property
     def fingerprint(self) -> str:
+        """The sha256, in hex, of the whole's and of which share this is."""
         return hashlib.sha256(f"{self.whole.fingerprint} {self.number}/{self.of}".encode()).hexdigest()
 
     @property
     def skipped(self) -> tuple[str, ...]:
+        """Those of the whole."""
         return self.whole.skipped
 
     def __len__(self) -> int:

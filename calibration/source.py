@@ -11,10 +11,12 @@ from avcompress.recipe import (
     ImageSource,
     KittiSource,
     MaskSource,
+    RosbagSource,
     SceneSource,
     Sources,
 )
 from avcompress.spec import RecipeError
+from calibration.bag.drive import open_drive
 from calibration.coco import open_coco
 from calibration.images import open_images
 from calibration.joined import Part, join
@@ -34,7 +36,7 @@ def open_source(settings: Sources, root: Path, classes: tuple[str, ...] | None =
         classes: the network's classes in output order; default: the labels' own table.
 
     Raises DataError when files are missing or labels do not fit the classes, RecipeError for classes or tags that
-    scenes lack.
+    scenes lack, MissingError for a drive without what reads it.
     """
     match settings:
         case tuple():
@@ -45,8 +47,8 @@ def open_source(settings: Sources, root: Path, classes: tuple[str, ...] | None =
             return open_kitti(settings, root, classes)
         case MaskSource():
             return open_masks(settings, root, classes)
-        case ImageSource():
-            return open_images(settings, root, classes)
+        case ImageSource() | RosbagSource():
+            return _open_unlabelled(settings, root, classes)
         case SceneSource():
             return _open_scenes(settings, classes)
         case GeneratedSource():
@@ -54,6 +56,12 @@ def open_source(settings: Sources, root: Path, classes: tuple[str, ...] | None =
                 "format: expected images that are there, got generated ones, which a run makes of its network; run "
                 "the recipe, and give the folder state/generate-calibration of its output as format: images"
             )
+
+
+def _open_unlabelled(settings: ImageSource | RosbagSource, root: Path, classes: tuple[str, ...] | None) -> Source:
+    if isinstance(settings, RosbagSource):
+        return open_drive(settings, root, classes)
+    return open_images(settings, root, classes)
 
 
 def _open_scenes(settings: SceneSource, classes: tuple[str, ...] | None) -> Source:
@@ -70,4 +78,10 @@ def _open_scenes(settings: SceneSource, classes: tuple[str, ...] | None) -> Sour
 
 
 def _place(settings: DataSource) -> str:
-    return settings.format if isinstance(settings, GeneratedSource | SceneSource) else settings.images
+    match settings:
+        case GeneratedSource() | SceneSource():
+            return settings.format
+        case RosbagSource():
+            return settings.bag
+        case _:
+            return settings.images

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import NamedTuple
 
@@ -28,6 +28,26 @@ class Image(NamedTuple):
 
     name: str
     digest: str
+
+
+class Drive(NamedTuple):
+    """A recorded drive that calibration images are from.
+
+    Attributes:
+        bag: the name of its file or folder.
+        sha256: of the messages' files.
+        topic: the camera's.
+        settings: how the images were selected, as JSON.
+        recorded_ns: of the images, in order, by the recorder's clock: what they are found again by.
+        stamps_ns: of the images, by the camera's clock.
+    """
+
+    bag: str
+    sha256: str
+    topic: str
+    settings: str
+    recorded_ns: tuple[int, ...]
+    stamps_ns: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +72,17 @@ class Statistics:
         preprocess: the digest of the preprocessing; empty where it is not known.
         images: in the order of their names.
         tensors: by name.
+        drives: that images are from; of images from elsewhere nothing is said.
+        figures: of inputs and outputs, by name: (min(images, WINDOW),) float32, rows as those of extremes; NaN where a
+            tensor was not finite. Empty where nobody took them.
     """
 
     network: str
     preprocess: str
     images: tuple[Image, ...]
     tensors: Mapping[str, TensorStatistics]
+    drives: tuple[Drive, ...] = ()
+    figures: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 def image_digest(image: Array) -> str:
@@ -140,4 +165,17 @@ def _merged(a: Statistics, b: Statistics) -> Statistics:
         )
         for name, one in a.tensors.items()
     }
-    return Statistics(a.network, a.preprocess, tuple(sorted((*a.images, *b.images))), tensors)
+    return Statistics(
+        a.network,
+        a.preprocess,
+        tuple(sorted((*a.images, *b.images))),
+        tensors,
+        # Parts of one set of images name the same drives, each of them whole.
+        tuple(sorted({*a.drives, *b.drives})),
+        {name: values[last] for name, values in join_figures(a, b).items()},
+    )
+
+
+def join_figures(a: Statistics, b: Statistics) -> dict[str, NDArray[np.float32]]:
+    """Those of both, of `a` first; none where one of the two has none."""
+    return {name: np.concatenate([values, b.figures[name]]) for name, values in a.figures.items() if name in b.figures}

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from avcompress.files import write_atomically
 from avcompress.spec import Array, DataError
 from calibration.histogram import BINS, HIGHEST_EXPONENT, LOWEST_EXPONENT, Histogram
-from calibration.statistics import WINDOW, Image, Statistics, TensorStatistics
+from calibration.statistics import WINDOW, Drive, Image, Statistics, TensorStatistics
 
 VERSION = 1
 _MAGIC = b"avcompress calibration statistics, version "
@@ -46,6 +46,8 @@ class _Header(_Facts):
     preprocess: str
     images: list[Image] = Field(min_length=1)
     tensors: list[_Tensor]
+    drives: list[Drive] = Field(default_factory=list)
+    figures: list[str] = Field(default_factory=list)
 
 
 def save_statistics(found: Statistics, path: Path) -> None:
@@ -94,8 +96,18 @@ def to_bytes(found: Statistics) -> bytes:
                 size=size,
             )
         )
-    header = _Header(network=found.network, preprocess=found.preprocess, images=list(found.images), tensors=facts)
-    text = header.model_dump_json().encode()
+    header = _Header(
+        network=found.network,
+        preprocess=found.preprocess,
+        images=list(found.images),
+        tensors=facts,
+        drives=list(found.drives),
+        figures=sorted(found.figures),
+    )
+    arrays += [found.figures[name].astype("<f4") for name in header.figures]
+    # Without drives and figures as before there were any.
+    empty = {key for key in ("drives", "figures") if not getattr(header, key)}
+    text = header.model_dump_json(exclude=empty).encode()
     content = b"".join([len(text).to_bytes(8, "little"), text, *(array.tobytes() for array in arrays)])
     return b"%s%d\n" % (_MAGIC, VERSION) + hashlib.sha256(content).digest() + content
 
@@ -125,12 +137,17 @@ def from_bytes(data: bytes) -> Statistics:
 def _parsed(content: bytes) -> Statistics:
     length = 8 + int.from_bytes(content[:8], "little")
     header = _Header.model_validate_json(content[8:length])
-    arrays = _arrays(header, content[length:])
+    shown = min(len(header.images), WINDOW)
+    end = len(content) - 4 * shown * len(header.figures)
+    arrays = _arrays(header, content[length:end])
+    figures = np.frombuffer(content[end:], "<f4").astype(np.float32).reshape(len(header.figures), shown)
     return Statistics(
         header.network,
         header.preprocess,
         tuple(header.images),
         {tensor.name: _tensor(tensor, next(arrays), next(arrays)) for tensor in header.tensors},
+        tuple(header.drives),
+        dict(zip(header.figures, figures, strict=True)),
     )
 
 

@@ -58,6 +58,17 @@ class Gpu(_Model):
     driver: str = Field(description="the CUDA that it offers, and its own version where it says")
 
 
+class Drive(_Model):
+    """A recorded drive that calibration images are from."""
+
+    bag: str = Field(description="the name of its file or folder")
+    sha256: Sha256 = Field(description="of the bag's one file, or over the names and hashes of those with messages")
+    topic: str = Field(description="the camera's")
+    selection: dict[str, Any] = Field(description="how images were selected, by the recipe's keys")
+    recorded_ns: tuple[int, ...] = Field(description="of each image, by the recorder's clock")
+    stamps_ns: tuple[int, ...] = Field(description="of each image, by the camera's clock")
+
+
 class Calibration(_Model):
     """Where the ranges of activations came from."""
 
@@ -65,6 +76,21 @@ class Calibration(_Model):
     images_sha256: Sha256 = Field(description="over their names and digests")
     statistics_sha256: Sha256 = Field(description="of the file of statistics, as `avcompress calibrate` writes it")
     ranges: str = Field(description="how a range follows from the statistics, as the recipe says it")
+    drives: tuple[Drive, ...] = Field((), description="that images are from; of the others nothing is said")
+
+
+class Band(_Model):
+    """Where a figure was on most images: its 1st and 99th percentile."""
+
+    low: float
+    high: float
+
+
+class Familiar(_Model):
+    """What calibration images, and the network's outputs on them, looked like: what a vehicle's are compared with."""
+
+    images: PositiveInt = Field(description="how many the bands are of")
+    figures: dict[str, Band] = Field(description="by name, as calibration.figures takes them of an image")
 
 
 class CheckLine(_Model):
@@ -116,6 +142,7 @@ class Manifest(_Model):
     classes: tuple[str, ...]
     contract: Contract
     calibration: Calibration | None = Field(None, description="null where nothing was calibrated")
+    familiar: Familiar | None = Field(None, description="null where nobody looked at calibration images")
     measured: Measured | None = Field(None, description="null before the run ended, and after a rebuild")
     onnx_sha256: Sha256 = Field(description="of the network that it was built from")
     recipe_sha256: Sha256

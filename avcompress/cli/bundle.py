@@ -299,6 +299,8 @@ def _facts(folder: Path, manifest: Manifest) -> list[str]:
         f"signature: {signed}",
         f"calibrated on: {calibration.images} images, ranges {calibration.ranges}" if calibration else "not calibrated",
     ]
+    if calibration:
+        lines += [f"  of the drive {each.bag}: {len(each.stamps_ns)}, {each.topic}" for each in calibration.drives]
     if manifest.updated_from:
         lines.append(f"an update of the network with sha256 {manifest.updated_from}")
     if manifest.rebuilt_from:

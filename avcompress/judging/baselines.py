@@ -8,7 +8,7 @@ from pathlib import Path
 from avcompress import __version__
 from avcompress.judging.findings import Findings
 from avcompress.judging.measuring import Measured
-from avcompress.recipe import DataSource, GeneratedSource, SceneSource
+from avcompress.recipe import DataSource, GeneratedSource, RosbagSource, SceneSource
 from avcompress.spec import DataError
 from avcompress.trial import Trial
 from validation.baseline import Baseline, BaselineFacts, data_set, read_baseline, write_baseline
@@ -61,4 +61,5 @@ def read_reference(folder: Path, trial: Trial, truth: Truth, source: DataSource)
 
 def _called(source: DataSource) -> str:
     """What people call a data set: its folder of images."""
-    return source.format if isinstance(source, GeneratedSource | SceneSource) else source.images
+    # A drive has no labels, and judges nothing.
+    return source.format if isinstance(source, GeneratedSource | RosbagSource | SceneSource) else source.images

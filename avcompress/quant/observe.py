@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from avcompress.shots import Shot, shots
 from avcompress.spec import Batch, DataError
 from calibration.batches import Batches
+from calibration.drives import drives_of
+from calibration.figures import input_figures, output_figures
 from calibration.histogram import Scratch, Tally
 from calibration.statistics import WINDOW, Image, Statistics, TensorStatistics, preprocess_digest
 from engines.in_memory import THREADS
@@ -26,19 +28,20 @@ def observe(model: onnx.ModelProto, tensors: Iterable[str], batches: Iterable[Ba
     Raises DataError when there is no image, an image does not fit the network's input, or a value is not finite: it
     names the first such tensor, and the image.
     """
-    wanted = tuple(dict.fromkeys(tensors))
+    wanted, ends = tuple(dict.fromkeys(tensors)), tuple(value.name for value in model.graph.output)
     tallies = {tensor: Tally() for tensor in wanted}
     seen = _Seen()
     scratches = [Scratch() for _ in range(THREADS)]
     with ThreadPoolExecutor(THREADS) as pool:  # counting releases the interpreter's lock
-        for shot in shots(model, wanted, batches):
+        for shot in shots(model, tuple(dict.fromkeys((*wanted, *ends))), batches):
             shares = [[(tensor, tallies[tensor]) for tensor in wanted[i::THREADS]] for i in range(THREADS)]
             try:
                 found = dict(pair for pairs in pool.map(_count_, shares, scratches, repeat(shot)) for pair in pairs)
             except DataError:
                 _refuse_first(shot, wanted)
                 raise
-            seen.add_(shot.image, np.array([found[tensor] for tensor in wanted], np.float32).reshape(-1, 2))
+            extremes = np.array([found[tensor] for tensor in wanted], np.float32).reshape(-1, 2)
+            seen.add_(shot.image, extremes, _figures(model, shot, batches))
     return _statistics(model, tallies, seen, batches)
 
 
@@ -67,22 +70,28 @@ def _bare(part: Any) -> Any:
 # --- counting
 
 
+class _OfImage(NamedTuple):
+    image: Image
+    extremes: NDArray[np.float32]
+    figures: Mapping[str, float]
+
+
 class _Seen:
-    """The images so far, and the lowest and highest values of each tensor on the last ones by name."""
+    """The images so far; of the last ones by name the figures, and the lowest and highest values of each tensor."""
 
     def __init__(self) -> None:
         self._images: list[Image] = []
-        self._last: list[tuple[Image, NDArray[np.float32]]] = []
+        self._last: list[_OfImage] = []
 
-    def add_(self, image: Image, extremes: NDArray[np.float32]) -> None:
+    def add_(self, image: Image, extremes: NDArray[np.float32], figures: Mapping[str, float]) -> None:
         """Take one image: extremes are (tensors, 2)."""
         self._images.append(image)
-        self._last.append((image, extremes))
+        self._last.append(_OfImage(image, extremes, figures))
         if len(self._last) >= 2 * WINDOW:
             self._last = self._sorted()
 
-    def _sorted(self) -> list[tuple[Image, NDArray[np.float32]]]:
-        return sorted(self._last, key=lambda pair: pair[0])[-WINDOW:]
+    def _sorted(self) -> list[_OfImage]:
+        return sorted(self._last, key=lambda each: each.image)[-WINDOW:]
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -92,7 +101,23 @@ class _Seen:
     @property
     def extremes(self) -> NDArray[np.float32]:
         """(images, tensors, 2)."""
-        return np.stack([extremes for _, extremes in self._sorted()])
+        return np.stack([each.extremes for each in self._sorted()])
+
+    @property
+    def figures(self) -> dict[str, NDArray[np.float32]]:
+        """By name, (images,); NaN where an image's was not finite."""
+        last = self._sorted()
+        names = dict.fromkeys(name for each in last for name in each.figures)
+        return {name: np.array([each.figures.get(name, np.nan) for each in last], np.float32) for name in names}
+
+
+def _figures(model: onnx.ModelProto, shot: Shot, batches: Iterable[Batch]) -> dict[str, float]:
+    """What a vehicle compares its images with; of images whose preprocessing is not known nothing."""
+    if not isinstance(batches, Batches) or shot.geometry is None:
+        return {}
+    value = shot.values[model.graph.input[0].name]
+    outputs = output_figures({each.name: shot.values[each.name] for each in model.graph.output})
+    return {**input_figures(value, shot.geometry, batches.settings), **outputs}
 
 
 def _count_(share: list[tuple[str, Tally]], scratch: Scratch, shot: Shot) -> list[tuple[str, tuple[float, float]]]:
@@ -118,4 +143,6 @@ def _statistics(
             tensor: TensorStatistics(tally.histogram, np.ascontiguousarray(extremes[:, i]))
             for i, (tensor, tally) in enumerate(tallies.items())
         },
+        drives=drives_of(batches.source) if isinstance(batches, Batches) else (),
+        figures=seen.figures,
     )

@@ -15,7 +15,7 @@ from avcompress.files import sha256_file, write_atomically
 from avcompress.recipe import Engine
 from avcompress.running.bench import Bench
 from avcompress.running.compress import Compressed
-from avcompress.running.provenance import calibration_facts
+from avcompress.running.provenance import calibration_facts, familiar_of
 from avcompress.spec import EngineError, Track
 from avcompress.state import State, step_key
 from engines.build import Built, build_engine
@@ -73,6 +73,7 @@ def _manifest(bench: Bench, compressed: Compressed, engine: Engine, facts: Mappi
         classes=bench.classes,
         contract=bench.recipe.contract,
         calibration=calibration_facts(compressed),
+        familiar=familiar_of(compressed),
         onnx_sha256=sha256_file(compressed.network),
         recipe_sha256=sha256_file(bench.job.out / "recipe.yaml"),
         updated_from=compressed.updated_from or None,

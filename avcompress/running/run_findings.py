@@ -14,6 +14,7 @@ from avcompress.running.bench import Bench
 from avcompress.running.compress import Compressed
 from avcompress.running.smaller_facts import smaller_facts
 from avcompress.spec import LayerPlan
+from calibration.drives import drive_sources
 from calibration.source import Source
 from engines.built import LAYERS, MODEL, Built
 from engines.layer_map import compare, read_counts
@@ -62,13 +63,20 @@ def run_background(
         sources=dict(_sources(bench, findings, compressed)),
         logs=compressed.logs,
         inputs={label: str(path) for label, path in bench.inputs.items()},
-        notes=(*bench.notes, *notes),
+        notes=(*bench.notes, *notes, *_drive_notes(bench)),
         smaller=smaller_facts(compressed, {name: layer_times(found) for name, found in dense_times.items()}),
         provenance=Provenance(
             seeds={"bootstrap and corruptions": bench.recipe.validation.seed},
             networks={"float": sha256_file(compressed.reference), "compressed": sha256_file(compressed.network)},
         ),
     )
+
+
+def _drive_notes(bench: Bench) -> Iterator[str]:
+    """What images from recorded drives cover of them."""
+    for role, source in (("train", bench.train), ("calibration", bench.calibration)):
+        if source is not None:
+            yield from (f"{role}: {drive.coverage.line}" for drive in drive_sources(source))
 
 
 def _engines(bench: Bench, results: tuple[EngineResult, ...]) -> Iterator[EngineFacts]:

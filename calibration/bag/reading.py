@@ -46,12 +46,24 @@ class BagFrames:
     def __len__(self) -> int:
         return sum(connection.msgcount for connection in self._connections())
 
+    @property
+    def span_ns(self) -> tuple[int, int]:
+        """When the recording began and ended, whatever was recorded then, by the recorder's clock; empty: 0, 0."""
+        begun, ended = self._reader.start_time, self._reader.end_time - 1
+        return (begun, ended) if begun <= ended else (0, 0)
+
     def __iter__(self) -> Iterator[Recorded]:
         """Read lazily; raises DataError for what is damaged."""
+        return self.between(None, None)
+
+    def between(self, start_ns: int | None, stop_ns: int | None) -> Iterator[Recorded]:
+        """Those recorded from `start_ns` on and before `stop_ns`; reads lazily, and raises as going through all."""
         where = str(self._path)
         try:
             # Without a connection rosbags would read them all.
-            for connection, stamp, raw in self._reader.messages(self._connections()) if self._names else ():
+            connections = self._connections()
+            found = self._reader.messages(connections, start_ns, stop_ns) if connections else ()
+            for connection, stamp, raw in found:
                 where = f"{self._path}, {connection.topic} at {stamp} ns"
                 message = self._reader.deserialize(raw, connection.msgtype)
                 yield Recorded(self._names[connection.id], frame_of(message), stamp)

@@ -154,6 +154,7 @@ def _drive(node: Node, frames: BagFrames, clock: JumpingClock, what: Replay, tra
         last = recorded.recorded_ns
         if last >= next_report:
             node.report()
+            node.save_samples()
             next_report = last + round(what.settings.report_every_ms * MS)
         if node.state != State.ACTIVE:
             raise EngineError(
@@ -161,6 +162,7 @@ def _drive(node: Node, frames: BagFrames, clock: JumpingClock, what: Replay, tra
             )
     _work_until(node, clock, last + round(what.settings.max_age_ms * MS), what.free)
     node.report()
+    node.save_samples()
     return last - (first or last)
 
 

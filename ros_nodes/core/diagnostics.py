@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from ros_nodes.core.counts import Counts
+from ros_nodes.core.drift import DriftView, Excess
 from ros_nodes.core.lifecycle import State
 from ros_nodes.core.result import Moments
 from ros_nodes.core.sight import CameraState, Size
@@ -92,12 +93,13 @@ class Snapshot:
     working_ns: int | None
     moments: Moments | None
     cameras: Mapping[str, CameraView]
+    drift: DriftView = field(default_factory=DriftView)
 
 
 def diagnose(seen: Snapshot) -> tuple[Status, ...]:
-    """The statuses `processing`, `engine`, and `camera NAME` of every camera."""
+    """The statuses `processing`, `engine`, `drift`, and `camera NAME` of every camera."""
     cameras = (_camera(name, view, seen.state) for name, view in seen.cameras.items())
-    return (_processing(seen), _engine(seen), *cameras)
+    return (_processing(seen), _engine(seen), _drift(seen.drift), *cameras)
 
 
 def _processing(seen: Snapshot) -> Status:
@@ -160,6 +162,30 @@ def _engine(seen: Snapshot) -> Status:
     if engines.swap_failed:
         return Status(Level.WARN, "engine", engines.swap, values)
     return Status(Level.OK, "engine", "OK" if engines.active else seen.state.label, values)
+
+
+def _drift(view: DriftView) -> Status:
+    values = {
+        "watched": str(sum(camera.watched for camera in view.cameras.values())),
+        "samples_saved": str(view.saved),
+        "samples_refused": str(view.refused),
+        "errors": str(view.errors),
+        "last_error": view.error,
+    }
+    if not view.on or not view.known:
+        return Status(Level.OK, "drift", "no calibration statistics" if view.on else "off", values)
+    for name, camera in view.cameras.items():
+        values |= {f"{name}": "drifting" if camera.drifting else "ok", f"{name}_worst": _said(camera.worst)}
+    drifting = [f"{name}: {_said(camera.worst)}" for name, camera in view.cameras.items() if camera.drifting]
+    if drifting:
+        return Status(Level.WARN, "drift", f"unlike the calibration images: {'; '.join(drifting)}", values)
+    return Status(Level.OK, "drift", "OK", values)
+
+
+def _said(worst: Excess | None) -> str:
+    if worst is None:
+        return ""
+    return f"{worst.figure} {worst.value:.4g}, calibrated on {worst.band.low:.4g} to {worst.band.high:.4g}"
 
 
 def _camera(name: str, view: CameraView, state: State) -> Status:

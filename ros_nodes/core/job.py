@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ros_nodes.core.counts import Reason
+from ros_nodes.core.drift_watch import Glance
 from ros_nodes.core.intake import Waiting
 from ros_nodes.core.served import Served
 
@@ -25,11 +26,13 @@ class Job:
         missed: whether its deadline was found to have passed, so that it is not counted again.
         hung: whether it was given up as hanging.
         cancelled: whether what comes of it is of no interest any more.
+        glances: what went through the engine, for the drift watch.
     """
 
     def __init__(self, served: Served, batch: Iterable[Waiting], taken_ns: int, drop: Drop) -> None:
         self.served, self.taken_ns = served, taken_ns
         self.missed = self.hung = self.cancelled = False
+        self.glances: tuple[Glance, ...] = ()
         self._open = {waiting.camera: waiting for waiting in batch}
         self.batch = tuple(self._open.values())
         self.first_ns = min(waiting.arrived_ns for waiting in self.batch)

@@ -20,6 +20,7 @@ from ros_nodes.core.clock import REAL, Clock
 from ros_nodes.core.counts import Counts
 from ros_nodes.core.desk import Desk
 from ros_nodes.core.diagnostics import Snapshot, diagnose
+from ros_nodes.core.drift_watch import DriftWatch, Glance
 from ros_nodes.core.intake import Waiting
 from ros_nodes.core.job import Job
 from ros_nodes.core.lifecycle import State, Step, Transition, begin, conclude
@@ -39,7 +40,7 @@ class Node:
         self._settings, self._port, self._clock, self._load = settings, port, clock, load
         self._lock = threading.Condition()
         self._state = State.UNCONFIGURED
-        self._desk, self._engines = Desk(settings), OnBoard(settings)
+        self._desk, self._engines, self._drift = Desk(settings), OnBoard(settings), DriftWatch(settings)
         self._job: Job | None = None
         # With those that hang and were given up: what they use cannot be closed.
         self._running: list[Job] = []
@@ -108,6 +109,7 @@ class Node:
                 )
             self._engines.begin()
             self._desk.forget()
+            self._drift.forget()
             self._moments = None
         self._announce()
         self._port.subscribe(self._settings.cameras, self.receive)
@@ -184,6 +186,7 @@ class Node:
             self._fail_inference(job, error)
         else:
             self._publish(job, results)
+            self._drift.look(job.served, job.glances, self._clock.monotonic_ns())
         finally:
             self._end(job)
         return True
@@ -207,6 +210,10 @@ class Node:
         if not images:
             return []
         looked = look(job.served, [image for _, image in images], self._clock.monotonic_ns)
+        job.glances = tuple(
+            Glance(waiting.camera, waiting.frame, prepared, outputs)
+            for (waiting, _), prepared, outputs in zip(images, looked.prepared, looked.outputs, strict=True)
+        )
         return [
             Result(
                 camera=waiting.camera,
@@ -214,7 +221,7 @@ class Node:
                 size=(image.shape[0], image.shape[1]),
                 prediction=prediction,
                 engine=job.served.name,
-                moments=Moments(waiting.arrived_ns, job.taken_ns, decoded_ns, *looked[1:]),
+                moments=Moments(waiting.arrived_ns, job.taken_ns, decoded_ns, *looked.ends),
             )
             for (waiting, image), prediction in zip(images, looked.predictions, strict=True)
         ]
@@ -346,6 +353,12 @@ class Node:
             return False
         return True
 
+    # --- drift
+
+    def save_samples(self) -> None:
+        """Write the images that the drift watch kept; may take as long as the disk does, so in a thread of its own."""
+        self._drift.save()
+
     # --- what it says of itself
 
     @property
@@ -378,4 +391,5 @@ class Node:
                 working_ns=None if job is None else now - job.first_ns,
                 moments=self._moments,
                 cameras=self._desk.views(now),
+                drift=self._drift.view,
             )

@@ -61,6 +61,20 @@ class Settings(Model):
         50, description="inferences that a bundle swapped in must survive before the one before it is freed"
     )
 
+    drift_every: NonNegativeInt = Field(
+        10, description="every so many images of a camera are compared with those of calibration; 0: none"
+    )
+    drift_tolerance: PositiveFloat = Field(
+        0.1, description="how far a figure may leave the band it had in calibration, in widths of the band"
+    )
+    drift_after: PositiveInt = Field(
+        10, description="compared images in a row that are outside before that is a warning, and inside to end it"
+    )
+    drift_samples: str | None = Field(None, description="folder for images that are outside; default: none are kept")
+    drift_sample_every_ms: PositiveFloat = Field(10_000.0, description="between two images of a camera that are kept")
+    drift_max_samples: PositiveInt = Field(100, description="images in that folder at most")
+    drift_max_mb: PositiveFloat = Field(500.0, description="megabytes in that folder at most")
+
     @model_validator(mode="after")
     def _names_each_camera_once(self) -> Settings:
         if len(set(self.cameras)) != len(self.cameras):

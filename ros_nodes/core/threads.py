@@ -1,4 +1,4 @@
-"""The two threads of a node: a worker, and a watchdog that no frame drives. The only place that waits in real time."""
+"""A node's threads: a worker, a watchdog that no frame drives, one for the disk. Only they wait in real time."""
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ class Threads:
     def __enter__(self) -> Threads:
         self._start_worker()
         self._start("watchdog", self._watch)
+        if self._node.settings.drift_samples is not None:
+            self._start("samples", self._save)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End both threads; a worker that hangs is left behind, and ends with the process."""
+        """End the threads; a worker that hangs is left behind, and ends with the process."""
         self._stop.set()
         end = time.monotonic() + _PATIENCE_S
         for thread in self._threads:
@@ -50,6 +52,10 @@ class Threads:
         while not self._stop.is_set() and self._node.generation == generation:
             self._node.wait(_IDLE_S)
             self._node.step()
+
+    def _save(self) -> None:
+        while not self._stop.wait(_IDLE_S):
+            self._node.save_samples()
 
     def _watch(self) -> None:
         next_report = time.monotonic()

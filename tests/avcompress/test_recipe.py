@@ -30,6 +30,7 @@ SECTIONS = {
     "CocoSource": "data, format: coco",
     "KittiSource": "data, format: kitti",
     "MaskSource": "data, format: masks",
+    "RosbagSource": "data, format: rosbag",
     "SceneSource": "data, format: scenes",
     "GeneratedSource": "data, format: generated",
     "Train": "stages, kind: train",

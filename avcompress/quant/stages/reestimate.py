@@ -22,7 +22,7 @@ from avcompress.recipe import Ptq
 from avcompress.spec import Artifact, Batch, ModelError, QuantParams, TensorRange
 from calibration.histogram import merge
 from calibration.ranges import range_from
-from calibration.statistics import WINDOW, Statistics, TensorStatistics, union
+from calibration.statistics import WINDOW, Statistics, TensorStatistics, join_figures, union
 from engines.onnx_graph import copy
 from engines.qdq import QdqSite, qdq_sites, without_qdq
 
@@ -130,7 +130,14 @@ def _together(old: Statistics, new: Statistics) -> Statistics:
         )
         for name, one in old.tensors.items()
     }
-    return Statistics(old.network, old.preprocess, tuple(sorted((*old.images, *new.images))), tensors)
+    return Statistics(
+        old.network,
+        old.preprocess,
+        tuple(sorted((*old.images, *new.images))),
+        tensors,
+        tuple(sorted({*old.drives, *new.drives})),
+        {name: values[-WINDOW:] for name, values in join_figures(old, new).items()},
+    )
 
 
 def _filled(model: onnx.ModelProto, sites: Iterable[QdqSite], params: Mapping[str, QuantParams]) -> onnx.ModelProto:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from avcompress.contract import AccuracyTerm, Contract
-from avcompress.recipe import DataSource, GeneratedSource, Recipe, Stage
+from avcompress.recipe import DataSource, GeneratedSource, Recipe, RosbagSource, Stage
 from avcompress.recipe_training import Training
 
 LEARNED = ("adaround", "reconstruct", "prune", "sparsify", "factorize", "rewrite")
@@ -60,7 +60,7 @@ def at_share(recipe: Recipe, share: float) -> Recipe:
 
 
 def _thinned(source: DataSource, share: float) -> DataSource:
-    if isinstance(source, GeneratedSource):  # has no labels, and judges nothing
+    if isinstance(source, GeneratedSource | RosbagSource):  # has no labels, and judges nothing
         return source
     limit = None if source.limit is None else max(1, math.ceil(source.limit * share))
     return source.model_copy(update={"every": source.every * max(1, round(1 / share)), "limit": limit})

@@ -44,6 +44,16 @@ def test_frames_from_several_threads_are_served_and_none_is_lost(bench):
     assert len(b.port.reports) >= 1
 
 
+def test_samples_of_a_drift_are_written_by_a_thread_of_their_own(bench, tmp_path):
+    b = real(bench, drift_samples=str(tmp_path))
+    written = threading.Event()
+    b.node.save_samples = written.set
+    before = threading.active_count()
+    with Threads(b.node):
+        assert threading.active_count() == before + 3
+        assert written.wait(PATIENCE_S)
+
+
 def test_the_watchdog_gives_up_a_worker_that_hangs_and_a_new_one_serves(bench, engine):
     b = real(bench, hang_ms=500)
     release, stuck = threading.Event(), b.engines["main"]
