@@ -87,9 +87,9 @@ def test_where_avcompress_is_not_installed_the_executable_says_how_to(tmp_path):
     command = [
         sys.executable,
         "-I",
+        "-S",  # nothing that is installed, also as an editable
         "-c",
-        f"import sys; sys.path = [p for p in sys.path if 'site-packages' not in p]"
-        f"; sys.path.insert(0, {str(PACKAGE)!r}); from avcompress_ros.node import main; sys.exit(main())",
+        f"import sys; sys.path.insert(0, {str(PACKAGE)!r}); from avcompress_ros.node import main; sys.exit(main())",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 1
