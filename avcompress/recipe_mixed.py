@@ -24,11 +24,12 @@ class Mixed(Model):
     speedup: Annotated[float, Field(gt=1)] | None = Field(
         None, description="how many times as fast as the float network a choice shall be, by the times below"
     )
-    sensitivity: Literal["fisher", "output", "hessian"] = Field(
+    sensitivity: Literal["fisher", "output", "hessian", "metric"] = Field(
         "fisher",
-        description="what a group of layers loses: output runs the network with it alone quantized, fisher and hessian "
-        "tell all groups by gradients",
+        description="what a group of layers loses: output and metric run the network with it alone quantized, metric "
+        "on all of data.selection; fisher and hessian tell all groups by gradients",
     )
+    workers: PositiveInt = Field(1, description="processes that measure it; the numbers are the same by any")
     images: PositiveInt = Field(64, description="calibration images that tell what is lost")
     times: Literal["measured", "macs"] = Field(
         "measured",
@@ -58,6 +59,8 @@ class Mixed(Model):
             raise ValueError("expected metric, min_macs or speedup, got none of them; name what the choice must keep")
         if self.metric is not None and self.speedup is not None:
             raise ValueError("expected metric or speedup, got both; with a metric, the fastest choice is taken anyway")
+        if self.sensitivity == "metric" and self.metric is None:
+            raise ValueError("expected a metric for sensitivity: metric, got none; name it, or take output")
         if self.speedup is not None and self.times == "macs" and self.times_file is None:
             raise ValueError("expected measured times with speedup, got macs, which are no time; use min_macs instead")
         return self

@@ -11,7 +11,7 @@ Source: Intel 64 and IA-32 Architectures Software Developer's Manual, VPMADDUBSW
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -31,7 +31,8 @@ _LEVEL = 127
 _WEIGHTED = frozenset(
     {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"}
 )
-_PASSES = frozenset({"Convert", "Multiply", "Reshape", "Transpose", "Unsqueeze", "Squeeze"})
+_PASSES = frozenset({"Convert", "Multiply", "Subtract", "Reshape", "Transpose", "Unsqueeze", "Squeeze"})
+_BITS = 8
 _PROBE = f"""
 <ir_version: 8, opset_import: ["" : 13]>
 probe (float[1,{_CHANNELS},8,8] x) => (float[1,{_CHANNELS},8,8] y) {{
@@ -49,26 +50,27 @@ def weight_reach(model: Any) -> int:
 
 
 def _reach(product: Any) -> int:
-    """That of one product: its second operand is looked at, up to the constant that it is made of."""
-    op = product.input_value(1).get_node()
-    while op.get_type_name() in _PASSES or _subtracts_nothing(op):
-        op = op.input_value(0).get_node()
-    if op.get_type_name() != "Constant":
-        return FULL
-    if op.get_element_type().is_real():
-        return HALF  # a float layer
-    values = op.get_data()
-    return HALF if values.dtype == np.int8 and np.abs(values.astype(np.int16)).max(initial=0) <= HALF else FULL
+    """That of one product: of the constants that its second operand is made of, weights and zero points together."""
+    largest = 0
+    for leaf in _leaves(product.input_value(1).get_node()):
+        if leaf.get_type_name() != "Constant":
+            return FULL
+        if leaf.get_element_type().get_bitwidth() > _BITS or leaf.get_element_type().is_real():
+            continue  # scales and shapes; of a float layer, its weights
+        values = leaf.get_data()
+        if values.dtype != np.int8:
+            return FULL
+        largest += int(np.abs(values.astype(np.int16)).max(initial=0))
+    return HALF if largest <= HALF else FULL
 
 
-def _subtracts_nothing(op: Any) -> bool:
-    """Whether it takes off zero points that are all 0."""
-    if op.get_type_name() != "Subtract":
-        return False
-    zero = op.input_value(1).get_node()
-    while zero.get_type_name() in _PASSES:
-        zero = zero.input_value(0).get_node()
-    return zero.get_type_name() == "Constant" and not np.any(zero.get_data())
+def _leaves(op: Any) -> Iterator[Any]:
+    """What an operand is made of, through what changes no integer."""
+    if op.get_type_name() not in _PASSES:
+        yield op
+        return
+    for value in op.input_values():
+        yield from _leaves(value.get_node())
 
 
 @cache

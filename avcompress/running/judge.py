@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import onnx
 
@@ -23,9 +23,11 @@ from avcompress.spec import Array, Artifact
 from avcompress.state import step_key
 from avcompress.trial import trial_of
 from calibration.preprocess import preprocess
+from calibration.sample import Source
 from engines.build import open_engine
 from engines.session import Session
 from engines.turns import ENGINE, Turns, built, engines_ms, random_inputs
+from validation.machine import runtime_versions
 from validation.truth import Truth, read_truth
 
 if TYPE_CHECKING:
@@ -36,12 +38,16 @@ _MOVED = 64
 _TURNS = Turns(seconds=1.0)
 
 
+Answer = list["Tensor"]
+"""What a network says to one image: all its outputs."""
+
+
 class Reached(NamedTuple):
     """Of one network: its metric, and its answers on a few images."""
 
     metric: float
     network: onnx.ModelProto
-    answers: Sequence[Tensor]
+    answers: Sequence[Answer]
 
 
 @dataclass(frozen=True)
@@ -79,29 +85,41 @@ class Judge:
 
     def moved(self, before: Reached, made: Artifact) -> float:
         """How far the answers of a network made of it are from its own."""
+        key = step_key("moved", network_digest(before.network), *self._known(made.model, self.bench.calibration))
+        known = self.cache.get(key)
+        if known is not None:
+            return float(known)
         with TemporaryDirectory() as folder:
             place = built(made.model, Path(folder) / "network", self.engine) / ENGINE
             with open_engine(place, self.engine) as session:
-                return self._movement(before, self._answers(session, made.model))
+                found = self._movement(before, self._answers(session, made.model))
+        self.cache.put(key, found)
+        return found
 
-    def _movement(self, before: Reached, answers: Sequence[Tensor]) -> float:
+    def _known(self, network: onnx.ModelProto, source: Source) -> list[Any]:
+        """What decides a network's answers to some images, and what is made of them."""
+        recipe = self.bench.recipe
+        settings = (recipe.task.model_dump(), recipe.preprocess.model_dump(), self.engine.model_dump())
+        return [network_digest(network), source.fingerprint, settings, self.bench.classes, runtime_versions()]
+
+    def _movement(self, before: Reached, answers: Sequence[Answer]) -> float:
         """Squared, the mean over images: in the units of `sensitivity: output`."""
         from avcompress.distill.movement import movement, moves_of
 
         moves = moves_of(self.bench.recipe.task, self.bench.recipe.preprocess.size)
         pairs = zip(before.answers, answers, strict=True)
-        return sum(movement(moves, [one], [other]) for one, other in pairs) / len(answers)
+        return sum(movement(moves, one, other) for one, other in pairs) / len(answers)
 
-    def _answers(self, session: Session, network: onnx.ModelProto) -> list[Tensor]:
+    def _answers(self, session: Session, network: onnx.ModelProto) -> list[Answer]:
         import torch
 
-        name, (source,) = network.graph.output[0].name, session.inputs
-        return [torch.from_numpy(session.run({source: image})[name]) for image in self._images]
+        names, (source,) = [output.name for output in network.graph.output], session.inputs
+        found = (session.run({source: image}) for image in self._images)
+        return [[torch.from_numpy(answer[name]) for name in names] for answer in found]
 
     def _reached(self, network: onnx.ModelProto, place: Path) -> Reached:
         recipe, source = self.bench.recipe, self.bench.selection
-        settings = (recipe.task.model_dump(), recipe.preprocess.model_dump(), self.engine.model_dump(), self.metric)
-        key = step_key("judged", network_digest(network), source.fingerprint, settings)
+        key = step_key("judged", self.metric, *self._known(network, source))
         metric = 0.0 if self.metric is None else self.cache.get(key)
         with open_engine(place, self.engine) as session:
             answers = self._answers(session, network)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from avcompress.checkpoint import artifact_files, load_artifact
-from avcompress.files import write_atomically
+from avcompress.files import sha256_file, write_atomically
 from avcompress.recipe import CorrectBias, Engine, Ptq
 from avcompress.recipe_mixed import Mixed
 from avcompress.running.bench import Bench
@@ -21,8 +23,8 @@ from avcompress.search.formats import Formats, everything, formats_of
 from avcompress.search.latency.counted import Counted
 from avcompress.search.latency.measured import Measured
 from avcompress.search.latency.source import FromFile, LatencySource, Subject
-from avcompress.search.pool import Here
-from avcompress.search.sensitivity.measure import Material, measure_sensitivity
+from avcompress.search.pool import Here, Pool, Processes
+from avcompress.search.sensitivity.measure import Material, Metric, measure_sensitivity
 from avcompress.search.solve.evolve import POPULATION, Evolution, evolve
 from avcompress.search.solve.front import Solve, front
 from avcompress.search.solve.greedy import solve_greedily
@@ -30,18 +32,18 @@ from avcompress.search.solve.problem import Budget, Problem, Solution, problem_o
 from avcompress.search.solve.program import solve_exactly
 from avcompress.search.stages import stages_for
 from avcompress.search.verify import Limits, Outcome, Tried, Verified, verify
-from avcompress.spec import Artifact, Precision, Track
+from avcompress.spec import Artifact, Precision, Track, untracked
 from avcompress.state import step_key
 from calibration.batches import Batches
 from calibration.statistics import Statistics
 from calibration.statistics_file import load_statistics
-from validation.machine import runtime_versions
+from validation.machine import describe_machine, runtime_versions
 
 CHOSEN = "chosen.json"
 
 
-class Choice:
-    """The choice that one stage makes.
+class Chooser:
+    """Makes the choice of one stage.
 
     Args:
         bench: of the run.
@@ -52,6 +54,7 @@ class Choice:
 
     def __init__(self, bench: Bench, where: str, stage: Ptq, mixed: Mixed) -> None:
         self.bench, self.where, self.stage, self.mixed = bench, where, stage, mixed
+        self.track: Track = untracked
 
     @cached_property
     def engine(self) -> Engine:
@@ -65,13 +68,23 @@ class Choice:
         source = bench.selection
         known: list[object] = [self.stage.model_dump(), self.engine.model_dump(exclude={"required"}), self._corrections]
         known += [bench.recipe.task.model_dump(), bench.recipe.preprocess.model_dump(), bench.classes]
+        known += [sha256_file(self._times_path)] if self._times_path is not None else [describe_machine().cpu]
         return [*known, bench.calibration.fingerprint, source.fingerprint, runtime_versions()]
+
+    @property
+    def _times_path(self) -> Path | None:
+        return None if self.mixed.times_file is None else self.bench.inputs[f"{self.where}.mixed.times_file"]
+
+    @property
+    def are_times_measured(self) -> bool:
+        """Whether what layers take is measured on this machine's engine: not that of a target, and not counted."""
+        return self.mixed.times == "measured" and self.mixed.times_file is None
 
     @property
     def _corrections(self) -> tuple[CorrectBias, ...]:
         return tuple(stage for stage in self.bench.recipe.stages if isinstance(stage, CorrectBias))
 
-    def make(self, before: Path, statistics: Path, name: str, track: Track) -> Chosen:
+    def make(self, before: Path, statistics: Path, name: str) -> Chosen:
         """Choose; raises what measuring raises, and DataError where no choice keeps what the stage asks for."""
         artifact = load_artifact(before)
         batches = Batches(self.bench.calibration, self.bench.recipe.preprocess, artifact.model.graph.input[0].name)
@@ -79,11 +92,11 @@ class Choice:
         precision: Precision = "fp8" if self.stage.format == "fp8" else "int8"
         formats = formats_of(artifact, ["fp32", precision], self.stage, batches, known)
         cache = Cache(under_way(self.bench, name))
-        problem, says = self._problem(formats, batches, cache, track)
+        problem, says = self._problem(formats, batches, cache)
         options = _Options(self, formats, artifact, batches, known)
         if self.mixed.method == "evolution":
             judge = options.judge(cache)
-            offered = options.evolved(problem, front(problem, POPULATION, share=self.mixed.min_macs), judge, track)
+            offered = options.evolved(problem, front(problem, POPULATION, share=self.mixed.min_macs), judge)
         elif self.mixed.metric is not None:
             offered = front(problem, solve=self._solve, share=self.mixed.min_macs)
         else:
@@ -92,19 +105,24 @@ class Choice:
             return options.held(says, problem, offered, options.judge(cache))
         return options.by_numbers(says, problem, offered)
 
-    def _problem(self, formats: Formats, batches: Batches, cache: Cache, track: Track) -> tuple[Problem, str]:
+    def _problem(self, formats: Formats, batches: Batches, cache: Cache) -> tuple[Problem, str]:
         mixed, recipe = self.mixed, self.bench.recipe
         material = Material(formats, batches, mixed.images, recipe.task, recipe.preprocess.size, mixed.seed)
-        sensitivity = measure_sensitivity(mixed.sensitivity, material, cache, Here(), track=track)
+        metric: Metric | None = None
+        pool: Pool = Here() if mixed.workers == 1 else Processes(mixed.workers)
+        if mixed.sensitivity == "metric":  # what measures it holds the run's images, and stays in this process
+            judge, source = Judge(self.bench, self.engine, mixed.metric, cache), self.bench.selection
+            metric, pool = Metric(lambda network: judge(network).metric, str(self.key), len(source)), Here()
+        sensitivity = measure_sensitivity(mixed.sensitivity, material, cache, pool, metric, self.track)
         subject = Subject(formats.model, formats.layout, formats.choices, formats.assigned)
         table = self._times.table(subject)
         return problem_of(formats.layout, formats.choices, sensitivity, table), table.says
 
     @property
     def _times(self) -> LatencySource:
-        if self.mixed.times_file is not None:
-            return FromFile(self.bench.inputs[f"{self.where}.mixed.times_file"])
-        return Counted() if self.mixed.times == "macs" else Measured(self.engine, seed=self.mixed.seed)
+        if self._times_path is not None:
+            return FromFile(self._times_path)
+        return Measured(self.engine, seed=self.mixed.seed, track=self.track) if self.are_times_measured else Counted()
 
     @property
     def _solve(self) -> Solve:
@@ -135,7 +153,7 @@ class _Options:
     """The networks that may be chosen, and what is told of them."""
 
     def __init__(
-        self, choice: Choice, formats: Formats, artifact: Artifact, batches: Batches, statistics: Statistics
+        self, choice: Chooser, formats: Formats, artifact: Artifact, batches: Batches, statistics: Statistics
     ) -> None:
         self.choice, self.formats = choice, formats
         self.artifact, self.batches, self.statistics = artifact, batches, statistics
@@ -155,9 +173,7 @@ class _Options:
         judge = Judge(self.choice.bench, self.choice.engine, self.choice.mixed.metric, cache)
         return Judged(judge, judge(self.formats.model))
 
-    def evolved(
-        self, problem: Problem, first: tuple[Solution, ...], judged: Judged, track: Track
-    ) -> tuple[Solution, ...]:
+    def evolved(self, problem: Problem, first: tuple[Solution, ...], judged: Judged) -> tuple[Solution, ...]:
         """Choices by descent from the first ones, each of which is measured."""
         mixed = self.choice.mixed
         settings = Evolution(mixed.generations, mixed.seed, mixed.min_macs)
@@ -165,7 +181,7 @@ class _Options:
         def moved(assignment: Assignment) -> float:
             return judged.judge.moved(judged.before, self.network(assignment))
 
-        return evolve(problem, first, moved, settings, track)
+        return evolve(problem, first, moved, settings, self.choice.track)
 
     def by_numbers(self, says: str, problem: Problem, offered: tuple[Solution, ...]) -> Chosen:
         """What loses least of what is fast enough; raises DataError where nothing is."""
@@ -182,7 +198,11 @@ class _Options:
         mixed, before = self.choice.mixed, judged.before
 
         def evaluate(assignment: Assignment) -> Outcome:
-            return judged.judge.beside(before, self.network(assignment))
+            outcome = judged.judge.beside(before, self.network(assignment))
+            if self.choice.are_times_measured:
+                return outcome
+            # The fastest is that of the target, whatever this machine thinks of it.
+            return replace(outcome, ms=problem.taken_ms(problem.choice(assignment)), here_ms=outcome.ms)
 
         limits = Limits(loss=mixed.max_drop_relative * before.metric)
         found = verify(problem, offered, limits, evaluate, mixed.tries)
@@ -194,7 +214,7 @@ class _Options:
                 "metric": mixed.metric,
                 "before": before.metric,
                 "limit": limits.loss,
-                "price": found.price,
+                "price": found.price.most,
                 "tried": self._tried(found),
             }
         )
@@ -232,7 +252,7 @@ class _Options:
             predicted_ms=tried.predicted.ms,
             drop=tried.outcome.loss,
             moved=tried.outcome.moved,
-            ms=tried.outcome.ms,
+            ms=tried.outcome.ms if tried.outcome.here_ms is None else tried.outcome.here_ms,
             kept=not tried.broken,
         )
 
@@ -248,13 +268,15 @@ def choose_step(bench: Bench, index: int, stage: Ptq, before: Path, statistics: 
     mixed = stage.mixed
     if mixed is None:
         return stage, ()
-    choice, name = Choice(bench, f"stages[{index}]", stage, mixed), f"{index}-choose"
+    choice, name = Chooser(bench, f"stages[{index}]", stage, mixed), f"{index}-choose"
 
     def compute(folder: Path, track: Track) -> None:
-        made = choice.make(before, statistics, name, track)
+        choice.track = track
+        made = choice.make(before, statistics, name)
         write_atomically(folder / CHOSEN, made.model_dump_json(indent=1))
 
-    key = step_key("choose", artifact_files(before), choice.key, statistics.name)
+    key = step_key("choose", artifact_files(before), choice.key, sha256_file(statistics))
     folder = bench.step(name, f"choose precisions ({mixed.sensitivity}, {mixed.method})", key, compute, still=True)
+    shutil.rmtree(under_way(bench, name), ignore_errors=True)
     made = Chosen.model_validate_json((folder / CHOSEN).read_bytes())
     return with_layers(stage, made.float_layers), made.lines

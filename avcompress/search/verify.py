@@ -28,14 +28,35 @@ Term = Literal["loss", "ms"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a network was measured to lose, in the metric, and to take.
+    """What a network was measured to lose, in the metric, and takes.
 
-    `moved`: how far its answers are from the float network's, squared, so that losses grow with it; 0 where unknown.
+    Attributes:
+        loss: of the metric.
+        ms: what counts: measured, or where a target's times are known, by them.
+        moved: how far its answers are from the float network's, squared, so that losses grow with it; 0 where unknown.
+        here_ms: measured on this machine, where `ms` is another's.
     """
 
     loss: float
     ms: float
     moved: float = 0.0
+    here_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Price:
+    """What the metric loses for a movement of 1, and the standard error of that; infinite of too few outcomes."""
+
+    value: float
+    error: float
+
+    @property
+    def most(self) -> float:
+        """What is believed of it where it counts: one error above, once there is one."""
+        return self.value + (self.error if np.isfinite(self.error) else 0.0)
+
+
+FREE = Price(0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -45,9 +66,9 @@ class Limits:
     loss: float
     ms: float = float("inf")
 
-    def broken(self, outcome: Outcome, price: float = 0.0) -> tuple[Term, ...]:
-        """The limits that an outcome does not keep, where a movement of 1 costs `price`; NaN keeps none."""
-        kept = outcome.loss <= self.loss and price * outcome.moved <= self.loss
+    def broken(self, outcome: Outcome, price: Price = FREE) -> tuple[Term, ...]:
+        """The limits that an outcome does not keep, by its own metric or by its movement's price; NaN keeps none."""
+        kept = outcome.loss <= self.loss and price.most * outcome.moved <= self.loss
         loss: tuple[Term, ...] = () if kept else ("loss",)
         return loss if outcome.ms <= self.ms else (*loss, "ms")
 
@@ -69,15 +90,25 @@ class Tried:
     broken: tuple[Term, ...]
 
 
-def price_of(outcomes: Iterable[Outcome]) -> float:
+def price_of(outcomes: Iterable[Outcome]) -> Price:
     """What the metric loses for a movement of 1, by all outcomes together; 0 where it gains, or nothing moves.
 
     Least squares through the origin: a metric is off by as much where answers hardly move, so that what moves them most
-    tells most.
+    tells most. One outcome tells no price apart from its own noise, two hardly: the error is infinite then.
     """
     known = [each for each in outcomes if np.isfinite((each.loss, each.moved)).all()]
     moved = sum(each.moved**2 for each in known)
-    return max(0.0, sum(each.loss * each.moved for each in known) / moved) if moved else 0.0
+    if not moved:
+        return FREE
+    slope = sum(each.loss * each.moved for each in known) / moved
+    if len(known) < _FEWEST:
+        return Price(max(0.0, slope), np.inf)
+    off = sum((each.loss - slope * each.moved) ** 2 for each in known) / (len(known) - 1)
+    return Price(max(0.0, slope), float(np.sqrt(off / moved)))
+
+
+_FEWEST = 3
+"""Outcomes that tell an error."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +121,7 @@ class Verified:
     """
 
     tried: tuple[Tried, ...]
-    price: float = 0.0
+    price: Price
 
     @property
     def best(self) -> Tried | None:
@@ -101,18 +132,18 @@ class Verified:
     @property
     def nearest(self) -> Tried:
         """The best one, or where there is none, of those that break the fewest limits the one that misses by least."""
-        return self.best or min(self.tried, key=_off)
+        return self.best or min(self.tried, key=self._off)
+
+    def _off(self, tried: Tried) -> tuple[int, bool, float]:
+        """How many limits are broken, rather the deadline than the metric's, and by how much."""
+        lost = "loss" in tried.broken
+        lost_by = max(tried.outcome.loss, self.price.most * tried.outcome.moved)
+        return len(tried.broken), lost, lost_by if lost else tried.outcome.ms
 
     @property
     def binding(self) -> tuple[Term, ...]:
         """The limits that stand in the way where nothing keeps all of them."""
         return self.nearest.broken
-
-
-def _off(tried: Tried) -> tuple[int, bool, float]:
-    """How many limits are broken, rather the deadline than the metric's, and by how much."""
-    lost = "loss" in tried.broken
-    return len(tried.broken), lost, tried.outcome.loss if lost else tried.outcome.ms
 
 
 def verify(
@@ -132,12 +163,19 @@ def verify(
         tries: measurements, one at least.
     """
     search = _Search(problem, limits, evaluate, tries)
-    # The fastest may be good enough, and tells best what a movement costs.
+    # The fastest may be good enough, and tells best what a movement costs, but not alone.
+    if search.keeps_loss(offered[0]) and search.found[offered[0]].moved:
+        for solution in (offered[-1], offered[len(offered) // 2]):
+            search.keeps_loss(solution)
     if search.keeps_loss(offered[0]):
         return search.verified()
     fast, careful = search.halve(offered, fast=0)
     if fast is not None and careful is not None:
         search.halve(between(problem, fast, careful))
+    # What kept its loss when it was measured may not, by what is known of the price now.
+    for solution in offered if careful is None else offered[offered.index(careful) :]:
+        if search.verified().best is None:
+            search.keeps_loss(solution)
     # Faster ones, beside those that were measured: the model may have had their order wrong.
     for solution in reversed(offered[: None if careful is None else offered.index(careful)]):
         search.keeps_loss(solution)

@@ -79,6 +79,19 @@ def test_one_weight_beyond_half_of_the_range_is_enough_to_need_all_of_it():
     assert reach(model) == FULL
 
 
+def test_where_the_scale_comes_first_the_weights_are_found_all_the_same():
+    import openvino
+
+    model = openvino.Core().read_model(with_fake_quantize(quantized_conv(1, reach=127)).SerializeToString())
+    for op in model.get_ops():
+        if op.get_type_name() == "Multiply":
+            first, second = op.input_value(0), op.input_value(1)
+            op.input(0).replace_source_output(second)
+            op.input(1).replace_source_output(first)
+
+    assert weight_reach(model) == FULL
+
+
 def test_products_of_two_activations_may_need_the_whole_range():
     import openvino
 

@@ -36,9 +36,10 @@ def _least(problem: Problem) -> float:
 
 
 def unbeaten(solutions: Iterable[Solution]) -> tuple[Solution, ...]:
-    """Those that no other one beats in time without losing more, the fastest first."""
+    """Those that no other one beats in time without losing more, the fastest first; none that loses NaN."""
     kept: list[Solution] = []
-    for each in sorted(solutions, key=lambda solution: (solution.ms, solution.loss)):
+    known = (each for each in solutions if not np.isnan(each.loss))
+    for each in sorted(known, key=lambda solution: (solution.ms, solution.loss)):
         if not kept or each.loss < kept[-1].loss:
             kept.append(each)
     return tuple(kept)

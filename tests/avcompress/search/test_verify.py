@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avcompress.search.solve.problem import Problem, Solution
-from avcompress.search.verify import Limits, Outcome, between, price_of, verify
+from avcompress.search.verify import Limits, Outcome, Price, between, price_of, verify
 
 OPTIONS = ("fp32", "fp16", "bf16", "int8", "fp8", "int8 weights", "int4 weights", "int8 dynamic")
 PROBLEM = Problem(("a",), (OPTIONS,), (np.arange(8.0),), (np.arange(8.0)[::-1],))
@@ -85,23 +85,46 @@ def test_no_more_is_measured_than_asked_for(tries):
 
 
 def test_what_a_movement_costs_is_told_by_all_outcomes_together():
-    assert price_of([Outcome(0.01, 1.0, moved=1.0), Outcome(0.05, 1.0, moved=2.0)]) == pytest.approx(0.022)
-    assert price_of([Outcome(-0.01, 1.0, moved=1.0)]) == 0.0
-    assert price_of([Outcome(0.3, 1.0)]) == 0.0
+    """By hand: slope (.01 + .1) / 5 = .022; off it by .012 and -.006, -.001 of a third; s^2 = .000181 / 2."""
+    two = [Outcome(0.01, 1.0, moved=1.0), Outcome(0.05, 1.0, moved=2.0)]
+
+    assert price_of(two) == Price(pytest.approx(0.022), math.inf)
+    assert price_of(two).most == pytest.approx(0.022)
+    told = price_of([*two, Outcome(-0.001, 1.0, moved=0.0)])
+    assert told.value == pytest.approx(0.022)
+    assert told.error == pytest.approx(math.sqrt((0.012**2 + 0.006**2 + 0.001**2) / 2 / 5))
+    assert price_of([Outcome(-0.01, 1.0, moved=1.0)]).value == 0.0
+    assert price_of([Outcome(0.3, 1.0)]) == Price(0.0, 0.0)
 
 
 @given(noise=st.lists(st.floats(-0.004, 0.004), min_size=8, max_size=8))
 def test_a_choice_that_keeps_its_floor_by_chance_alone_is_not_believed(noise):
     """The metric is off by four times the floor; movements, which double from choice to choice, are exact."""
     moved = [0.01 * 2.0**i for i in range(8)]
-    evaluate, _ = measuring(
+    evaluate, asked = measuring(
         {name: Outcome(0.1 * moved[i] + noise[i], 10.0 - i, moved[i]) for i, name in enumerate(OPTIONS)}
     )
 
     found = verify(PROBLEM, FRONT, Limits(loss=0.001), evaluate, tries=8)
 
-    assert all(found.price * each.outcome.moved <= 0.001 for each in found.tried if not each.broken)
+    assert len(asked) >= 3
+    assert all(found.price.most * each.outcome.moved <= 0.001 for each in found.tried if not each.broken)
     assert all("loss" in each.broken for each in found.tried if each.outcome.loss > 0.001)
+
+
+def test_the_fastest_is_seldom_believed_where_it_truly_loses_ten_times_the_floor():
+    """300 stories: a metric that is off by as much as the fastest choice loses; the price is linear."""
+    random = np.random.default_rng(0)
+    believed = 0
+    for _ in range(300):
+        noise = random.normal(0, 0.002, 8)
+        outcomes = {
+            name: Outcome(0.002 * (i / 7) ** 2 + noise[i], 10.0 - i, (i / 7) ** 2) for i, name in enumerate(OPTIONS)
+        }
+        best = verify(PROBLEM, FRONT, Limits(loss=0.0002), measuring(outcomes)[0], tries=8).best
+        believed += best is not None and best.assignment == {"a": OPTIONS[7]}
+
+    assert believed <= 15
 
 
 def test_single_groups_are_set_back_between_the_last_that_keeps_its_floor_and_the_next_faster_one():

@@ -1,13 +1,14 @@
 import itertools
+import math
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avcompress.search.solve.front import front
+from avcompress.search.solve.front import front, unbeaten
 from avcompress.search.solve.greedy import solve_greedily
-from avcompress.search.solve.problem import Link, Problem
+from avcompress.search.solve.problem import Link, Problem, Solution
 
 
 def problem_by_chance(seed: int, groups: int = 4) -> Problem:
@@ -38,3 +39,11 @@ def test_any_solver_makes_a_front_and_without_a_choice_it_is_one_solution():
     assert len(front(problem_by_chance(0), count=6, solve=solve_greedily)) > 1
     alone = Problem(("a",), (("fp32",),), (np.array([0.0]),), (np.array([1.0]),))
     assert [solution.choice for solution in front(alone)] == [(0,)]
+
+
+def test_a_choice_that_loses_no_number_beats_none():
+    lost, good = (
+        Solution((option,), loss, ms, proven=False) for option, loss, ms in ((0, math.nan, 1.0), (1, 0.5, 2.0))
+    )
+
+    assert unbeaten([lost, good]) == (good,)
