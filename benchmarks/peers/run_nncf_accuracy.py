@@ -3,7 +3,8 @@
 CALIBRATION and SELECTION are folders of images as the network takes them, one .npy each. What the metric is, our side
 knows: for every network that NNCF asks about, its answers on SELECTION are written to a file, whose name goes to
 standard output; the metric comes back on standard input. MAX_DROP is a share of the float network's metric, SUBSET the
-images that rank layers, SPARED a kind of OpenVINO's operators that stays float from the start, or -. Weights use half of INT8's range, which CPUs without VNNI need.
+images that rank layers, SPARED a kind of OpenVINO's operators that stays float from the start, or -. Weights use half
+of INT8's range, which CPUs without VNNI need.
 """
 
 import sys
