@@ -1,9 +1,10 @@
-"""NNCF's quantization with accuracy control: FLOAT.onnx CALIBRATION SELECTION MAX_DROP SUBSET OUT.xml.
+"""NNCF's quantization with accuracy control: FLOAT.onnx CALIBRATION SELECTION MAX_DROP SUBSET SPARED OUT.xml.
 
 CALIBRATION and SELECTION are folders of images as the network takes them, one .npy each. What the metric is, our side
 knows: for every network that NNCF asks about, its answers on SELECTION are written to a file, whose name goes to
 standard output; the metric comes back on standard input. MAX_DROP is a share of the float network's metric, SUBSET the
-images that rank layers. Weights use half of INT8's range, which CPUs without VNNI need.
+images that rank layers, SPARED a kind of OpenVINO's operators that stays float from the start, or -. Weights use half
+of INT8's range, which CPUs without VNNI need.
 """
 
 import sys
@@ -22,7 +23,7 @@ ASK = "judge "
 
 
 def main(arguments: list[str]) -> None:
-    network, calibration, selection, max_drop, subset, out = arguments
+    network, calibration, selection, max_drop, subset, spared, out = arguments
     answers = Path(out).with_suffix(".npy")
 
     def load(path: Path) -> np.ndarray:
@@ -45,6 +46,7 @@ def main(arguments: list[str]) -> None:
         max_drop=float(max_drop),
         drop_type=nncf.DropType.RELATIVE,
         preset=nncf.QuantizationPreset.MIXED,
+        ignored_scope=None if spared == "-" else nncf.IgnoredScope(types=[spared]),
         subset_size=len(images),
         advanced_quantization_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
         advanced_accuracy_restorer_parameters=AdvancedAccuracyRestorerParameters(ranking_subset_size=int(subset)),
