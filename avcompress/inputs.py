@@ -16,13 +16,13 @@ from avcompress.recipe import (
     MaskSource,
     Ptq,
     Recipe,
-    RosbagSource,
     SceneSource,
     Sources,
     Stage,
     Task,
 )
 from avcompress.recipe_distill import Distill
+from avcompress.recipe_drive import RosbagSource
 from avcompress.recipe_network import Network, OnnxModel, SavedModel, TorchModel
 from avcompress.recipe_prune import Importance, Prune, ScoreFile, ScoreFunction, Sparsify
 from avcompress.recipe_qat import Qat

@@ -11,10 +11,10 @@ from avcompress.recipe import (
     ImageSource,
     KittiSource,
     MaskSource,
-    RosbagSource,
     SceneSource,
     Sources,
 )
+from avcompress.recipe_drive import RosbagSource
 from avcompress.spec import RecipeError
 from calibration.bag.drive import open_drive
 from calibration.coco import open_coco

@@ -56,7 +56,7 @@ def drive(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
     Example: avcompress data drive monday --topic /front/image_raw/compressed --count 200 --json coverage.json
     """
     from avcompress.drives import save_images
-    from avcompress.recipe import RosbagSource
+    from avcompress.recipe_drive import RosbagSource
     from calibration.bag.drive import open_drive
 
     context.obj.install()

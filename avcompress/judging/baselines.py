@@ -8,7 +8,8 @@ from pathlib import Path
 from avcompress import __version__
 from avcompress.judging.findings import Findings
 from avcompress.judging.measuring import Measured
-from avcompress.recipe import DataSource, GeneratedSource, RosbagSource, SceneSource
+from avcompress.recipe import DataSource, GeneratedSource, SceneSource
+from avcompress.recipe_drive import RosbagSource
 from avcompress.spec import DataError
 from avcompress.trial import Trial
 from validation.baseline import Baseline, BaselineFacts, data_set, read_baseline, write_baseline

@@ -160,7 +160,8 @@ def _build(function: Callable[..., Any], settings: TorchModel) -> nn.Module:
             module = function(**settings.args)
     except (Exception, SystemExit) as error:
         raise ModelError(
-            f"{_place(error)}: expected {settings.factory} to build a module, got {_short(error)}"
+            f"{_place(error)}: expected {settings.factory} to build a module, got {_short(error)}; mend model.args, or "
+            "the function"
         ) from error
     if not isinstance(module, nn.Module):
         raise ModelError(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from avcompress.files import sha256_file
-from avcompress.recipe import RosbagSource
+from avcompress.recipe_drive import RosbagSource
 from avcompress.spec import DataError
 from calibration.bag.choosing import Chosen, choose
 from calibration.bag.coverage import Coverage, coverage

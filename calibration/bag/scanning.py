@@ -9,7 +9,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from avcompress.recipe import RosbagSource
+from avcompress.recipe_drive import RosbagSource
 from avcompress.spec import Array, DataError
 from calibration.bag.reading import Recorded
 from calibration.frame import to_thumbnail

@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from avcompress.contract import AccuracyTerm, Contract
-from avcompress.recipe import DataSource, GeneratedSource, Recipe, RosbagSource, Stage
+from avcompress.recipe import DataSource, GeneratedSource, Recipe, Stage
+from avcompress.recipe_drive import RosbagSource
 from avcompress.recipe_training import Training
 
 LEARNED = ("adaround", "reconstruct", "prune", "sparsify", "factorize", "rewrite")

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from avcompress.recipe import RosbagSource
+from avcompress.recipe_drive import RosbagSource
 from avcompress.spec import DataError
 from calibration.bag.drive import bag_digest, open_drive
 from calibration.bag.scanning import SIDE, difference
