@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "yolox_nano_mixed_cpu.yaml")
     parser.add_argument("--subset", type=int, help="images that rank NNCF's layers; default: as the recipe's `images`")
     parser.add_argument(
-        "--spare", default="-", help="operators that NNCF leaves float from the start: GroupConvolution"
+        "--spare", default="-", help="what NNCF leaves float from the start: kinds and names of operators"
     )
     parser.add_argument("--arms", default="ours,nncf", help="which are made anew; others are taken from OUT, if there")
     arguments = parser.parse_args()

@@ -3,8 +3,8 @@
 CALIBRATION and SELECTION are folders of images as the network takes them, one .npy each. What the metric is, our side
 knows: for every network that NNCF asks about, its answers on SELECTION are written to a file, whose name goes to
 standard output; the metric comes back on standard input. MAX_DROP is a share of the float network's metric, SUBSET the
-images that rank layers, SPARED a kind of OpenVINO's operators that stays float from the start, or -. Weights use half
-of INT8's range, which CPUs without VNNI need.
+images that rank layers, SPARED what stays float from the start, with commas between: kinds of OpenVINO's operators, and
+names of some, which have a / in them; or -. Weights use half of INT8's range, which CPUs without VNNI need.
 """
 
 import sys
@@ -24,7 +24,7 @@ ASK = "judge "
 
 def main(arguments: list[str]) -> None:
     network, calibration, selection, max_drop, subset, spared, out = arguments
-    answers = Path(out).with_suffix(".npy")
+    answers, kept = Path(out).with_suffix(".npy"), [part for part in spared.split(",") if part != "-"]
 
     def load(path: Path) -> np.ndarray:
         return np.load(path).astype(np.float32)
@@ -46,7 +46,9 @@ def main(arguments: list[str]) -> None:
         max_drop=float(max_drop),
         drop_type=nncf.DropType.RELATIVE,
         preset=nncf.QuantizationPreset.MIXED,
-        ignored_scope=None if spared == "-" else nncf.IgnoredScope(types=[spared]),
+        ignored_scope=nncf.IgnoredScope(
+            types=[part for part in kept if "/" not in part], names=[part for part in kept if "/" in part]
+        ),
         subset_size=len(images),
         advanced_quantization_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
         advanced_accuracy_restorer_parameters=AdvancedAccuracyRestorerParameters(ranking_subset_size=int(subset)),
