@@ -61,6 +61,7 @@ class EngineView:
         fault: why the node is not active though nobody deactivated it.
         swap: how the last swap went.
         swap_failed: whether that was badly.
+        not_closed: why an engine could not be closed; its memory may be lost.
         transport_error: what the transport raised last.
     """
 
@@ -70,6 +71,7 @@ class EngineView:
     fault: str = ""
     swap: str = ""
     swap_failed: bool = False
+    not_closed: str = ""
     transport_error: str = ""
 
 
@@ -151,6 +153,7 @@ def _engine(seen: Snapshot) -> Status:
         "fallback_count": str(watch.fallbacks),
         "return_count": str(watch.returns),
         "last_swap": engines.swap,
+        "last_close_error": engines.not_closed,
         "last_transport_error": engines.transport_error,
     }
     if watch.on_fallback and seen.limits is not None:
@@ -161,6 +164,8 @@ def _engine(seen: Snapshot) -> Status:
         return Status(Level.WARN, "engine", f"the deadline was missed: on the fallback, {engines.active}", values)
     if engines.swap_failed:
         return Status(Level.WARN, "engine", engines.swap, values)
+    if engines.not_closed:
+        return Status(Level.WARN, "engine", engines.not_closed, values)
     return Status(Level.OK, "engine", "OK" if engines.active else seen.state.label, values)
 
 

@@ -26,7 +26,7 @@ from ros_nodes.core.job import Job
 from ros_nodes.core.lifecycle import State, Step, Transition, begin, conclude
 from ros_nodes.core.loading import Load, load_one, load_pair
 from ros_nodes.core.look import look
-from ros_nodes.core.on_board import OnBoard
+from ros_nodes.core.on_board import OnBoard, close_all
 from ros_nodes.core.port import Announcement, Port
 from ros_nodes.core.result import Moments, Result
 from ros_nodes.core.served import load_served
@@ -71,7 +71,7 @@ class Node:
             self._state = begun = begin(self._state, name)
         return self._conclude(begun, name)
 
-    def _fail(self, reason: str) -> None:
+    def fail(self, reason: str) -> None:
         """Deactivate unasked; without effect where the node is not active any more."""
         with self._lock:
             if self._state != State.ACTIVE:
@@ -107,6 +107,8 @@ class Node:
                     f"{self._job.served.name}: expected an engine that answers, got one that still hangs; clean up, "
                     "and configure again"
                 )
+            if self._engines.primary is None:
+                raise EngineError("activate: expected an engine, got none; clean up, and configure again")
             self._engines.begin()
             self._desk.forget()
             self._drift.forget()
@@ -266,10 +268,12 @@ class Node:
             must_stop = not job.cancelled and self._engines.failed(reason)
             job.cancel("failed")
         if must_stop:
-            self._fail(reason)
+            self.fail(reason)
 
     def _end(self, job: Job) -> None:
         with self._lock:
+            # Nothing is open here, unless the worker's thread is ending by what is no Exception.
+            job.cancel("failed")
             self._running.remove(job)
             if self._job is job:
                 self._job = None
@@ -279,8 +283,9 @@ class Node:
     def _close_retired(self) -> None:
         with self._lock:
             free = self._engines.take_retired([job.served for job in self._running])
-        for served in free:
-            served.session.close()
+        reasons = close_all(free)
+        with self._lock:
+            self._engines.not_closed(reasons)
 
     # --- the contract
 
@@ -299,7 +304,7 @@ class Node:
                 job.hung = True
                 job.cancel("hung")
         if hangs:
-            self._fail(f"{job.served.name}: hangs: no answer for {(now - job.taken_ns) / MS:.0f} ms")
+            self.fail(f"{job.served.name}: hangs: no answer for {(now - job.taken_ns) / MS:.0f} ms")
 
     # --- hot swap
 
@@ -319,7 +324,7 @@ class Node:
                         self._engines.swap()
                     self._lock.notify_all()
             except BaseException:
-                new.session.close()
+                close_all([new])
                 raise
         except Exception as error:
             with self._lock:
@@ -375,7 +380,7 @@ class Node:
 
     def report(self) -> None:
         """Send the diagnostics."""
-        self._tell(partial(self._port.report, diagnose(self.snapshot())))
+        self._tell(lambda: self._port.report(diagnose(self.snapshot())))
 
     def snapshot(self) -> Snapshot:
         """All that diagnostics speak of, at one moment."""

@@ -326,6 +326,39 @@ def test_what_was_seen_of_cameras_is_forgotten_when_the_node_is_activated_anew_b
     assert (status.message, status.values["dropped_rejected"]) == ("waiting for the first image", "1")
 
 
+def test_engines_that_cannot_be_closed_are_told_and_the_node_goes_on_from_the_beginning(bench):
+    b = bench(fallback=True).start()
+    b.node.transition("deactivate")
+    closed = []
+
+    def refuse():
+        closed.append(1)
+        raise EngineError("trt: expected to free its memory, got an error; start the node anew")
+
+    for served in (b.node._engines.primary, b.node._engines._fallback):
+        served.session.close = refuse
+    step = b.node.transition("cleanup")
+    assert (step.state, step.outcome, len(closed)) == (State.UNCONFIGURED, "success", 2)
+    status = b.status("engine")
+    assert (status.level, status.values["active_engine"]) == (Level.WARN, "")
+    assert status.message == (
+        "small revision 1, ort: not closed: trt: expected to free its memory, got an error; start the node anew"
+    )
+    b.start()
+    b.serve()
+    assert (len(b.port.published), b.status("engine").level) == (1, Level.OK)
+
+
+def test_a_node_without_an_engine_is_not_activated(bench):
+    b = bench()
+    b.node.transition("configure")
+    b.node._engines.retire_all()
+    step = b.node.transition("activate")
+    assert (step.state, step.outcome) == (State.INACTIVE, "failure")
+    assert step.reason == "activate: expected an engine, got none; clean up, and configure again"
+    assert not b.port.subscribed
+
+
 # --- the contract on board
 
 
