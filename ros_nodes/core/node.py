@@ -129,9 +129,7 @@ class Node:
         with self._lock:
             self._engines.retire_all()
             if self._job is not None and self._job.hung:
-                # Its thread cannot be ended. What it holds is closed when it comes back, if ever.
-                self._job, self._generation = None, self._generation + 1
-                self._lock.notify_all()
+                self._give_up()
         self._close_retired()
 
     def _shut_down(self) -> None:
@@ -299,12 +297,20 @@ class Node:
             if late and not job.missed and not job.cancelled:
                 job.missed = True
                 self._engines.missed(now)
-            hangs = now - job.taken_ns > self._settings.hang_ms * MS
-            if hangs and not job.hung:
-                job.hung = True
-                job.cancel("hung")
-        if hangs:
-            self.fail(f"{job.served.name}: hangs: no answer for {(now - job.taken_ns) / MS:.0f} ms")
+            if now - job.taken_ns <= self._settings.hang_ms * MS:
+                return
+            job.hung = True
+            job.cancel("hung")
+            reason = f"{job.served.name}: hangs: no answer for {(now - job.taken_ns) / MS:.0f} ms"
+            if not self._engines.hung(job.served, reason):
+                self._give_up()
+                return
+        self.fail(reason)
+
+    def _give_up(self) -> None:
+        # A thread cannot be ended. What it holds is closed when it comes back, if ever; another one takes its place.
+        self._job, self._generation = None, self._generation + 1
+        self._lock.notify_all()
 
     # --- hot swap
 

@@ -104,6 +104,12 @@ class OnBoard:
             return False
         return self._failures >= self._settings.max_failures
 
+    def hung(self, served: Served, reason: str) -> bool:
+        """After an inference that was given up as hanging; whether the node has to stop."""
+        if self._old is not None:
+            self._roll_back(reason)
+        return served is self._primary or served is self._fallback
+
     # --- swap
 
     def offer(self, new: Served) -> None:

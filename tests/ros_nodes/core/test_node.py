@@ -558,6 +558,52 @@ def test_a_new_engine_that_fails_or_is_late_is_rolled_back(bench, engine, how):
     assert [a.revision for a in b.port.announced] == [1, 2, 1]
 
 
+@pytest.mark.parametrize("misses", [1, 9])
+def test_a_new_engine_that_hangs_is_rolled_back_and_another_worker_serves_with_the_one_before(bench, engine, misses):
+    b = bench(fall_back_after=misses).start()
+    new = b.engines["new"] = engine(revision=2)
+    seen = []
+
+    def run(inputs):
+        before = b.node.generation
+        b.time.pass_ms(11)
+        b.node.watch()  # a miss, the first, may have rolled it back already
+        b.time.pass_ms(490)
+        b.node.watch()
+        b.serve()
+        seen.append((b.node.state, b.node.generation - before, b.port.published[-1].engine, new.is_open))
+        return one_box_of(b, inputs)
+
+    new.run = run
+    b.node.swap("new")
+    b.serve()
+    assert seen == [(State.ACTIVE, 1, "tiny revision 1, ort", True)]
+    assert (new.is_open, b.dropped(), len(b.port.published)) == (False, {"hung": 1}, 1)
+    status = b.status("engine")
+    why = "it missed the deadline too often" if misses == 1 else "tiny revision 2, ort: hangs: no answer for 501 ms"
+    assert (status.level, status.message) == (Level.WARN, f"swap: rolled back: {why}")
+    b.serve()
+    assert b.port.published[-1].engine == "tiny revision 1, ort"
+
+
+def test_an_engine_that_hangs_when_another_bundle_has_been_configured_stops_nothing(bench, engine):
+    b = bench().start()
+
+    def run(inputs):
+        b.node.transition("deactivate")
+        b.node.transition("cleanup")
+        b.engines["main"] = engine(revision=2)
+        b.start()
+        b.time.pass_ms(501)
+        b.node.watch()
+        b.serve()
+        return one_box_of(b, inputs)
+
+    b.engines["main"].run = run
+    b.serve()
+    assert (b.node.state, b.port.published[-1].engine) == (State.ACTIVE, "tiny revision 2, ort")
+
+
 def test_a_swap_that_is_refused_changes_nothing(bench, engine):
     b = bench(fallback=True).start()
     b.engines["other"] = engine(classes=("bus",))

@@ -146,3 +146,19 @@ def test_a_worker_that_ends_in_the_midst_of_an_inference_leaves_the_books_balanc
         until(lambda: b.node.state == State.INACTIVE)
     assert b.dropped() == {"failed": 1}
     assert b.is_exact()
+
+
+def test_a_bundle_that_hangs_on_trial_is_rolled_back_and_its_worker_replaced(bench, engine):
+    b = real(bench, hang_ms=500, max_age_ms=60_000)
+    release = threading.Event()
+    new = b.engines["new"] = engine(revision=2)
+    new.run = lambda inputs: release.wait(PATIENCE_S) and engine().run(inputs)
+    with Threads(b.node, watch_every_s=0.001):
+        b.node.swap("new")
+        b.send()
+        until(lambda: b.dropped() == {"hung": 1})
+        b.send()
+        until(lambda: b.port.published)
+        assert (b.port.published[0].engine, b.node.state) == ("tiny revision 1, ort", State.ACTIVE)
+        release.set()
+        until(lambda: not new.is_open)
