@@ -256,6 +256,7 @@ class Node:
 
     def _count_inference(self, job: Job) -> None:
         with self._lock:
+            job.done = True
             if not job.cancelled:
                 now = self._clock.monotonic_ns()
                 self._engines.served(now, now - job.first_ns, job.missed)
@@ -294,7 +295,7 @@ class Node:
             if job is None:
                 return
             late = found is not None and now - job.first_ns > found.deadline_ns
-            if late and not job.missed and not job.cancelled:
+            if late and not (job.missed or job.done or job.cancelled):
                 job.missed = True
                 self._engines.missed(now)
             if now - job.taken_ns <= self._settings.hang_ms * MS:
@@ -399,7 +400,7 @@ class Node:
                 watch=self._engines.watch,
                 limits=self._engines.limits,
                 max_delay_ns=round(self._settings.max_consecutive_delay_ms * MS),
-                working_ns=None if job is None else now - job.first_ns,
+                working_ns=None if job is None or job.done else now - job.first_ns,
                 moments=self._moments,
                 cameras=self._desk.views(now),
                 drift=self._drift.view,

@@ -405,6 +405,22 @@ def test_the_deadline_is_watched_while_the_inference_lasts_and_a_miss_is_counted
     assert b.status("processing").values["total_misses"] == "2"
 
 
+def test_what_the_drift_watch_takes_is_no_time_of_the_results(bench, monkeypatch):
+    b = bench().start()
+    b.slow(9)
+
+    def look(*_):
+        b.time.pass_ms(5)
+        b.node.watch()
+        b.node.report()
+
+    monkeypatch.setattr(b.node._drift, "look", look)
+    b.serve()
+    assert b.node.snapshot().watch.total_misses == 0
+    status = b.port.reports[-1]["processing"]
+    assert (status.message, status.values["processing_time_ms"]) == ("OK", "9.000")
+
+
 def test_without_a_watchdog_the_miss_is_seen_when_the_result_comes(bench):
     b = bench().start()
     b.engines["main"].run = lambda inputs: b.time.pass_ms(11) or one_box_of(b, inputs)
