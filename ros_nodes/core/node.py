@@ -185,7 +185,10 @@ class Node:
         except Exception as error:  # whatever a runtime raises, the node has to say so and live on
             self._fail_inference(job, error)
         else:
-            self._publish(job, results)
+            out = self._publish(job, results)
+            self._count_inference(job, results)
+            for result, at_ns in out:
+                self._tell(partial(self._port.follow_up, result, at_ns))
             self._drift.look(job.served, job.glances, self._clock.monotonic_ns())
         finally:
             self._end(job)
@@ -241,23 +244,26 @@ class Node:
             images.append((waiting, image))
         return images
 
-    def _publish(self, job: Job, results: list[Result]) -> None:
+    def _publish(self, job: Job, results: list[Result]) -> list[tuple[Result, int]]:
+        """Those that were sent, and when."""
+        out = []
         for result in results:
             with self._lock:
                 if not job.leave(result.camera):
                     continue
             sent = self._tell(partial(self._port.publish, result))
+            if sent:
+                out.append((result, self._clock.monotonic_ns()))
             with self._lock:
                 job.arrive()
                 self._desk.settle(result.camera, sent)
                 self._moments = result.moments
-        if results:
-            self._count_inference(job)
+        return out
 
-    def _count_inference(self, job: Job) -> None:
+    def _count_inference(self, job: Job, results: list[Result]) -> None:
         with self._lock:
             job.done = True
-            if not job.cancelled:
+            if results and not job.cancelled:
                 now = self._clock.monotonic_ns()
                 self._engines.served(now, now - job.first_ns, job.missed)
 

@@ -147,14 +147,16 @@ class RclpyPort:
     def publish(self, result: Result) -> None:
         """See Port."""
         self._send(self._topics.results(result.camera), result_message(result, self._library))
-        published_ns = time.monotonic_ns()
-        took_ns = published_ns - result.moments.arrived_ns
-        latency_ns = self._now_ns() - result.header.stamp_ns
+
+    def follow_up(self, result: Result, at_ns: int) -> None:
+        """See Port: how long it took since it came, and since its stamp; a picture, spans."""
+        took_ns = at_ns - result.moments.arrived_ns
+        latency_ns = self._now_ns() - (time.monotonic_ns() - at_ns) - result.header.stamp_ns
         for name, nanoseconds in zip(_DEBUG, (took_ns, latency_ns), strict=True):
             self._send(self._topics.debug(name), milliseconds(nanoseconds / 1e6, self._library))
         if self._overlay is not None:
             self._overlay.offer(result)
-        self._trace(result, published_ns)
+        self._trace(result, at_ns)
 
     def _show(self, drawn: Drawn) -> None:
         self._send(self._topics.overlay(drawn.camera), picture_message(drawn.header, drawn.picture, self._library))

@@ -182,6 +182,38 @@ def test_a_transport_that_refuses_a_result_loses_that_frame_only(bench):
     assert b.status("engine").values["last_transport_error"] == "no buffer space"
 
 
+def test_what_follows_a_result_comes_after_all_of_its_batch_takes_no_time_of_it_and_loses_none(bench):
+    b = bench(cameras=("front", "left"), batch_window_ms=1).start()
+    order = []
+    b.port.on_publish = lambda result: order.append(result.camera) or b.time.pass_ms(1)
+
+    def follow_up(result, at_ns):
+        order.append((result.camera, at_ns - result.moments.arrived_ns))
+        b.time.pass_ms(50)
+        b.node.watch()
+        raise OSError("debug: no buffer space")
+
+    b.port.on_follow_up = follow_up
+    b.send("front")
+    b.send("left")
+    b.node.step()
+    assert order == ["front", "left", ("front", 1_000_000), ("left", 2_000_000)]
+    assert [counts.published for counts in b.node.counts.values()] == [1, 1]
+    assert b.node.snapshot().watch.total_misses == 0
+    assert b.status("engine").values["last_transport_error"] == "debug: no buffer space"
+
+
+def test_nothing_follows_a_result_that_was_not_sent(bench):
+    b = bench().start()
+    followed = []
+    b.port.on_follow_up = lambda *given: followed.append(given)
+    b.port.broken = OSError("no buffer space")
+    b.serve()
+    b.port.broken = None
+    b.serve()
+    assert len(followed) == 1
+
+
 # --- lifecycle
 
 

@@ -189,3 +189,28 @@ def test_results_are_sent_with_the_lifespan_that_is_set(on_wire):
     node.activate()
     writer = node.port._writers["/vision/front/detections"].dds
     assert writer.get_qos()[Policy.Lifespan].lifespan == 250_000_000
+
+
+def test_what_is_sent_after_a_result_cannot_lose_it_nor_add_writers_while_the_watchdog_looks_at_them(
+    on_wire, picture, monkeypatch
+):
+    node = on_wire()
+    known, send = set(node.port._writers), node.port._send
+
+    def refuse(topic, message, qos):
+        if "/debug/" in topic:
+            raise RuntimeError("debug failed")
+        send(topic, message, qos)
+
+    assert {"/vision/debug/processing_time_ms", "/vision/debug/pipeline_latency_ms"} <= known
+    camera = node.camera()
+    served(node, camera, picture)
+    assert set(node.port._writers) == known
+    monkeypatch.setattr(node.port, "_send", refuse)
+    served(node, camera, picture)
+    assert sum(node.node.counts["front"].dropped.values()) == 0
+
+    def said(status):
+        return {v.key: v.value for v in status.values}["last_transport_error"] == "debug failed"
+
+    node.status("engine", said)
