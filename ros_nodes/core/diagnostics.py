@@ -110,7 +110,7 @@ def _processing(seen: Snapshot) -> Status:
         message = "waiting for the first result" if seen.state == State.ACTIVE else seen.state.label
         return Status(Level.OK, "processing", message)
     in_range = took_ns <= seen.limits.deadline_ns
-    delay_ns = 0 if seen.watch.late_since_ns is None else seen.now_ns - seen.watch.late_since_ns
+    delay_ns = _delay_ns(seen)
     delay_in_range = delay_ns <= seen.max_delay_ns
     values = {
         "processing_time_ms": _ms(took_ns),
@@ -124,6 +124,13 @@ def _processing(seen: Snapshot) -> Status:
     if seen.moments is not None:
         values |= {f"{stage}_time_ms": f"{ms:.3f}" for stage, ms in seen.moments.stages_ms.items()}
     return Status(*_judge(took_ns, in_range, delay_in_range, seen), values)
+
+
+def _delay_ns(seen: Snapshot) -> int:
+    """How long the deadline has been missed: up to the last batch, or to now where one is worked on."""
+    if seen.watch.late_since_ns is None:
+        return 0
+    return (seen.watch.late_until_ns if seen.working_ns is None else seen.now_ns) - seen.watch.late_since_ns
 
 
 def _judge(took_ns: int, in_range: bool, delay_in_range: bool, seen: Snapshot) -> tuple[Level, str, str]:

@@ -6,7 +6,6 @@ No clock and no lock: the node has both.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import replace
 
 from avcompress.spec import EngineError
 from engines.session import one_line
@@ -14,7 +13,7 @@ from ros_nodes.core.diagnostics import EngineView
 from ros_nodes.core.loading import Pair, refuse_other_classes, refuse_other_kind
 from ros_nodes.core.served import Served
 from ros_nodes.core.settings import Settings, limits
-from ros_nodes.core.watch import Limits, Watch, miss, observe
+from ros_nodes.core.watch import Limits, Watch, finish, miss, observe
 
 
 class OnBoard:
@@ -74,8 +73,8 @@ class OnBoard:
         if found is None:
             return
         self._failures = 0
-        timed = replace(self.watch, took_ns=took_ns)
-        self._see(timed if counted else observe(self.watch, found, now_ns, took_ns))
+        see = finish(self.watch, now_ns, took_ns) if counted else observe(self.watch, found, now_ns, took_ns)
+        self._see(see)
         # On trial it is the primary that serves: there is no fallback from it but the engine before.
         if self._old is not None:
             self._trial -= 1

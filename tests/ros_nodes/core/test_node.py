@@ -484,6 +484,22 @@ def test_missing_for_too_long_is_an_error_and_keeping_it_again_ends_that(bench):
     assert (status.level, status.values["consecutive_processing_delay_ms"]) == (Level.OK, "0.000")
 
 
+def test_silence_after_a_miss_makes_no_error_of_it(bench):
+    b = bench(max_consecutive_delay_ms=50).start()
+    b.slow(12)
+    b.serve()
+    b.time.pass_ms(5000)
+    status = b.status("processing")
+    assert (status.level, status.values["consecutive_processing_delay_ms"]) == (Level.WARN, "1.000")
+
+
+def test_a_batch_that_is_late_for_too_long_is_an_error_when_it_is_out_too(bench):
+    b = bench(max_consecutive_delay_ms=50).start()
+    b.slow(70)
+    b.serve()
+    assert b.status("processing").level == Level.ERROR
+
+
 def test_a_hanging_inference_deactivates_the_node_which_lives_on_and_publishes_nothing_late(bench):
     b = bench().start()
     b.slow(600)
