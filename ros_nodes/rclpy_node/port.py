@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 
 from calibration.frame import Header, frame_of
+from engines.session import one_line
 from ros_nodes.connection import image_topics
 from ros_nodes.core.diagnostics import Status
 from ros_nodes.core.lifecycle import Step
@@ -140,7 +141,7 @@ class RclpyPort:
             self._publisher(self._topics.debug(name), MILLISECONDS, connection.result_qos)
         if connection.overlay_every_ms:
             if self._overlay is None:
-                self._overlay = Overlay(connection.overlay_every_ms, self._show)
+                self._overlay = Overlay(connection.overlay_every_ms, self._show, on_error=self._not_shown)
                 self._overlay.start()
             self._overlay.classes = announcement.classes
 
@@ -160,6 +161,9 @@ class RclpyPort:
 
     def _show(self, drawn: Drawn) -> None:
         self._send(self._topics.overlay(drawn.camera), picture_message(drawn.header, drawn.picture, self._library))
+
+    def _not_shown(self, camera: str, error: Exception) -> None:
+        self._events.add(self._topics.overlay(camera), "not_shown", why=one_line(error))
 
     def report(self, statuses: tuple[Status, ...]) -> None:
         """See Port; the status `transport` is the port's own."""

@@ -214,3 +214,17 @@ def test_what_is_sent_after_a_result_cannot_lose_it_nor_add_writers_while_the_wa
         return {v.key: v.value for v in status.values}["last_transport_error"] == "debug failed"
 
     node.status("engine", said)
+
+
+def test_a_node_that_cannot_wait_for_its_cameras_says_so_and_hears_them_all_the_same(on_wire, picture, monkeypatch):
+    class Broken:
+        def wait(self, _):
+            raise RuntimeError("out of resources")
+
+    node = on_wire()
+    camera = node.camera()
+    monkeypatch.setattr(node.port._ear, "_waiting", Broken())
+    served(node, camera, picture, 2)
+    status = node.status("transport", lambda status: status.level == 1)
+    assert status.message == "cameras unreadable out of resources"
+    assert node.node.transition("deactivate").outcome == "success"
