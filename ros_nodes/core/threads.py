@@ -80,9 +80,11 @@ class Threads:
 
     def _look_after(self) -> None:
         self._node.watch()
+        # Looked at first: it may end for either of the two reasons that are asked for next.
+        ended = not self._worker.is_alive()
         if self._node.generation != self._generation:
             self._start_worker()
-        elif not self._worker.is_alive():
-            # What is no Exception, such as a panic in a runtime, ends a thread.
+        elif ended and not self._stop.is_set():
+            # By what is no Exception, such as a panic in a runtime.
             self._node.fail("worker: its thread has ended")
             self._start_worker()
