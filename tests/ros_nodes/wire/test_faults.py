@@ -175,6 +175,8 @@ def test_a_camera_that_breaks_the_deadline_it_promised(on_wire, picture):
     qos = Qos(deadline_ms=100)
     node = on_wire(wiring=Wiring(node="vision", topics={"front": "/front/image_raw"}, camera_qos=qos))
     camera = node.camera(qos)
+    (reader,) = node.port._readers
+    node.rig.until(reader.get_matched_publications, "the camera")  # or what is sent, best effort, is lost
     camera.send(picture())
     status = node.status("transport", lambda status: status.level == 1)
     assert status.message == f"{camera.topic} deadline_missed"
