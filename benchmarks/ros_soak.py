@@ -8,6 +8,8 @@ comes back, an engine that is slow, hangs or fails, a swap to a bundle with a ba
 After every event the books are held against each other: received = published + dropped + pending. Every fault has to
 end in the diagnostic that names it.
 
+One thread tells it all, for exact books after every step; threads against each other: ros_soak_threads.py.
+
 Ends with 1 where the books ever differ, a diagnostic is missing, an engine is left open, threads or file descriptors
 are left over, or memory grew by more than 5 % between the first quarter and the last. Ends with all stacks on stderr
 where nothing moves for a minute.

@@ -53,6 +53,9 @@ class InProcess:
         """See Port."""
         self.on_result(result)
 
+    def follow_up(self, result: Result, at_ns: int) -> None:
+        """Nothing: the program may look at its clock itself."""
+
     def report(self, statuses: tuple[Status, ...]) -> None:
         """See Port."""
         self.on_diagnostics(statuses)

@@ -64,6 +64,10 @@ class Drawn:
     picture: Picture
 
 
+def _ignore(_: str, __: Exception) -> None:
+    pass
+
+
 @dataclass
 class Overlay:
     """Draws the newest result of a camera now and then; what comes while it draws is left out.
@@ -71,6 +75,7 @@ class Overlay:
     Attributes:
         every_ms: between two pictures of a camera.
         on_picture: takes them, in the thread that draws.
+        on_error: is told, there too, of what came in between, and the camera; the next result is drawn.
         classes: their names.
     """
 
@@ -78,6 +83,7 @@ class Overlay:
     on_picture: Callable[[Drawn], None]
     classes: tuple[str, ...] = ()
     clock: Clock = REAL
+    on_error: Callable[[str, Exception], None] = _ignore
     _frames: dict[str, deque[Frame]] = field(default_factory=dict, init=False)
     _drawn_ns: dict[str, int] = field(default_factory=dict, init=False)
     _waiting: tuple[Frame, Result] | None = field(default=None, init=False)
@@ -125,6 +131,8 @@ class Overlay:
             self.on_picture(Drawn(result.camera, result.header, picture))
         except AvcompressError:
             pass  # A frame that cannot be read has no result, either.
+        except Exception as error:  # pictures are for people: they end no thread, and stop no vehicle
+            self.on_error(result.camera, error)
         finally:
             with self._changed:
                 self._waiting = None

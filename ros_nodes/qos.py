@@ -38,10 +38,11 @@ LATCHED = Qos(reliability="reliable", durability="transient_local")
 """Of what holds until it is said anew."""
 DIAGNOSTICS = Qos(reliability="reliable", depth=10)
 
-Event = Literal["deadline_missed", "incompatible_qos", "liveliness_lost", "message_lost", "unreadable"]
+Event = Literal["deadline_missed", "incompatible_qos", "liveliness_lost", "message_lost", "not_shown", "unreadable"]
 """deadline_missed: a topic was silent for longer than its QoS allows. incompatible_qos: the other side asks for more,
 or offers less: nothing passes. liveliness_lost: a publisher gave no sign of life for longer than it promised.
-message_lost: the transport says so. unreadable: bytes that are no such message."""
+message_lost: the transport says so. not_shown: a picture for people came to nothing. unreadable: bytes that are no
+such message."""
 
 
 class Events:

@@ -112,10 +112,8 @@ def replay(bag: Path, out: Path, what: Replay, track: Track = untracked, load: L
             raise DataError(f"{bag}: expected images, got none on {', '.join(what.topics.values())}; give other topics")
         rows: list[tuple[float, ...]] = []
 
-        def keep(result: Result) -> int:
-            took_ns = clock.now_ns() - result.moments.arrived_ns
+        def keep(result: Result, took_ns: int) -> None:
             rows.append((*result.moments.stages_ms.values(), took_ns / MS))
-            return took_ns
 
         # Work that takes no time has no moment of its own; else results would overtake each other.
         port = BagPort(writer, what.node, clock.set_ns if what.free else clock.now_ns, keep)

@@ -29,11 +29,11 @@ class BagPort:
     """Writes results, announcements and diagnostics.
 
     `written_ns`: when each is said to have been written, as a bag's readers order messages by it.
-    `on_result` is told of every result that was written, and hands back how long it took, in nanoseconds.
+    `on_result` is told of every result that was written, and how long it took, in nanoseconds.
     """
 
     def __init__(
-        self, writer: Writer, node: str, written_ns: Callable[[], int], on_result: Callable[[Result], int]
+        self, writer: Writer, node: str, written_ns: Callable[[], int], on_result: Callable[[Result, int], None]
     ) -> None:
         self._writer, self._node, self._written_ns, self._on_result = writer, node, written_ns, on_result
         self._topics = Topics(node, "detection")
@@ -58,9 +58,13 @@ class BagPort:
         self._write(topics.vision_info, info, latched=True)
 
     def publish(self, result: Result) -> None:
-        """Write a result, and how long it took."""
+        """Write a result."""
         self._write(self._topics.results(result.camera), result_message(result, self._library))
-        took_ns = self._on_result(result)
+
+    def follow_up(self, result: Result, at_ns: int) -> None:
+        """Write how long it took."""
+        took_ns = at_ns - result.moments.arrived_ns
+        self._on_result(result, took_ns)
         latency_ns = result.moments.arrived_ns + took_ns - result.header.stamp_ns
         for name, nanoseconds in (("processing_time_ms", took_ns), ("pipeline_latency_ms", latency_ns)):
             self._write(self._topics.debug(name), milliseconds(nanoseconds / 1e6, self._library))

@@ -61,6 +61,7 @@ class EngineView:
         fault: why the node is not active though nobody deactivated it.
         swap: how the last swap went.
         swap_failed: whether that was badly.
+        not_closed: why an engine could not be closed; its memory may be lost.
         transport_error: what the transport raised last.
     """
 
@@ -70,6 +71,7 @@ class EngineView:
     fault: str = ""
     swap: str = ""
     swap_failed: bool = False
+    not_closed: str = ""
     transport_error: str = ""
 
 
@@ -108,7 +110,7 @@ def _processing(seen: Snapshot) -> Status:
         message = "waiting for the first result" if seen.state == State.ACTIVE else seen.state.label
         return Status(Level.OK, "processing", message)
     in_range = took_ns <= seen.limits.deadline_ns
-    delay_ns = 0 if seen.watch.late_since_ns is None else seen.now_ns - seen.watch.late_since_ns
+    delay_ns = _delay_ns(seen)
     delay_in_range = delay_ns <= seen.max_delay_ns
     values = {
         "processing_time_ms": _ms(took_ns),
@@ -122,6 +124,13 @@ def _processing(seen: Snapshot) -> Status:
     if seen.moments is not None:
         values |= {f"{stage}_time_ms": f"{ms:.3f}" for stage, ms in seen.moments.stages_ms.items()}
     return Status(*_judge(took_ns, in_range, delay_in_range, seen), values)
+
+
+def _delay_ns(seen: Snapshot) -> int:
+    """How long the deadline has been missed: up to the last batch, or to now where one is worked on."""
+    if seen.watch.late_since_ns is None:
+        return 0
+    return (seen.watch.late_until_ns if seen.working_ns is None else seen.now_ns) - seen.watch.late_since_ns
 
 
 def _judge(took_ns: int, in_range: bool, delay_in_range: bool, seen: Snapshot) -> tuple[Level, str, str]:
@@ -151,6 +160,7 @@ def _engine(seen: Snapshot) -> Status:
         "fallback_count": str(watch.fallbacks),
         "return_count": str(watch.returns),
         "last_swap": engines.swap,
+        "last_close_error": engines.not_closed,
         "last_transport_error": engines.transport_error,
     }
     if watch.on_fallback and seen.limits is not None:
@@ -161,6 +171,8 @@ def _engine(seen: Snapshot) -> Status:
         return Status(Level.WARN, "engine", f"the deadline was missed: on the fallback, {engines.active}", values)
     if engines.swap_failed:
         return Status(Level.WARN, "engine", engines.swap, values)
+    if engines.not_closed:
+        return Status(Level.WARN, "engine", engines.not_closed, values)
     return Status(Level.OK, "engine", "OK" if engines.active else seen.state.label, values)
 
 

@@ -24,6 +24,7 @@ class Job:
         first_ns: when the first of its frames came.
         taken_ns: when it began.
         missed: whether its deadline was found to have passed, so that it is not counted again.
+        done: whether its results are out: what the worker does after that is no time of theirs.
         hung: whether it was given up as hanging.
         cancelled: whether what comes of it is of no interest any more.
         glances: what went through the engine, for the drift watch.
@@ -31,7 +32,7 @@ class Job:
 
     def __init__(self, served: Served, batch: Iterable[Waiting], taken_ns: int, drop: Drop) -> None:
         self.served, self.taken_ns = served, taken_ns
-        self.missed = self.hung = self.cancelled = False
+        self.missed = self.done = self.hung = self.cancelled = False
         self.glances: tuple[Glance, ...] = ()
         self._open = {waiting.camera: waiting for waiting in batch}
         self.batch = tuple(self._open.values())

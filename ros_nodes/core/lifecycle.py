@@ -16,6 +16,7 @@ from enum import IntEnum
 from typing import Literal
 
 from avcompress.spec import AvcompressError
+from engines.session import one_line
 
 
 class State(IntEnum):
@@ -74,6 +75,10 @@ _END: dict[tuple[State, Outcome], State] = {
 }
 
 
+_LONGEST = 2000
+"""Characters of a reason: a refusal says at its end what to do."""
+
+
 class LifecycleError(AvcompressError):
     """A transition that the state does not have."""
 
@@ -128,9 +133,9 @@ def conclude(begun: State, action: Callable[[], None], on_error: Callable[[], No
     try:
         action()
     except AvcompressError as error:
-        return Step(end(begun, "failure"), "failure", str(error))
+        return Step(end(begun, "failure"), "failure", one_line(error, _LONGEST))
     except Exception as error:  # a node outlives what it did not foresee, and says so
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {one_line(error, _LONGEST)}"
         return Step(end(end(begun, "error"), _outcome(on_error)), "error", reason)
     return Step(end(begun, "success"), "success")
 

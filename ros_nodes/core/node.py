@@ -26,7 +26,7 @@ from ros_nodes.core.job import Job
 from ros_nodes.core.lifecycle import State, Step, Transition, begin, conclude
 from ros_nodes.core.loading import Load, load_one, load_pair
 from ros_nodes.core.look import look
-from ros_nodes.core.on_board import OnBoard
+from ros_nodes.core.on_board import OnBoard, close_all
 from ros_nodes.core.port import Announcement, Port
 from ros_nodes.core.result import Moments, Result
 from ros_nodes.core.served import load_served
@@ -71,7 +71,7 @@ class Node:
             self._state = begun = begin(self._state, name)
         return self._conclude(begun, name)
 
-    def _fail(self, reason: str) -> None:
+    def fail(self, reason: str) -> None:
         """Deactivate unasked; without effect where the node is not active any more."""
         with self._lock:
             if self._state != State.ACTIVE:
@@ -107,6 +107,8 @@ class Node:
                     f"{self._job.served.name}: expected an engine that answers, got one that still hangs; clean up, "
                     "and configure again"
                 )
+            if self._engines.primary is None:
+                raise EngineError("activate: expected an engine, got none; clean up, and configure again")
             self._engines.begin()
             self._desk.forget()
             self._drift.forget()
@@ -127,9 +129,7 @@ class Node:
         with self._lock:
             self._engines.retire_all()
             if self._job is not None and self._job.hung:
-                # Its thread cannot be ended. What it holds is closed when it comes back, if ever.
-                self._job, self._generation = None, self._generation + 1
-                self._lock.notify_all()
+                self._give_up()
         self._close_retired()
 
     def _shut_down(self) -> None:
@@ -185,7 +185,10 @@ class Node:
         except Exception as error:  # whatever a runtime raises, the node has to say so and live on
             self._fail_inference(job, error)
         else:
-            self._publish(job, results)
+            out = self._publish(job, results)
+            self._count_inference(job, results)
+            for result, at_ns in out:
+                self._tell(partial(self._port.follow_up, result, at_ns))
             self._drift.look(job.served, job.glances, self._clock.monotonic_ns())
         finally:
             self._end(job)
@@ -241,22 +244,26 @@ class Node:
             images.append((waiting, image))
         return images
 
-    def _publish(self, job: Job, results: list[Result]) -> None:
+    def _publish(self, job: Job, results: list[Result]) -> list[tuple[Result, int]]:
+        """Those that were sent, and when."""
+        out = []
         for result in results:
             with self._lock:
                 if not job.leave(result.camera):
                     continue
             sent = self._tell(partial(self._port.publish, result))
+            if sent:
+                out.append((result, self._clock.monotonic_ns()))
             with self._lock:
                 job.arrive()
                 self._desk.settle(result.camera, sent)
                 self._moments = result.moments
-        if results:
-            self._count_inference(job)
+        return out
 
-    def _count_inference(self, job: Job) -> None:
+    def _count_inference(self, job: Job, results: list[Result]) -> None:
         with self._lock:
-            if not job.cancelled:
+            job.done = True
+            if results and not job.cancelled:
                 now = self._clock.monotonic_ns()
                 self._engines.served(now, now - job.first_ns, job.missed)
 
@@ -266,10 +273,12 @@ class Node:
             must_stop = not job.cancelled and self._engines.failed(reason)
             job.cancel("failed")
         if must_stop:
-            self._fail(reason)
+            self.fail(reason)
 
     def _end(self, job: Job) -> None:
         with self._lock:
+            # Nothing is open here, unless the worker's thread is ending by what is no Exception.
+            job.cancel("failed")
             self._running.remove(job)
             if self._job is job:
                 self._job = None
@@ -279,8 +288,9 @@ class Node:
     def _close_retired(self) -> None:
         with self._lock:
             free = self._engines.take_retired([job.served for job in self._running])
-        for served in free:
-            served.session.close()
+        reasons = close_all(free)
+        with self._lock:
+            self._engines.not_closed(reasons)
 
     # --- the contract
 
@@ -291,15 +301,23 @@ class Node:
             if job is None:
                 return
             late = found is not None and now - job.first_ns > found.deadline_ns
-            if late and not job.missed and not job.cancelled:
+            if late and not (job.missed or job.done or job.cancelled):
                 job.missed = True
                 self._engines.missed(now)
-            hangs = now - job.taken_ns > self._settings.hang_ms * MS
-            if hangs and not job.hung:
-                job.hung = True
-                job.cancel("hung")
-        if hangs:
-            self._fail(f"{job.served.name}: hangs: no answer for {(now - job.taken_ns) / MS:.0f} ms")
+            if now - job.taken_ns <= self._settings.hang_ms * MS:
+                return
+            job.hung = True
+            job.cancel("hung")
+            reason = f"{job.served.name}: hangs: no answer for {(now - job.taken_ns) / MS:.0f} ms"
+            if not self._engines.hung(job.served, reason):
+                self._give_up()
+                return
+        self.fail(reason)
+
+    def _give_up(self) -> None:
+        # A thread cannot be ended. What it holds is closed when it comes back, if ever; another one takes its place.
+        self._job, self._generation = None, self._generation + 1
+        self._lock.notify_all()
 
     # --- hot swap
 
@@ -319,7 +337,7 @@ class Node:
                         self._engines.swap()
                     self._lock.notify_all()
             except BaseException:
-                new.session.close()
+                close_all([new])
                 raise
         except Exception as error:
             with self._lock:
@@ -375,7 +393,7 @@ class Node:
 
     def report(self) -> None:
         """Send the diagnostics."""
-        self._tell(partial(self._port.report, diagnose(self.snapshot())))
+        self._tell(lambda: self._port.report(diagnose(self.snapshot())))
 
     def snapshot(self) -> Snapshot:
         """All that diagnostics speak of, at one moment."""
@@ -388,7 +406,7 @@ class Node:
                 watch=self._engines.watch,
                 limits=self._engines.limits,
                 max_delay_ns=round(self._settings.max_consecutive_delay_ms * MS),
-                working_ns=None if job is None else now - job.first_ns,
+                working_ns=None if job is None or job.done else now - job.first_ns,
                 moments=self._moments,
                 cameras=self._desk.views(now),
                 drift=self._drift.view,

@@ -5,15 +5,15 @@ No clock and no lock: the node has both.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Collection, Iterable
 
 from avcompress.spec import EngineError
+from engines.session import one_line
 from ros_nodes.core.diagnostics import EngineView
 from ros_nodes.core.loading import Pair, refuse_other_classes, refuse_other_kind
 from ros_nodes.core.served import Served
 from ros_nodes.core.settings import Settings, limits
-from ros_nodes.core.watch import Limits, Watch, miss, observe
+from ros_nodes.core.watch import Limits, Watch, finish, miss, observe
 
 
 class OnBoard:
@@ -35,6 +35,7 @@ class OnBoard:
         self._retired: list[Served] = []
         self._failures = 0
         self._swap_note, self._swap_failed = "", False
+        self._not_closed = ""
         self.watch = Watch()
         self.is_new = False
 
@@ -58,7 +59,7 @@ class OnBoard:
     def board(self, pair: Pair) -> None:
         """Take a primary and its fallback, in place of nothing."""
         self._primary, self._fallback = pair
-        self._swap_note, self._swap_failed = "", False
+        self._swap_note, self._swap_failed, self._not_closed = "", False, ""
 
     def begin(self) -> None:
         """Forget what was seen of the deadline, as a node does that is activated, or that has another engine."""
@@ -72,8 +73,8 @@ class OnBoard:
         if found is None:
             return
         self._failures = 0
-        timed = replace(self.watch, took_ns=took_ns)
-        self._see(timed if counted else observe(self.watch, found, now_ns, took_ns))
+        see = finish(self.watch, now_ns, took_ns) if counted else observe(self.watch, found, now_ns, took_ns)
+        self._see(see)
         # On trial it is the primary that serves: there is no fallback from it but the engine before.
         if self._old is not None:
             self._trial -= 1
@@ -101,6 +102,12 @@ class OnBoard:
             self._roll_back(reason)
             return False
         return self._failures >= self._settings.max_failures
+
+    def hung(self, served: Served, reason: str) -> bool:
+        """After an inference that was given up as hanging; whether the node has to stop."""
+        if self._old is not None:
+            self._roll_back(reason)
+        return served is self._primary or served is self._fallback
 
     # --- swap
 
@@ -167,6 +174,11 @@ class OnBoard:
         self._retired = [served for served in self._retired if served in busy]
         return free
 
+    def not_closed(self, reasons: Iterable[str]) -> None:
+        """Note why engines could not be closed; the last one stays until another bundle is loaded."""
+        for reason in reasons:
+            self._not_closed = reason
+
     def view(self, fault: str, transport_error: str) -> EngineView:
         """What diagnostics say of the engines."""
         return EngineView(
@@ -176,8 +188,22 @@ class OnBoard:
             fault=fault,
             swap=self._swap_note,
             swap_failed=self._swap_failed,
+            not_closed=self._not_closed,
             transport_error=transport_error,
         )
+
+
+def close_all(served: Iterable[Served]) -> list[str]:
+    """Close engines, each whatever the others raise; hands back what they raised, one line each."""
+    return [reason for one in served if (reason := _close(one))]
+
+
+def _close(served: Served) -> str:
+    try:
+        served.session.close()
+    except Exception as error:  # a runtime may raise anything, and the node needs nothing more of it
+        return f"{served.name}: not closed: {one_line(error)}"
+    return ""
 
 
 def _name(served: Served | None) -> str:

@@ -51,7 +51,14 @@ class Port(Protocol):
         ...
 
     def publish(self, result: Result) -> None:
-        """Send one result; empty ones, too."""
+        """Send one result, and no more: whether it raises is whether the result was lost; empty ones, too."""
+        ...
+
+    def follow_up(self, result: Result, at_ns: int) -> None:
+        """After a result was sent, at that moment of the monotonic clock: say how long it took, and the like.
+
+        The results of its batch are out by then. What it raises touches no count.
+        """
         ...
 
     def report(self, statuses: tuple[Status, ...]) -> None:

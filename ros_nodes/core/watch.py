@@ -44,6 +44,7 @@ class Watch:
         returns: how often the primary was taken again.
         took_ns: the last batch; None before the first.
         late_since_ns: when the first of the misses in a row was seen; None while the deadline is kept.
+        late_until_ns: when the last of them was seen, or its batch was out.
     """
 
     on_fallback: bool = False
@@ -56,6 +57,7 @@ class Watch:
     returns: int = 0
     took_ns: int | None = None
     late_since_ns: int | None = None
+    late_until_ns: int = 0
 
 
 def batches_to_return(watch: Watch, limits: Limits) -> int:
@@ -72,12 +74,18 @@ def miss(watch: Watch, limits: Limits, now_ns: int) -> Watch:
         served=watch.served + 1,
         total_misses=watch.total_misses + 1,
         late_since_ns=now_ns if watch.late_since_ns is None else watch.late_since_ns,
+        late_until_ns=now_ns,
     )
     if not limits.has_fallback or watch.on_fallback or missed.misses < limits.fall_back_after:
         return missed
     soon = watch.returns > 0 and missed.served <= batches_to_return(watch, limits)
     doublings = min(watch.doublings + 1, _MOST_DOUBLINGS) if soon else 0
     return replace(missed, on_fallback=True, misses=0, served=0, fallbacks=watch.fallbacks + 1, doublings=doublings)
+
+
+def finish(watch: Watch, now_ns: int, took_ns: int) -> Watch:
+    """After a batch that was counted as a miss while it lasted, and is out by now."""
+    return replace(watch, took_ns=took_ns, late_until_ns=now_ns)
 
 
 def observe(watch: Watch, limits: Limits, now_ns: int, took_ns: int) -> Watch:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 
 from calibration.frame import Header, frame_of
+from engines.session import one_line
 from ros_nodes.connection import image_topics
 from ros_nodes.core.diagnostics import Status
 from ros_nodes.core.lifecycle import Step
@@ -140,24 +141,29 @@ class RclpyPort:
             self._publisher(self._topics.debug(name), MILLISECONDS, connection.result_qos)
         if connection.overlay_every_ms:
             if self._overlay is None:
-                self._overlay = Overlay(connection.overlay_every_ms, self._show)
+                self._overlay = Overlay(connection.overlay_every_ms, self._show, on_error=self._not_shown)
                 self._overlay.start()
             self._overlay.classes = announcement.classes
 
     def publish(self, result: Result) -> None:
         """See Port."""
         self._send(self._topics.results(result.camera), result_message(result, self._library))
-        published_ns = time.monotonic_ns()
-        took_ns = published_ns - result.moments.arrived_ns
-        latency_ns = self._now_ns() - result.header.stamp_ns
+
+    def follow_up(self, result: Result, at_ns: int) -> None:
+        """See Port: how long it took since it came, and since its stamp; a picture, spans."""
+        took_ns = at_ns - result.moments.arrived_ns
+        latency_ns = self._now_ns() - (time.monotonic_ns() - at_ns) - result.header.stamp_ns
         for name, nanoseconds in zip(_DEBUG, (took_ns, latency_ns), strict=True):
             self._send(self._topics.debug(name), milliseconds(nanoseconds / 1e6, self._library))
         if self._overlay is not None:
             self._overlay.offer(result)
-        self._trace(result, published_ns)
+        self._trace(result, at_ns)
 
     def _show(self, drawn: Drawn) -> None:
         self._send(self._topics.overlay(drawn.camera), picture_message(drawn.header, drawn.picture, self._library))
+
+    def _not_shown(self, camera: str, error: Exception) -> None:
+        self._events.add(self._topics.overlay(camera), "not_shown", why=one_line(error))
 
     def report(self, statuses: tuple[Status, ...]) -> None:
         """See Port; the status `transport` is the port's own."""

@@ -37,6 +37,7 @@ class Ear:
         from cyclonedds.core import GuardCondition, InstanceState, ReadCondition, SampleState, ViewState, WaitSet
 
         self._readers, self._on_error = dict(readers), on_error
+        self._name, self._closed = name, False
         self._stop = GuardCondition(participant.dds)
         self._waiting = WaitSet(participant.dds)
         self._waiting.attach(self._stop)
@@ -47,19 +48,27 @@ class Ear:
 
     def close(self) -> None:
         """Hear nothing more; not from `hear`."""
+        self._closed = True
         self._stop.set(True)
         self._thread.join()
 
     def _listen(self) -> None:
         while True:
-            self._waiting.wait(_FOREVER_NS)
-            if self._stop.read():
+            self._wait()
+            if self._closed:
                 return
             for reader, hear in self._readers.items():
                 for sample in self._take(reader):
                     # What only says that a publisher is gone has no data.
                     if sample.sample_info.valid_data:
                         self._hand_on(reader, hear, sample.data)
+
+    def _wait(self) -> None:
+        try:
+            self._waiting.wait(_FOREVER_NS)
+        except Exception as error:  # what readers have can still be asked for, now and then
+            self._on_error(self._name, error)
+            time.sleep(_AGAIN_S)
 
     def _take(self, reader: DataReader[Any]) -> list[Any]:
         try:

@@ -17,7 +17,7 @@ from ros_nodes.core.result import Result
 from ros_nodes.core.settings import MS
 from ros_nodes.messages import outgoing
 from ros_nodes.messages.outgoing import Message
-from ros_nodes.qos import DIAGNOSTICS, LATCHED, RESULT, Events, Qos
+from ros_nodes.qos import DIAGNOSTICS, LATCHED, Events, Qos
 from ros_nodes.topics import DIAGNOSTICS as DIAGNOSTICS_TOPIC
 from ros_nodes.topics import Topics, image_type
 from ros_nodes.wire.ear import Ear
@@ -30,6 +30,7 @@ from ros_nodes.wiring import Wiring
 if TYPE_CHECKING:
     from cyclonedds.sub import DataReader
 
+_DEBUG = ("processing_time_ms", "pipeline_latency_ms")
 _TRANSITION_EVENT = "lifecycle_msgs/msg/TransitionEvent"
 
 
@@ -106,19 +107,27 @@ class WirePort:
         topics = self._topics = Topics(self._wiring.node, announcement.kind)
         for camera in self._wiring.topics:
             self._writer(topics.results(camera), outgoing.result_type(announcement.kind), self._wiring.result_qos)
+        # Now, as the watchdog goes through the writers while results are published.
+        for name in _DEBUG:
+            self._writer(topics.debug(name), outgoing.MILLISECONDS, self._wiring.result_qos)
         stamp = self._stamp()
         self._send(topics.label_info, outgoing.label_info(announcement, stamp, self._library), LATCHED)
         info = outgoing.vision_info(announcement, stamp, topics.label_info, self._library)
         self._send(topics.vision_info, info, LATCHED)
 
     def publish(self, result: Result) -> None:
-        """See Port; with how long it took since it came, and since its stamp."""
+        """See Port."""
         message = outgoing.result_message(result, self._library)
         self._send(self._topics.results(result.camera), message, self._wiring.result_qos)
-        took_ns = self._clock.monotonic_ns() - result.moments.arrived_ns
-        latency_ns = self._clock.stamp_ns() - result.header.stamp_ns
-        for name, nanoseconds in (("processing_time_ms", took_ns), ("pipeline_latency_ms", latency_ns)):
-            self._send(self._topics.debug(name), outgoing.milliseconds(nanoseconds / MS, self._library), RESULT)
+
+    def follow_up(self, result: Result, at_ns: int) -> None:
+        """See Port: how long it took since it came, and since its stamp."""
+        took_ns = at_ns - result.moments.arrived_ns
+        since_ns = self._clock.monotonic_ns() - at_ns
+        latency_ns = self._clock.stamp_ns() - since_ns - result.header.stamp_ns
+        for name, nanoseconds in zip(_DEBUG, (took_ns, latency_ns), strict=True):
+            message = outgoing.milliseconds(nanoseconds / MS, self._library)
+            self._send(self._topics.debug(name), message, self._wiring.result_qos)
 
     def report(self, statuses: tuple[Status, ...]) -> None:
         """See Port; with what the transport has to say of itself."""
@@ -137,7 +146,8 @@ class WirePort:
             self._on_change(step)
 
     def _count_events(self) -> None:
-        writers = {topic: writer.dds for topic, writer in self._writers.items()}
+        # A copy: another thread may be announcing.
+        writers = {topic: writer.dds for topic, writer in tuple(self._writers.items())}
         count_events(dict(self._readers), writers, self.events)
 
     def _stamp(self) -> Header:

@@ -129,6 +129,7 @@ class Transport:
     steps: list = field(default_factory=list)
     broken: Exception | None = None
     on_publish: Callable = lambda _: None
+    on_follow_up: Callable = lambda *_: None
 
     def subscribe(self, _cameras, deliver):
         self.subscribed, self.deliver = True, deliver
@@ -144,6 +145,9 @@ class Transport:
         if self.broken:
             raise self.broken
         self.published.append(result)
+
+    def follow_up(self, result, at_ns):
+        self.on_follow_up(result, at_ns)
 
     def report(self, statuses):
         self.reports.append({status.name: status for status in statuses})

@@ -96,6 +96,22 @@ def test_a_frame_that_cannot_be_read_is_left_out():
     assert rig.drawn == []
 
 
+def test_what_goes_wrong_with_a_picture_is_told_and_the_next_one_is_drawn():
+    rig, told = Rig(every_ms=0), []
+
+    def refuse(_):
+        raise RuntimeError("publisher is gone")
+
+    rig.overlay.on_error = lambda camera, error: told.append((camera, str(error)))
+    rig.overlay.on_picture, show = refuse, rig.overlay.on_picture
+    rig.serve(1, 0)
+    assert rig.overlay.draw_one()
+    rig.overlay.on_picture = show
+    rig.serve(2, 1)
+    assert rig.overlay.draw_one()
+    assert (told, [d.header.sec for d in rig.drawn]) == ([("front", "publisher is gone")], [2])
+
+
 def test_a_thread_of_its_own_draws_until_it_is_closed():
     import threading
 

@@ -6,7 +6,7 @@ import pytest
 from avcompress.spec import DataError, EngineError, OutputError
 from calibration.frame import Header, RawImage
 from ros_nodes.bag.replay import JumpingClock, Replay, replay
-from ros_nodes.bag.writing import new_bag
+from ros_nodes.bag.writing import BagPort, new_bag
 
 START = 10**18
 MS = 1_000_000
@@ -115,3 +115,18 @@ def test_a_bag_that_is_there_is_not_overwritten(tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(OutputError, match="expected a new folder"), new_bag(tmp_path / "out"):
         pass
+
+
+def test_what_is_written_after_a_result_cannot_lose_it(played, monkeypatch):
+    write = BagPort._write
+
+    def refuse(port, topic, *rest, **options):
+        if "/debug/" in topic:
+            raise RuntimeError("debug failed")
+        write(port, topic, *rest, **options)
+
+    monkeypatch.setattr(BagPort, "_write", refuse)
+    found, heard = played(takes_ms=7)
+    assert found.counts["front"].published == len(heard.results) == 10
+    assert found.latencies["total"].samples_ms == (7,) * 10
+    assert heard.statuses["engine"][2]["last_transport_error"] == "debug failed"

@@ -50,8 +50,9 @@ def test_processing_has_the_keys_of_autoware_and_disjoint_stages():
     ("took", "late_since", "working", "level", "time"),
     [
         (10, None, None, Level.OK, "10.000"),
-        (11, 999, None, Level.WARN, "11.000"),
-        (11, 899, None, Level.ERROR, "11.000"),
+        (11, 979, None, Level.WARN, "11.000"),
+        (11, 889, None, Level.WARN, "11.000"),
+        (11, 879, None, Level.ERROR, "11.000"),
         (7, 899, 8, Level.ERROR, "7.000"),
         (7, None, 10, Level.OK, "7.000"),
         (7, None, 60, Level.WARN, "60.000"),
@@ -61,7 +62,9 @@ def test_processing_has_the_keys_of_autoware_and_disjoint_stages():
 )
 def test_levels_follow_the_time_that_it_took_or_has_taken_so_far(took, late_since, working, level, time):
     watch = Watch(
-        took_ns=None if took is None else took * MS, late_since_ns=None if late_since is None else late_since * MS
+        took_ns=None if took is None else took * MS,
+        late_since_ns=None if late_since is None else late_since * MS,
+        late_until_ns=980 * MS,
     )
     found = status("processing", watch=watch, working_ns=None if working is None else working * MS)
     assert (found.level, found.values["processing_time_ms"]) == (level, time)

@@ -88,6 +88,20 @@ def test_what_nobody_foresaw_leads_back_to_the_beginning_or_to_the_end():
     assert conclude(begun, crash, crash) == Step(State.FINALIZED, "error", "ValueError: unforeseen")
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("Invalid topic name: bad\n  here\n  ^"), "ValueError: Invalid topic name: bad here ^"),
+        (EngineError("trt: no\nengine"), "trt: no engine"),
+    ],
+)
+def test_a_reason_is_one_line_whatever_was_raised(error, reason):
+    def crash_at_length():
+        raise error
+
+    assert conclude(begin(State.INACTIVE, "activate"), crash_at_length, nothing).reason == reason
+
+
 @given(st.lists(st.tuples(st.sampled_from(ASKED), st.sampled_from([nothing, refuse, crash]))))
 def test_whatever_is_asked_in_whatever_order_the_node_rests_in_a_state_of_ros_2(asked):
     state = State.UNCONFIGURED

@@ -182,6 +182,38 @@ def test_a_transport_that_refuses_a_result_loses_that_frame_only(bench):
     assert b.status("engine").values["last_transport_error"] == "no buffer space"
 
 
+def test_what_follows_a_result_comes_after_all_of_its_batch_takes_no_time_of_it_and_loses_none(bench):
+    b = bench(cameras=("front", "left"), batch_window_ms=1).start()
+    order = []
+    b.port.on_publish = lambda result: order.append(result.camera) or b.time.pass_ms(1)
+
+    def follow_up(result, at_ns):
+        order.append((result.camera, at_ns - result.moments.arrived_ns))
+        b.time.pass_ms(50)
+        b.node.watch()
+        raise OSError("debug: no buffer space")
+
+    b.port.on_follow_up = follow_up
+    b.send("front")
+    b.send("left")
+    b.node.step()
+    assert order == ["front", "left", ("front", 1_000_000), ("left", 2_000_000)]
+    assert [counts.published for counts in b.node.counts.values()] == [1, 1]
+    assert b.node.snapshot().watch.total_misses == 0
+    assert b.status("engine").values["last_transport_error"] == "debug: no buffer space"
+
+
+def test_nothing_follows_a_result_that_was_not_sent(bench):
+    b = bench().start()
+    followed = []
+    b.port.on_follow_up = lambda *given: followed.append(given)
+    b.port.broken = OSError("no buffer space")
+    b.serve()
+    b.port.broken = None
+    b.serve()
+    assert len(followed) == 1
+
+
 # --- lifecycle
 
 
@@ -326,6 +358,39 @@ def test_what_was_seen_of_cameras_is_forgotten_when_the_node_is_activated_anew_b
     assert (status.message, status.values["dropped_rejected"]) == ("waiting for the first image", "1")
 
 
+def test_engines_that_cannot_be_closed_are_told_and_the_node_goes_on_from_the_beginning(bench):
+    b = bench(fallback=True).start()
+    b.node.transition("deactivate")
+    closed = []
+
+    def refuse():
+        closed.append(1)
+        raise EngineError("trt: expected to free its memory, got an error; start the node anew")
+
+    for served in (b.node._engines.primary, b.node._engines._fallback):
+        served.session.close = refuse
+    step = b.node.transition("cleanup")
+    assert (step.state, step.outcome, len(closed)) == (State.UNCONFIGURED, "success", 2)
+    status = b.status("engine")
+    assert (status.level, status.values["active_engine"]) == (Level.WARN, "")
+    assert status.message == (
+        "small revision 1, ort: not closed: trt: expected to free its memory, got an error; start the node anew"
+    )
+    b.start()
+    b.serve()
+    assert (len(b.port.published), b.status("engine").level) == (1, Level.OK)
+
+
+def test_a_node_without_an_engine_is_not_activated(bench):
+    b = bench()
+    b.node.transition("configure")
+    b.node._engines.retire_all()
+    step = b.node.transition("activate")
+    assert (step.state, step.outcome) == (State.INACTIVE, "failure")
+    assert step.reason == "activate: expected an engine, got none; clean up, and configure again"
+    assert not b.port.subscribed
+
+
 # --- the contract on board
 
 
@@ -372,6 +437,22 @@ def test_the_deadline_is_watched_while_the_inference_lasts_and_a_miss_is_counted
     assert b.status("processing").values["total_misses"] == "2"
 
 
+def test_what_the_drift_watch_takes_is_no_time_of_the_results(bench, monkeypatch):
+    b = bench().start()
+    b.slow(9)
+
+    def look(*_):
+        b.time.pass_ms(5)
+        b.node.watch()
+        b.node.report()
+
+    monkeypatch.setattr(b.node._drift, "look", look)
+    b.serve()
+    assert b.node.snapshot().watch.total_misses == 0
+    status = b.port.reports[-1]["processing"]
+    assert (status.message, status.values["processing_time_ms"]) == ("OK", "9.000")
+
+
 def test_without_a_watchdog_the_miss_is_seen_when_the_result_comes(bench):
     b = bench().start()
     b.engines["main"].run = lambda inputs: b.time.pass_ms(11) or one_box_of(b, inputs)
@@ -401,6 +482,22 @@ def test_missing_for_too_long_is_an_error_and_keeping_it_again_ends_that(bench):
     b.serve()
     status = b.status("processing")
     assert (status.level, status.values["consecutive_processing_delay_ms"]) == (Level.OK, "0.000")
+
+
+def test_silence_after_a_miss_makes_no_error_of_it(bench):
+    b = bench(max_consecutive_delay_ms=50).start()
+    b.slow(12)
+    b.serve()
+    b.time.pass_ms(5000)
+    status = b.status("processing")
+    assert (status.level, status.values["consecutive_processing_delay_ms"]) == (Level.WARN, "1.000")
+
+
+def test_a_batch_that_is_late_for_too_long_is_an_error_when_it_is_out_too(bench):
+    b = bench(max_consecutive_delay_ms=50).start()
+    b.slow(70)
+    b.serve()
+    assert b.status("processing").level == Level.ERROR
 
 
 def test_a_hanging_inference_deactivates_the_node_which_lives_on_and_publishes_nothing_late(bench):
@@ -523,6 +620,52 @@ def test_a_new_engine_that_fails_or_is_late_is_rolled_back(bench, engine, how):
     assert status.level == Level.WARN
     assert status.message.startswith("swap: rolled back: ")
     assert [a.revision for a in b.port.announced] == [1, 2, 1]
+
+
+@pytest.mark.parametrize("misses", [1, 9])
+def test_a_new_engine_that_hangs_is_rolled_back_and_another_worker_serves_with_the_one_before(bench, engine, misses):
+    b = bench(fall_back_after=misses).start()
+    new = b.engines["new"] = engine(revision=2)
+    seen = []
+
+    def run(inputs):
+        before = b.node.generation
+        b.time.pass_ms(11)
+        b.node.watch()  # a miss, the first, may have rolled it back already
+        b.time.pass_ms(490)
+        b.node.watch()
+        b.serve()
+        seen.append((b.node.state, b.node.generation - before, b.port.published[-1].engine, new.is_open))
+        return one_box_of(b, inputs)
+
+    new.run = run
+    b.node.swap("new")
+    b.serve()
+    assert seen == [(State.ACTIVE, 1, "tiny revision 1, ort", True)]
+    assert (new.is_open, b.dropped(), len(b.port.published)) == (False, {"hung": 1}, 1)
+    status = b.status("engine")
+    why = "it missed the deadline too often" if misses == 1 else "tiny revision 2, ort: hangs: no answer for 501 ms"
+    assert (status.level, status.message) == (Level.WARN, f"swap: rolled back: {why}")
+    b.serve()
+    assert b.port.published[-1].engine == "tiny revision 1, ort"
+
+
+def test_an_engine_that_hangs_when_another_bundle_has_been_configured_stops_nothing(bench, engine):
+    b = bench().start()
+
+    def run(inputs):
+        b.node.transition("deactivate")
+        b.node.transition("cleanup")
+        b.engines["main"] = engine(revision=2)
+        b.start()
+        b.time.pass_ms(501)
+        b.node.watch()
+        b.serve()
+        return one_box_of(b, inputs)
+
+    b.engines["main"].run = run
+    b.serve()
+    assert (b.node.state, b.port.published[-1].engine) == (State.ACTIVE, "tiny revision 2, ort")
 
 
 def test_a_swap_that_is_refused_changes_nothing(bench, engine):

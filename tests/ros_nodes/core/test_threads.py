@@ -3,11 +3,15 @@
 import threading
 import time
 
+import pytest
+
 from ros_nodes.core.clock import REAL
+from ros_nodes.core.diagnostics import Level
 from ros_nodes.core.lifecycle import State
 from ros_nodes.core.threads import Threads
 
 PATIENCE_S = 20
+ENDS_A_THREAD = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
 
 def until(happens):
@@ -84,3 +88,77 @@ def test_leaving_ends_the_threads(bench):
     with Threads(bench().node):
         assert threading.active_count() == before + 2
     assert threading.active_count() == before
+
+
+def test_an_engine_that_cannot_be_closed_ends_no_thread_and_the_next_one_serves(bench, engine):
+    b = real(bench, probation=1, hang_ms=60_000)
+    b.engines["new"] = engine(revision=2)
+
+    def refuse():
+        raise RuntimeError("cudaFree failed")
+
+    b.node._engines.primary.session.close = refuse
+    with Threads(b.node):
+        b.node.swap("new")
+        for count in (1, 2, 3):
+            b.send()
+            until(lambda count=count: len(b.port.published) == count)
+    status = b.status("engine")
+    assert (status.level, status.message) == (Level.WARN, "tiny revision 1, ort: not closed: cudaFree failed")
+    assert status.values["last_close_error"] == status.message
+
+
+@ENDS_A_THREAD
+@pytest.mark.parametrize(
+    ("method", "error", "reason"),
+    [
+        ("step", RuntimeError("un\nforeseen"), "worker: un foreseen"),
+        ("step", SystemExit(), "worker: its thread has ended"),
+        ("watch", RuntimeError("un\nforeseen"), "watchdog: un foreseen"),
+    ],
+)
+def test_what_a_thread_does_not_survive_stops_the_node_and_says_why(bench, monkeypatch, method, error, reason):
+    b = real(bench, hang_ms=60_000, max_age_ms=60_000)
+
+    def crash():
+        monkeypatch.undo()
+        raise error
+
+    monkeypatch.setattr(b.node, method, crash)
+    with Threads(b.node):
+        until(lambda: b.node.state == State.INACTIVE)
+        assert (b.status("engine").level, b.status("engine").message) == (Level.ERROR, reason)
+        b.node.transition("activate")
+        b.send()
+        until(lambda: b.port.published)
+
+
+@ENDS_A_THREAD
+def test_a_worker_that_ends_in_the_midst_of_an_inference_leaves_the_books_balanced(bench):
+    b = real(bench, hang_ms=60_000)
+
+    def end(_):
+        raise SystemExit
+
+    b.engines["main"].run = end
+    with Threads(b.node):
+        b.send()
+        until(lambda: b.node.state == State.INACTIVE)
+    assert b.dropped() == {"failed": 1}
+    assert b.is_exact()
+
+
+def test_a_bundle_that_hangs_on_trial_is_rolled_back_and_its_worker_replaced(bench, engine):
+    b = real(bench, hang_ms=500, max_age_ms=60_000)
+    release = threading.Event()
+    new = b.engines["new"] = engine(revision=2)
+    new.run = lambda inputs: release.wait(PATIENCE_S) and engine().run(inputs)
+    with Threads(b.node, watch_every_s=0.001):
+        b.node.swap("new")
+        b.send()
+        until(lambda: b.dropped() == {"hung": 1})
+        b.send()
+        until(lambda: b.port.published)
+        assert (b.port.published[0].engine, b.node.state) == ("tiny revision 1, ort", State.ACTIVE)
+        release.set()
+        until(lambda: not new.is_open)

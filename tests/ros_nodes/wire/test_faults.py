@@ -175,6 +175,8 @@ def test_a_camera_that_breaks_the_deadline_it_promised(on_wire, picture):
     qos = Qos(deadline_ms=100)
     node = on_wire(wiring=Wiring(node="vision", topics={"front": "/front/image_raw"}, camera_qos=qos))
     camera = node.camera(qos)
+    (reader,) = node.port._readers
+    node.rig.until(reader.get_matched_publications, "the camera")  # or what is sent, best effort, is lost
     camera.send(picture())
     status = node.status("transport", lambda status: status.level == 1)
     assert status.message == f"{camera.topic} deadline_missed"
@@ -189,3 +191,42 @@ def test_results_are_sent_with_the_lifespan_that_is_set(on_wire):
     node.activate()
     writer = node.port._writers["/vision/front/detections"].dds
     assert writer.get_qos()[Policy.Lifespan].lifespan == 250_000_000
+
+
+def test_what_is_sent_after_a_result_cannot_lose_it_nor_add_writers_while_the_watchdog_looks_at_them(
+    on_wire, picture, monkeypatch
+):
+    node = on_wire()
+    known, send = set(node.port._writers), node.port._send
+
+    def refuse(topic, message, qos):
+        if "/debug/" in topic:
+            raise RuntimeError("debug failed")
+        send(topic, message, qos)
+
+    assert {"/vision/debug/processing_time_ms", "/vision/debug/pipeline_latency_ms"} <= known
+    camera = node.camera()
+    served(node, camera, picture)
+    assert set(node.port._writers) == known
+    monkeypatch.setattr(node.port, "_send", refuse)
+    served(node, camera, picture)
+    assert sum(node.node.counts["front"].dropped.values()) == 0
+
+    def said(status):
+        return {v.key: v.value for v in status.values}["last_transport_error"] == "debug failed"
+
+    node.status("engine", said)
+
+
+def test_a_node_that_cannot_wait_for_its_cameras_says_so_and_hears_them_all_the_same(on_wire, picture, monkeypatch):
+    class Broken:
+        def wait(self, _):
+            raise RuntimeError("out of resources")
+
+    node = on_wire()
+    camera = node.camera()
+    monkeypatch.setattr(node.port._ear, "_waiting", Broken())
+    served(node, camera, picture, 2)
+    status = node.status("transport", lambda status: status.level == 1)
+    assert status.message == "cameras unreadable out of resources"
+    assert node.node.transition("deactivate").outcome == "success"
