@@ -106,11 +106,11 @@ def _pack(files: Mapping[str, Path], archive: IO[bytes]) -> int:
 
 
 def _script(remote: Remote, arguments: Sequence[str], size: int) -> str:
-    text = _SCRIPT.format(
+    # One line first: what the command and its arguments hold stays as it is.
+    line = "; ".join(_SCRIPT.strip().splitlines()).replace("&; ", "& ")
+    return line.format(
         command=remote.command, version=__version__, size=size, arguments=shlex.join(arguments), result=RESULT
     )
-    lines = [line for line in text.splitlines() if line]
-    return "; ".join(lines).replace("&; ", "& ")
 
 
 def _talk(remote: Remote, script: str, archive: IO[bytes], said: IO[bytes]) -> tuple[int | None, bytes]:
