@@ -9,12 +9,13 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from avcompress.files import make_folder, sha256_file, write_atomically
+from avcompress.files import make_folder, write_atomically
+from avcompress.known_inputs import KnownInputs
 from avcompress.recipe import Recipe
 from avcompress.remote import Remote
 from avcompress.running.bench import Bench, Job, check_recipe, prepare
@@ -107,7 +108,7 @@ def _ground(job: SearchJob, bench: Bench, metric: str, place: tuple[Pool, int], 
         out=job.out,
         data_root=job.data_root,
         metric=metric,
-        known=_known(bench, job.remote),
+        known=_known(job, bench.classes),
         check=check_recipe,
         until=time.time() + job.space.settings.budget_s - _spent(job.out) / slots,
         runner=job.runner if job.remote is None else TimedOn(job.runner, job.remote),
@@ -143,10 +144,11 @@ def _compared(report: SearchReport) -> list[Record]:
     return [each for each in report.trials if each.key in {*report.front, report.chosen} and each.status == "judged"]
 
 
-def _known(bench: Bench, remote: Remote | None) -> list[Any]:
-    """What stands for the files that a recipe names; trials that have others see them in their steps' keys."""
-    files = {label: sha256_file(path) for label, path in bench.inputs.items() if path.is_file()}
-    return [files, bench.validation.fingerprint, *([remote.host] if remote else [])]
+def _known(job: SearchJob, classes: tuple[str, ...]) -> Callable[[Recipe], Any]:
+    """What stands for all that a recipe reads, and for the machine that it is timed on."""
+    inputs = KnownInputs(job.space.path.parent, job.data_root, classes)
+    machine = [job.remote.host] if job.remote else []
+    return lambda recipe: [*inputs(recipe), *machine]
 
 
 def _spent(out: Path) -> float:

@@ -42,7 +42,7 @@ class Ground:
     Attributes:
         out: the folder of the search.
         metric: that the contract is mainly about.
-        known: stands for the files that the recipe names.
+        known: what stands for all that a recipe reads.
         check: raises RecipeError for stages that do not go together.
         until: when the budget is spent, as time.time() has it.
         runner, pool: what runs a trial, and where.
@@ -53,7 +53,7 @@ class Ground:
     out: Path
     data_root: Path
     metric: str
-    known: Any
+    known: Callable[[Recipe], Any]
     check: Callable[[Recipe], None]
     until: float
     runner: Runner
@@ -171,13 +171,14 @@ def _passes(ground: Ground, course: _Course, batch: Sequence[Candidate]) -> dict
     return last
 
 
-def _key(ground: Ground, recipe: Recipe) -> str:
-    return step_key("trial", recipe.model_dump(mode="json"), ground.known)
+def _key(ground: Ground, recipe: Recipe, share: float = 1.0) -> str:
+    """Of a candidate at a share; what it reads is looked at as a whole, in which each share is contained."""
+    return step_key("trial", at_share(recipe, share).model_dump(mode="json"), ground.known(recipe))
 
 
 def _task(ground: Ground, candidate: Candidate, share: float) -> Task:
     recipe = at_share(candidate.recipe, share)
-    key = _key(ground, recipe)
+    key = _key(ground, candidate.recipe, share)
     folder = ground.out / TRIALS / key[:16]
     return Task(
         key=key,

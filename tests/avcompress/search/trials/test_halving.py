@@ -2,11 +2,13 @@
 
 import itertools
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from avcompress.recipe_load import load_recipe
@@ -173,6 +175,49 @@ def test_a_search_that_was_killed_goes_on_without_repeating_a_finished_trial_and
 
     assert tried(first) + tried(second) == tried(whole)
     assert report == expected
+
+
+STATISTICS = [{"kind": "ptq", "statistics": {"choose": [None, "kept.npz"]}}]
+
+
+def change(path: Path) -> None:
+    """Another image, or another text in the network's file."""
+    if path.suffix == ".png":
+        shutil.copy(path.with_name("2.png"), path)
+    else:
+        path.write_bytes(path.read_bytes() + onnx.ModelProto(doc_string="changed").SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("changed", "again"),
+    [("train/images/3.png", {0, 1}), ("val/labels/3.png", {0, 1}), ("net.onnx", {0, 1}), ("kept.npz", {1})],
+)
+def test_a_trial_is_repeated_where_a_file_that_it_reads_has_changed_and_no_other_one(
+    searched: Searched, fake_runner: Any, tmp_path: Path, changed: str, again: set[int]
+) -> None:
+    (tmp_path / "kept.npz").write_bytes(b"statistics")
+    path = searched(STATISTICS, shares=[1.0])
+    searching(path, fake_runner())
+    same, other = fake_runner(), fake_runner()
+    searching(path, same, resume=True)
+    change(tmp_path / changed)
+    searching(path, other, resume=True)
+
+    assert same.ran == []
+    assert {task.suggestion["stages[0].statistics"] for task in other.ran} == again
+
+
+def test_a_trial_that_was_refused_for_a_file_that_is_there_now_is_tried_again(
+    searched: Searched, fake_runner: Any, tmp_path: Path
+) -> None:
+    path = searched(STATISTICS, shares=[1.0])
+    first, later = fake_runner(), fake_runner()
+    searching(path, first)
+    (tmp_path / "kept.npz").write_bytes(b"statistics")
+    searching(path, later, resume=True)
+
+    assert len(first.ran) == 2
+    assert [task.suggestion["stages[0].statistics"] for task in later.ran] == [1]
 
 
 def test_without_resume_everything_is_tried_again(searched: Searched, fake_runner: Any) -> None:
