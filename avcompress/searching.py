@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from avcompress.search.trials.sampler import open_sampler
 from avcompress.search.trials.space import Space
 from avcompress.search.trials.timing import ALONE, TimedOn, bench_here, timed_again
 from avcompress.search.trials.writing import recipe_text
-from avcompress.spec import AvcompressError, RecipeError
+from avcompress.spec import AvcompressError, MissingError, RecipeError
 from avcompress.watch import SilentWatch, Watch, took
 
 LOCK = "lock"
@@ -67,7 +67,7 @@ def execute_search(job: SearchJob, watch: Watch) -> SearchReport:
     """Search from end to end; the report, and the best recipe where anything could be judged, lie in `out` then.
 
     Raises AvcompressError for bad input and for what this machine lacks, before the first trial; RecipeError where
-    every trial was refused, with what the first one was told.
+    every trial was refused, MissingError where every one was lost, with what the first one was told.
     """
     settings = job.space.settings
     open_sampler(settings.sampler, settings.seed, job.space.choices, 0)  # is Optuna there?
@@ -77,9 +77,7 @@ def execute_search(job: SearchJob, watch: Watch) -> SearchReport:
     with _occupied(job.out, job.resume):
         with _pool(job) as place:
             records = search(_ground(job, bench, metric, place, watch))
-        refused = [record for record in records if record.status == "refused"]
-        if refused and len(refused) == len(records):
-            raise RecipeError(f"every trial was refused, the first one so: {refused[0].message}")
+        _require_one(records)
         report = report_of(recipe.name, metric, records, settings.prefer)
         if place[1] > 1 and job.remote is None:
             report = _timed_alone(job, report, watch)
@@ -99,6 +97,15 @@ def _pool(job: SearchJob) -> Iterator[tuple[Pool, int]]:
             yield Away(replace(cluster, lost=lost), steps), cluster.slots
         finally:
             everywhere(StepsRemoval(steps), _REMOVAL_S)
+
+
+def _require_one(records: Sequence[Record]) -> None:
+    """Raise what the first trial was told where nothing came of any: RecipeError or MissingError."""
+    ends = {record.status for record in records}
+    if ends == {"refused"}:
+        raise RecipeError(f"every trial was refused, the first one so: {records[0].message}")
+    if ends == {"lost"}:
+        raise MissingError(f"every trial was lost, the first one so: {records[0].message}")
 
 
 def _ground(job: SearchJob, bench: Bench, metric: str, place: tuple[Pool, int], watch: Watch) -> Ground:

@@ -21,7 +21,7 @@ from avcompress.search.pool import Pool
 from avcompress.search.trials.choices import Options
 from avcompress.search.trials.front import promoted, steady, winner
 from avcompress.search.trials.process import Runner, Task, record_of
-from avcompress.search.trials.record import Record, load_record, save_record
+from avcompress.search.trials.record import UNKEPT, Record, load_record, save_record
 from avcompress.search.trials.sampler import Asked, Sampler, open_sampler
 from avcompress.search.trials.space import Space
 from avcompress.search.trials.tiers import at_share, tier_of
@@ -206,16 +206,16 @@ def _judge(ground: Ground, tasks: Sequence[Task]) -> list[Record]:
     for place, record in ground.pool.results(ground.runner, [tasks[number] for number in missing]):
         number = missing[place]
         found[number] = record
-        if record.status != "not begun":
+        if record.status not in UNKEPT:
             save_record(record, tasks[number].folder)
         ground.tell(record, False)
     return [record for record in found if record is not None]
 
 
 def _kept(task: Task) -> Record | None:
-    """What is known of a task; one that ran out of a time that is longer now is tried again."""
+    """What is known of a task; one that failed, or ran out of a time that is longer now, is tried again."""
     record = load_record(task.folder, task.key)
-    if record is None or (record.status == "timed out" and record.seconds < task.limit_s):
+    if record is None or record.status == "failed" or (record.status == "timed out" and record.seconds < task.limit_s):
         return None
     named = record_of(task, record.status, record.seconds, record.message)
     return named.model_copy(update={name: getattr(record, name) for name in ("figures", "lines", "timed_on")})

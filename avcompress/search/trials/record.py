@@ -13,8 +13,11 @@ from avcompress.frozen import Measured, Model
 from validation.report import ContractLine, Report
 
 FILE = "record.json"
-Status = Literal["judged", "refused", "failed", "timed out", "not begun"]
-"""refused: bad input, as run says it; failed: it crashed, or was killed; not begun: the budget was spent."""
+Status = Literal["judged", "refused", "failed", "timed out", "lost", "not begun"]
+"""refused: bad input, as run says it; failed: it crashed, or was killed; lost: its machine was, or lacked something;
+not begun: the budget was spent."""
+UNKEPT = ("lost", "not begun")
+"""Ends that say nothing of the trial: no file tells of them."""
 
 
 class Line(Model):

@@ -17,7 +17,7 @@ from avcompress.search.trials.record import Record
 from avcompress.search.trials.report import SearchReport
 from avcompress.search.trials.space import load_space
 from avcompress.searching import SearchJob, execute_search
-from avcompress.spec import RecipeError
+from avcompress.spec import MissingError, RecipeError
 from avcompress.watch import SilentWatch
 
 pytest.importorskip("optuna", reason="the extra `search` is not installed")
@@ -136,6 +136,27 @@ def test_a_trial_that_comes_to_nothing_is_recorded_and_the_search_goes_on(
     assert report.met
     saved = Record.model_validate_json((tmp_path / "out" / "trials" / lost.key[:16] / "record.json").read_bytes())
     assert saved == lost
+
+
+@pytest.mark.parametrize(("status", "saved"), [("failed", True), ("lost", False)])
+def test_what_may_not_be_the_trials_own_fault_is_tried_once_more_by_resume(
+    searched: Searched, fake_runner: Any, tmp_path: Path, status: str, saved: bool
+) -> None:
+    report = searching(searched(), fake_runner(statuses={0: status}))
+    (record,) = [each for each in report.trials if each.number == 0]
+    again, then = fake_runner(), fake_runner()
+    assert (tmp_path / "out" / "trials" / record.key[:16] / "record.json").exists() == saved
+    mended = searching(searched(), again, resume=True)
+    searching(searched(), then, resume=True)
+
+    assert (again.ran[0].number, again.ran[0].share) == (0, 0.5)
+    assert {each.status for each in mended.trials} == {"judged"}
+    assert then.ran == []
+
+
+def test_where_every_trial_was_lost_it_is_told_as_what_is_missing(searched: Searched, fake_runner: Any) -> None:
+    with pytest.raises(MissingError, match="every trial was lost, the first one so: as the test wants it"):
+        searching(searched(), fake_runner(statuses=dict.fromkeys(range(4), "lost")))
 
 
 def test_where_every_trial_is_refused_the_first_message_is_told(searched: Searched, fake_runner: Any) -> None:

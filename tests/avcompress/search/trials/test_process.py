@@ -61,6 +61,7 @@ def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: p
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "failed", "killed by SIGSEGV"),
         ("print('error: recipe.yaml: mend it'); raise SystemExit(2)", "refused", "recipe.yaml: mend it"),
+        ("print('error: no GPU'); raise SystemExit(3)", "lost", "no GPU"),
         ("raise SystemExit(4)", "failed", "exit code 4: it said nothing"),
         ("raise SystemExit(0)", "failed", "exit code 0"),  # and no report
         ("import time; time.sleep(60)", "timed out", "ended after 2 s"),
@@ -76,6 +77,13 @@ def test_whatever_a_trial_does_is_recorded(
     assert found.status == status
     assert message in found.message
     assert not found.met
+
+
+def test_a_report_that_is_damaged_fails_its_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import os; os.makedirs('run'); open('run/report.json', 'w').write('{')"
+    monkeypatch.setattr(process, "_command", lambda task: python(f"import os; os.chdir({str(task.folder)!r}); {code}"))
+
+    assert run_trial(task(tmp_path)).status == "failed"
 
 
 def test_a_trial_is_not_begun_once_the_budget_is_spent(tmp_path: Path) -> None:
