@@ -26,10 +26,11 @@ from avcompress.search.trials.away import Away, DataLook, StepsRemoval, lost
 from avcompress.search.trials.halving import STEPS, TRIALS, Ground, cheapest_suggestion, search
 from avcompress.search.trials.page import PAGE, render
 from avcompress.search.trials.process import Runner, run_trial
-from avcompress.search.trials.record import FILE, Record, save_record
+from avcompress.search.trials.record import Record, save_record
 from avcompress.search.trials.report import BEST, JSON, MARKDOWN, SearchReport, markdown, report_of
 from avcompress.search.trials.sampler import open_sampler
 from avcompress.search.trials.space import Space
+from avcompress.search.trials.spending import SPENT, counted
 from avcompress.search.trials.timing import ALONE, TimedOn, bench_here, timed_again
 from avcompress.search.trials.writing import recipe_text
 from avcompress.spec import AvcompressError, MissingError, RecipeError
@@ -38,7 +39,7 @@ from avcompress.watch import SilentWatch, Watch, took
 LOCK = "lock"
 _REMOVAL_S = 4.0
 """For machines of a cluster to remove what they have kept."""
-OURS = (TRIALS, STEPS, JSON, MARKDOWN, PAGE, BEST, LOCK)
+OURS = (TRIALS, STEPS, JSON, MARKDOWN, PAGE, BEST, LOCK, SPENT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +75,10 @@ def execute_search(job: SearchJob, watch: Watch) -> SearchReport:
     recipe = job.space.recipe(cheapest_suggestion(job.space))
     bench = prepare(Job(recipe, job.space.path, job.data_root, job.out), SilentWatch())
     metric = judged_metric(recipe, bench.classes)
-    with _occupied(job.out, job.resume):
+    with _occupied(job.out, job.resume), counted(job.out) as before:
+        until = time.time() + settings.budget_s - before
         with _pool(job) as place:
-            records = search(_ground(job, bench, metric, place, watch))
+            records = search(_ground(job, bench, metric, (place[0], until), watch))
         _require_one(records)
         report = report_of(recipe.name, metric, records, settings.prefer)
         if place[1] > 1 and job.remote is None:
@@ -108,8 +110,8 @@ def _require_one(records: Sequence[Record]) -> None:
         raise MissingError(f"every trial was lost, the first one so: {records[0].message}")
 
 
-def _ground(job: SearchJob, bench: Bench, metric: str, place: tuple[Pool, int], watch: Watch) -> Ground:
-    pool, slots = place
+def _ground(job: SearchJob, bench: Bench, metric: str, place: tuple[Pool, float], watch: Watch) -> Ground:
+    pool, until = place
     return Ground(
         space=job.space,
         out=job.out,
@@ -117,7 +119,7 @@ def _ground(job: SearchJob, bench: Bench, metric: str, place: tuple[Pool, int], 
         metric=metric,
         known=_known(job, bench.classes),
         check=check_recipe,
-        until=time.time() + job.space.settings.budget_s - _spent(job.out) / slots,
+        until=until,
         runner=job.runner if job.remote is None else TimedOn(job.runner, job.remote),
         pool=pool,
         tell=lambda record, kept: watch.note(_told(record, kept)),
@@ -156,15 +158,6 @@ def _known(job: SearchJob, classes: tuple[str, ...]) -> Callable[[Recipe], Any]:
     inputs = KnownInputs(job.space.path.parent, job.data_root, classes)
     machine = [job.remote.host] if job.remote else []
     return lambda recipe: [*inputs(recipe), *machine]
-
-
-def _spent(out: Path) -> float:
-    """The seconds of the trials that are finished."""
-    seconds = 0.0
-    for path in out.glob(f"{TRIALS}/*/{FILE}"):
-        with contextlib.suppress(OSError, ValueError):
-            seconds += Record.model_validate_json(path.read_bytes()).seconds
-    return seconds
 
 
 def _told(record: Record, kept: bool) -> str:
@@ -213,5 +206,6 @@ def _clear(out: Path, resume: bool) -> None:
     for name in (JSON, MARKDOWN, PAGE, BEST):
         (out / name).unlink(missing_ok=True)
     if not resume:
+        (out / SPENT).unlink(missing_ok=True)
         for name in (TRIALS, STEPS):
             shutil.rmtree(out / name, ignore_errors=True)

@@ -12,6 +12,7 @@ import onnx
 import pytest
 
 from avcompress.recipe_load import load_recipe
+from avcompress.search.trials import spending
 from avcompress.search.trials.process import Task
 from avcompress.search.trials.record import Record
 from avcompress.search.trials.report import SearchReport
@@ -277,16 +278,36 @@ def test_a_search_ends_when_its_budget_is_spent_and_goes_on_with_a_larger_one(
     assert len(rest.ran) == 3
 
 
-def test_seconds_of_earlier_commands_count_to_the_budget(
+def test_seconds_of_earlier_commands_count_to_the_budget_those_of_trials_that_were_killed_too(
     searched: Searched, fake_runner: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "time", lambda: 1000.0)
-    first, later = fake_runner(), fake_runner()
-    searching(searched(trials=4), first)
-    searching(searched(trials=8), later, resume=True)
+    first, later, anew = fake_runner(), fake_runner(), fake_runner()
 
-    assert first.ran[0].until == 1600
-    assert later.ran[0].until == 1600 - 6  # six trials of a second each
+    def dying(task: Task) -> Record:
+        first(task)
+        time.sleep(0.5)
+        raise _Killed
+
+    with pytest.raises(_Killed):
+        searching(searched(), dying)
+    searching(searched(), later, resume=True)
+    searching(searched(), anew)
+
+    assert first.ran[0].until == anew.ran[0].until == 1600
+    assert later.ran[0].until <= 1600 - 0.5
+
+
+def test_seconds_are_written_while_they_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spending, "_EVERY_S", 0.02)
+    (tmp_path / spending.SPENT).write_text("40.5")
+    with spending.counted(tmp_path) as before:
+        end = time.monotonic() + 60
+        while float((tmp_path / spending.SPENT).read_text()) <= 40.5 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert float((tmp_path / spending.SPENT).read_text()) > 40.5
+
+    assert before == 40.5
 
 
 def test_a_folder_with_other_things_in_it_is_refused(searched: Searched, fake_runner: Any, tmp_path: Path) -> None:
