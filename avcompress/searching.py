@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from avcompress.search.trials.space import Space
 from avcompress.search.trials.spending import SPENT, counted
 from avcompress.search.trials.timing import ALONE, TimedOn, bench_here, timed_again
 from avcompress.search.trials.writing import recipe_text
-from avcompress.spec import AvcompressError, MissingError, RecipeError
+from avcompress.spec import AvcompressError, LateError, MissingError, RecipeError
 from avcompress.watch import SilentWatch, Watch, took
 
 LOCK = "lock"
@@ -82,7 +82,7 @@ def execute_search(job: SearchJob, watch: Watch) -> SearchReport:
         _require_one(records)
         report = report_of(recipe.name, metric, records, settings.prefer)
         if place[1] > 1 and job.remote is None:
-            report = _timed_alone(job, report, watch)
+            report = _timed_alone(job, report, until, watch)
         _write(job, report)
     return report
 
@@ -120,37 +120,49 @@ def _ground(job: SearchJob, bench: Bench, metric: str, place: tuple[Pool, float]
         known=_known(job, bench.classes),
         check=check_recipe,
         until=until,
-        runner=job.runner if job.remote is None else TimedOn(job.runner, job.remote),
+        runner=job.runner,
         pool=pool,
+        timer=TimedOn(job.remote) if job.remote is not None else None,
         tell=lambda record, kept: watch.note(_told(record, kept)),
     )
 
 
-def _timed_alone(job: SearchJob, report: SearchReport, watch: Watch) -> SearchReport:
-    """The report once the front and the best trial were timed with nothing beside: trials had disturbed each other.
+def _timed_alone(job: SearchJob, report: SearchReport, until: float, watch: Watch) -> SearchReport:
+    """The report once trials were timed with nothing beside: they had disturbed each other.
 
-    One whose engine does not run here, as that of another machine of a cluster, keeps the latency that it had there.
+    The front and the best one always are; then, until the budget is spent, all others that a latency alone keeps from
+    being the best. One whose engine does not run here, as that of another machine of a cluster, keeps the latency that
+    it had there.
     """
     tried: set[str] = set()
-    while missing := [each for each in _compared(report) if each.key not in tried and not each.timed_on]:
-        records = {record.key: record for record in report.trials}
-        for record in missing:
-            tried.add(record.key)
-            folder = job.out / TRIALS / record.key[:16]
-            try:
-                found = timed_again(record, folder, bench_here, ALONE)
-            except (OSError, AvcompressError) as error:
-                watch.note(f"trial {record.number} is not timed alone: {error}")
-                continue
-            save_record(found, folder)
-            records[record.key] = found
-        settings = job.space.settings
-        report = report_of(report.recipe, report.metric, tuple(records.values()), settings.prefer)
+    while (record := _next_untimed(report, tried, until)) is not None:
+        tried.add(record.key)
+        found = _alone(job, record, watch)
+        trials = [found if each.key == found.key else each for each in report.trials]
+        report = report_of(report.recipe, report.metric, trials, job.space.settings.prefer)
     return report
 
 
-def _compared(report: SearchReport) -> list[Record]:
-    return [each for each in report.trials if each.key in {*report.front, report.chosen} and each.status == "judged"]
+def _next_untimed(report: SearchReport, tried: Collection[str], until: float) -> Record | None:
+    judged = [each for each in report.trials if each.status == "judged" and each.key not in tried]
+    untimed = [each for each in judged if not each.timed_on]
+    compared = [each for each in untimed if each.key in {*report.front, report.chosen}]
+    others = [each for each in untimed if each.share == 1 and each.miss(timed=False) == 0]
+    return next(iter(compared + others if time.time() < until else compared), None)
+
+
+def _alone(job: SearchJob, record: Record, watch: Watch) -> Record:
+    """A record once its trial was timed alone, which is saved; or as it was, where that could not be."""
+    folder, limit_s = job.out / TRIALS / record.key[:16], job.space.settings.trial_s
+    try:
+        found = timed_again(record, folder, bench_here(limit_s), ALONE)
+    except LateError:
+        found = record.model_copy(update={"status": "timed out", "message": f"timed alone: ended after {limit_s:g} s"})
+    except (OSError, AvcompressError) as error:
+        watch.note(f"trial {record.number} is not timed alone: {error}")
+        return record
+    save_record(found, folder)
+    return found
 
 
 def _known(job: SearchJob, classes: tuple[str, ...]) -> Callable[[Recipe], Any]:

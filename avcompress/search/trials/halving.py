@@ -20,8 +20,8 @@ from avcompress.recipe_search import Search
 from avcompress.search.pool import Pool
 from avcompress.search.trials.choices import Options
 from avcompress.search.trials.front import promoted, steady, winner
-from avcompress.search.trials.process import Runner, Task, record_of
-from avcompress.search.trials.record import UNKEPT, Record, load_record, save_record
+from avcompress.search.trials.process import Runner, Saving, Task, record_of
+from avcompress.search.trials.record import Record, keep_record, load_record
 from avcompress.search.trials.sampler import Asked, Sampler, open_sampler
 from avcompress.search.trials.space import Space
 from avcompress.search.trials.tiers import at_share, tier_of
@@ -46,6 +46,7 @@ class Ground:
         check: raises RecipeError for stages that do not go together.
         until: when the budget is spent, as time.time() has it.
         runner, pool: what runs a trial, and where.
+        timer: times a judged trial once more, one after the other; None: the trial's own latency holds.
         tell: hears of every record, and whether it was kept from an earlier search.
     """
 
@@ -59,6 +60,7 @@ class Ground:
     runner: Runner
     pool: Pool
     tell: Callable[[Record, bool], None]
+    timer: Callable[[Record, Task], Record] | None = None
 
     @property
     def settings(self) -> Search:
@@ -198,18 +200,27 @@ def _task(ground: Ground, candidate: Candidate, share: float) -> Task:
 
 def _judge(ground: Ground, tasks: Sequence[Task]) -> list[Record]:
     """The record of every task, in order: kept where it was finished before, each other as it is done."""
-    found = [_kept(task) for task in tasks]
+    found = [_timed(ground, _kept(task), task) for task in tasks]
     for record in found:
         if record is not None:
             ground.tell(record, True)
     missing = [number for number, record in enumerate(found) if record is None]
-    for place, record in ground.pool.results(ground.runner, [tasks[number] for number in missing]):
+    for place, record in ground.pool.results(Saving(ground.runner), [tasks[number] for number in missing]):
         number = missing[place]
-        found[number] = record
-        if record.status not in UNKEPT:
-            save_record(record, tasks[number].folder)
-        ground.tell(record, False)
+        keep_record(record, tasks[number].folder)  # before it is timed, for that may end the search
+        timed = _timed(ground, record, tasks[number]) or record
+        found[number] = timed
+        ground.tell(timed, False)
     return [record for record in found if record is not None]
+
+
+def _timed(ground: Ground, record: Record | None, task: Task) -> Record | None:
+    """A record with the latency that the ground's timer finds, where it lacks that."""
+    if ground.timer is None or record is None or record.status != "judged" or record.timed_on:
+        return record
+    found = ground.timer(record, task)
+    keep_record(found, task.folder)
+    return found
 
 
 def _kept(task: Task) -> Record | None:

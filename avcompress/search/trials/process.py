@@ -15,7 +15,7 @@ from pathlib import Path
 
 from avcompress.files import write_atomically
 from avcompress.search.trials.choices import Suggestion
-from avcompress.search.trials.record import Record, Status, figures_of, lines_of
+from avcompress.search.trials.record import Record, Status, figures_of, keep_record, lines_of
 from validation.report import Report
 
 RECIPE, OUT, LOG = "recipe.yaml", "run", "log.txt"
@@ -59,6 +59,19 @@ class Task:
 
 Runner = Callable[[Task], Record]
 """What runs a trial, and tells what came of it; it never raises for what the trial does."""
+
+
+@dataclass(frozen=True)
+class Saving:
+    """A runner that leaves each record in its trial's folder at once: no trial is lost with a search that ends."""
+
+    runner: Runner
+
+    def __call__(self, task: Task) -> Record:
+        """Run it, and save what came of it."""
+        record = self.runner(task)
+        keep_record(record, task.folder)
+        return record
 
 
 def run_trial(task: Task) -> Record:

@@ -116,6 +116,12 @@ def save_record(record: Record, folder: Path) -> None:
     write_atomically(folder / FILE, record.model_dump_json(indent=1) + "\n")
 
 
+def keep_record(record: Record, folder: Path) -> None:
+    """Write it, unless it says nothing of the trial."""
+    if record.status not in UNKEPT:
+        save_record(record, folder)
+
+
 def load_record(folder: Path, key: str) -> Record | None:
     """The record in a trial's folder; None where there is none, it is damaged, or is another trial's."""
     try:
