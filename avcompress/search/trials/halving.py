@@ -151,8 +151,7 @@ def _recipe(ground: Ground, course: _Course, asked: Asked, tier: int) -> Recipe 
         ground.check(recipe)
     except RecipeError:
         return None
-    key = _key(ground, recipe)
-    if tier_of(recipe) != tier or key in course.seen:
+    if tier_of(recipe) != tier or (key := _key(ground, recipe)) in course.seen:
         return None
     course.seen.add(key)
     return recipe

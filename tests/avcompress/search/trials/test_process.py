@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from avcompress.search.trials import process
-from avcompress.search.trials.process import Task, run_command, run_trial
+from avcompress.search.trials.process import Saving, Task, record_of, run_command, run_trial
+from avcompress.search.trials.record import load_record
 
 
 def python(code: str) -> list[str]:
@@ -84,6 +85,15 @@ def test_a_report_that_is_damaged_fails_its_trial(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(process, "_command", lambda task: python(f"import os; os.chdir({str(task.folder)!r}); {code}"))
 
     assert run_trial(task(tmp_path)).status == "failed"
+
+
+def test_a_record_is_saved_by_whatever_runs_the_trial_unless_it_says_nothing_of_it(tmp_path: Path) -> None:
+    own = task(tmp_path)
+    assert Saving(lambda given: record_of(given, "lost", 1.0))(own).status == "lost"
+    assert load_record(own.folder, "k") is None
+
+    found = Saving(lambda given: record_of(given, "failed", 1.0))(own)
+    assert load_record(own.folder, "k") == found
 
 
 def test_a_trial_is_not_begun_once_the_budget_is_spent(tmp_path: Path) -> None:
