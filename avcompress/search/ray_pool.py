@@ -172,8 +172,8 @@ def _sent(errand: _Errand, share: _Share, arguments: tuple[Any, ...]) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     there = NodeAffinitySchedulingStrategy(errand.machine, soft=False)
-    remote: Any = ray.remote(num_cpus=share.cores, max_retries=0, scheduling_strategy=there)(_do)
-    return remote.remote(*arguments)
+    remote: Any = ray.remote(num_cpus=share.cores, max_retries=0)(_do)
+    return remote.options(scheduling_strategy=there).remote(*arguments)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import pytest
 from avcompress.recipe import Segmentation
 from avcompress.search.cache import Cache
 from avcompress.search.pool import Here
-from avcompress.search.ray_pool import _share, connected, everywhere
+from avcompress.search.ray_pool import _Errand, _sendable, _Share, _share, connected, everywhere
 from avcompress.search.sensitivity.measure import Material, measure_sensitivity
 from avcompress.spec import MissingError, PeerError
 
@@ -94,6 +94,22 @@ def _with_node(tasks: list[list[str]], number: int) -> str:
 )
 def test_tasks_of_a_machine_share_its_own_cores(cores: int, at_a_time: int | None, share: tuple[int, int]) -> None:
     assert _share(cores, at_a_time) == share
+
+
+def sent_to(left: list[_Errand], busy: list[str], shares: dict[str, _Share]) -> list[tuple[int, str]]:
+    away = {number: _Errand(9, machine) for number, machine in enumerate(busy)}
+    return [(errand.number, errand.machine) for errand in _sendable(left, away, shares)]
+
+
+def test_a_task_goes_where_there_is_most_room_and_one_that_was_lost_waits_for_another_machine() -> None:
+    shares = {"a": _Share(2, 1), "b": _Share(1, 4)}
+    left = [_Errand(0), _Errand(1), _Errand(2, lost_on=["a"]), _Errand(3)]
+
+    assert sent_to(left, ["b"], shares) == [(0, "a"), (1, "a")]
+    assert [errand.number for errand in left] == [2, 3]
+    assert sent_to(left, [], shares) == [(2, "b"), (3, "a")]
+    assert sent_to([_Errand(4, lost_on=["a"])], [], {"a": _Share(1, 1)}) == [(4, "a")]
+    assert sent_to([_Errand(5)], [], {}) == []
 
 
 def test_what_work_raises_is_raised_here_and_machines_are_asked_before(calm: Any, tmp_path: Path) -> None:
