@@ -14,7 +14,9 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class Search(Model):
     """The limits of a search; what is searched are the recipe's choices."""
 
-    budget_s: PositiveFloat = Field(description="seconds that all trials may take, those of earlier commands included")
+    budget_s: PositiveFloat = Field(
+        description="seconds that a search may take, those of earlier commands included, ended or killed"
+    )
     trial_s: PositiveFloat = Field(3600.0, description="seconds after which a trial is ended, and counts as failed")
     trials: PositiveInt = Field(24, description="candidates, at most, in each tier of cost")
     width: PositiveInt = Field(8, description="candidates of a round, which are compared with each other")

@@ -22,7 +22,7 @@ from typing import IO, TypeVar
 
 from avcompress import __version__
 from avcompress.frozen import Model
-from avcompress.spec import AvcompressError, EngineError, MissingError, OutputError
+from avcompress.spec import AvcompressError, EngineError, LateError, MissingError, OutputError
 
 M = TypeVar("M", bound=Model)
 RESULT = "result.json"
@@ -73,7 +73,8 @@ def run_remotely(remote: Remote, arguments: Sequence[str], files: Mapping[str, P
         arguments: of avcompress, with paths as they are there, below the folder that it runs in.
         files: files and folders to be copied, by their names there.
 
-    Raises MissingError, OutputError for a full disk, and EngineError for what the command there refuses.
+    Raises MissingError, LateError after the limit, OutputError for a full disk, and EngineError for what the command
+    there refuses.
     """
     with tempfile.TemporaryFile() as archive, tempfile.TemporaryFile() as said:
         size = _pack(files, archive)
@@ -106,11 +107,11 @@ def _pack(files: Mapping[str, Path], archive: IO[bytes]) -> int:
 
 
 def _script(remote: Remote, arguments: Sequence[str], size: int) -> str:
-    text = _SCRIPT.format(
+    # One line first: what the command and its arguments hold stays as it is.
+    line = "; ".join(_SCRIPT.strip().splitlines()).replace("&; ", "& ")
+    return line.format(
         command=remote.command, version=__version__, size=size, arguments=shlex.join(arguments), result=RESULT
     )
-    lines = [line for line in text.splitlines() if line]
-    return "; ".join(lines).replace("&; ", "& ")
 
 
 def _talk(remote: Remote, script: str, archive: IO[bytes], said: IO[bytes]) -> tuple[int | None, bytes]:
@@ -160,7 +161,7 @@ def _error(remote: Remote, code: int | None, lines: Sequence[str]) -> Avcompress
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     message = (errors or lines or ["it said nothing"])[-1]
     if code is None:
-        return MissingError(f"{where}: expected an answer within {remote.limit_s:g} s, got none; look at the machine")
+        return LateError(f"{where}: expected an answer within {remote.limit_s:g} s, got none; look at the machine")
     if code == _LOST or code < 0:
         return MissingError(f"{where}: expected a connection by SSH, got: {message}; try: ssh {remote.host} true")
     if code in _NO_COMMAND:

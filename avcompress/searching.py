@@ -9,12 +9,13 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from avcompress.files import make_folder, sha256_file, write_atomically
+from avcompress.files import make_folder, write_atomically
+from avcompress.known_inputs import KnownInputs
 from avcompress.recipe import Recipe
 from avcompress.remote import Remote
 from avcompress.running.bench import Bench, Job, check_recipe, prepare
@@ -25,19 +26,20 @@ from avcompress.search.trials.away import Away, DataLook, StepsRemoval, lost
 from avcompress.search.trials.halving import STEPS, TRIALS, Ground, cheapest_suggestion, search
 from avcompress.search.trials.page import PAGE, render
 from avcompress.search.trials.process import Runner, run_trial
-from avcompress.search.trials.record import FILE, Record, save_record
+from avcompress.search.trials.record import Record, save_record
 from avcompress.search.trials.report import BEST, JSON, MARKDOWN, SearchReport, markdown, report_of
 from avcompress.search.trials.sampler import open_sampler
 from avcompress.search.trials.space import Space
+from avcompress.search.trials.spending import SPENT, counted
 from avcompress.search.trials.timing import ALONE, TimedOn, bench_here, timed_again
 from avcompress.search.trials.writing import recipe_text
-from avcompress.spec import AvcompressError, RecipeError
+from avcompress.spec import AvcompressError, LateError, MissingError, RecipeError
 from avcompress.watch import SilentWatch, Watch, took
 
 LOCK = "lock"
 _REMOVAL_S = 4.0
 """For machines of a cluster to remove what they have kept."""
-OURS = (TRIALS, STEPS, JSON, MARKDOWN, PAGE, BEST, LOCK)
+OURS = (TRIALS, STEPS, JSON, MARKDOWN, PAGE, BEST, LOCK, SPENT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,22 +68,21 @@ def execute_search(job: SearchJob, watch: Watch) -> SearchReport:
     """Search from end to end; the report, and the best recipe where anything could be judged, lie in `out` then.
 
     Raises AvcompressError for bad input and for what this machine lacks, before the first trial; RecipeError where
-    every trial was refused, with what the first one was told.
+    every trial was refused, MissingError where every one was lost, with what the first one was told.
     """
     settings = job.space.settings
     open_sampler(settings.sampler, settings.seed, job.space.choices, 0)  # is Optuna there?
     recipe = job.space.recipe(cheapest_suggestion(job.space))
     bench = prepare(Job(recipe, job.space.path, job.data_root, job.out), SilentWatch())
     metric = judged_metric(recipe, bench.classes)
-    with _occupied(job.out, job.resume):
+    with _occupied(job.out, job.resume), counted(job.out) as before:
+        until = time.time() + settings.budget_s - before
         with _pool(job) as place:
-            records = search(_ground(job, bench, metric, place, watch))
-        refused = [record for record in records if record.status == "refused"]
-        if refused and len(refused) == len(records):
-            raise RecipeError(f"every trial was refused, the first one so: {refused[0].message}")
+            records = search(_ground(job, bench, metric, (place[0], until), watch))
+        _require_one(records)
         report = report_of(recipe.name, metric, records, settings.prefer)
         if place[1] > 1 and job.remote is None:
-            report = _timed_alone(job, report, watch)
+            report = _timed_alone(job, report, until, watch)
         _write(job, report)
     return report
 
@@ -100,62 +101,75 @@ def _pool(job: SearchJob) -> Iterator[tuple[Pool, int]]:
             everywhere(StepsRemoval(steps), _REMOVAL_S)
 
 
-def _ground(job: SearchJob, bench: Bench, metric: str, place: tuple[Pool, int], watch: Watch) -> Ground:
-    pool, slots = place
+def _require_one(records: Sequence[Record]) -> None:
+    """Raise what the first trial was told where nothing came of any: RecipeError or MissingError."""
+    ends = {record.status for record in records}
+    if ends == {"refused"}:
+        raise RecipeError(f"every trial was refused, the first one so: {records[0].message}")
+    if ends == {"lost"}:
+        raise MissingError(f"every trial was lost, the first one so: {records[0].message}")
+
+
+def _ground(job: SearchJob, bench: Bench, metric: str, place: tuple[Pool, float], watch: Watch) -> Ground:
+    pool, until = place
     return Ground(
         space=job.space,
         out=job.out,
         data_root=job.data_root,
         metric=metric,
-        known=_known(bench, job.remote),
+        known=_known(job, bench.classes),
         check=check_recipe,
-        until=time.time() + job.space.settings.budget_s - _spent(job.out) / slots,
-        runner=job.runner if job.remote is None else TimedOn(job.runner, job.remote),
+        until=until,
+        runner=job.runner,
         pool=pool,
+        timer=TimedOn(job.remote) if job.remote is not None else None,
         tell=lambda record, kept: watch.note(_told(record, kept)),
     )
 
 
-def _timed_alone(job: SearchJob, report: SearchReport, watch: Watch) -> SearchReport:
-    """The report once the front and the best trial were timed with nothing beside: trials had disturbed each other.
+def _timed_alone(job: SearchJob, report: SearchReport, until: float, watch: Watch) -> SearchReport:
+    """The report once trials were timed with nothing beside: they had disturbed each other.
 
-    One whose engine does not run here, as that of another machine of a cluster, keeps the latency that it had there.
+    The front and the best one always are; then, until the budget is spent, all others that a latency alone keeps from
+    being the best. One whose engine does not run here, as that of another machine of a cluster, keeps the latency that
+    it had there.
     """
     tried: set[str] = set()
-    while missing := [each for each in _compared(report) if each.key not in tried and not each.timed_on]:
-        records = {record.key: record for record in report.trials}
-        for record in missing:
-            tried.add(record.key)
-            folder = job.out / TRIALS / record.key[:16]
-            try:
-                found = timed_again(record, folder, bench_here, ALONE)
-            except (OSError, AvcompressError) as error:
-                watch.note(f"trial {record.number} is not timed alone: {error}")
-                continue
-            save_record(found, folder)
-            records[record.key] = found
-        settings = job.space.settings
-        report = report_of(report.recipe, report.metric, tuple(records.values()), settings.prefer)
+    while (record := _next_untimed(report, tried, until)) is not None:
+        tried.add(record.key)
+        found = _alone(job, record, watch)
+        trials = [found if each.key == found.key else each for each in report.trials]
+        report = report_of(report.recipe, report.metric, trials, job.space.settings.prefer)
     return report
 
 
-def _compared(report: SearchReport) -> list[Record]:
-    return [each for each in report.trials if each.key in {*report.front, report.chosen} and each.status == "judged"]
+def _next_untimed(report: SearchReport, tried: Collection[str], until: float) -> Record | None:
+    judged = [each for each in report.trials if each.status == "judged" and each.key not in tried]
+    untimed = [each for each in judged if not each.timed_on]
+    compared = [each for each in untimed if each.key in {*report.front, report.chosen}]
+    others = [each for each in untimed if each.share == 1 and each.miss(timed=False) == 0]
+    return next(iter(compared + others if time.time() < until else compared), None)
 
 
-def _known(bench: Bench, remote: Remote | None) -> list[Any]:
-    """What stands for the files that a recipe names; trials that have others see them in their steps' keys."""
-    files = {label: sha256_file(path) for label, path in bench.inputs.items() if path.is_file()}
-    return [files, bench.validation.fingerprint, *([remote.host] if remote else [])]
+def _alone(job: SearchJob, record: Record, watch: Watch) -> Record:
+    """A record once its trial was timed alone, which is saved; or as it was, where that could not be."""
+    folder, limit_s = job.out / TRIALS / record.key[:16], job.space.settings.trial_s
+    try:
+        found = timed_again(record, folder, bench_here(limit_s), ALONE)
+    except LateError:
+        found = record.model_copy(update={"status": "timed out", "message": f"timed alone: ended after {limit_s:g} s"})
+    except (OSError, AvcompressError) as error:
+        watch.note(f"trial {record.number} is not timed alone: {error}")
+        return record
+    save_record(found, folder)
+    return found
 
 
-def _spent(out: Path) -> float:
-    """The seconds of the trials that are finished."""
-    seconds = 0.0
-    for path in out.glob(f"{TRIALS}/*/{FILE}"):
-        with contextlib.suppress(OSError, ValueError):
-            seconds += Record.model_validate_json(path.read_bytes()).seconds
-    return seconds
+def _known(job: SearchJob, classes: tuple[str, ...]) -> Callable[[Recipe], Any]:
+    """What stands for all that a recipe reads, and for the machine that it is timed on."""
+    inputs = KnownInputs(job.space.path.parent, job.data_root, classes)
+    machine = [job.remote.host] if job.remote else []
+    return lambda recipe: [*inputs(recipe), *machine]
 
 
 def _told(record: Record, kept: bool) -> str:
@@ -204,5 +218,6 @@ def _clear(out: Path, resume: bool) -> None:
     for name in (JSON, MARKDOWN, PAGE, BEST):
         (out / name).unlink(missing_ok=True)
     if not resume:
+        (out / SPENT).unlink(missing_ok=True)
         for name in (TRIALS, STEPS):
             shutil.rmtree(out / name, ignore_errors=True)

@@ -8,6 +8,7 @@ AvcompressError             one clear line for the user, and an exit code
 │   └── EngineBuildError    ... while it built an engine
 ├── PeerError         (2)   another process of the same run ended
 ├── MissingError      (3)   something this machine lacks: a backend, a GPU
+│   └── LateError           ... an answer within its time
 └── OutputError       (3)   the output could not be written: full disk, no permission
 
 Every message reads `where: expected X, got Y; what to do`.
@@ -93,6 +94,10 @@ class MissingError(AvcompressError):
     """This machine lacks something; the message holds the command that installs it."""
 
     exit_code = 3
+
+
+class LateError(MissingError):
+    """What was waited for has not come within its time."""
 
 
 class OutputError(AvcompressError):

@@ -15,9 +15,10 @@ import os
 import signal
 import socket
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from avcompress import __version__
 from avcompress.spec import MissingError, PeerError
@@ -45,15 +46,20 @@ class Movable(Protocol):
 class RayPool:
     """The machines of a cluster that this process is connected to, see `connected`.
 
+    Each task is sent to a machine: left to Ray, a larger one would take several where others wait for work.
+
     Attributes:
-        cores: that each task takes.
-        slots: tasks at a time, on all machines as they are now.
+        at_a_time: tasks on each machine, which share its cores; None: one for each core.
         lost: see Lost; None: PeerError.
     """
 
-    cores: float
-    slots: int
+    at_a_time: int | None = None
     lost: Lost | None = None
+
+    @property
+    def slots(self) -> int:
+        """Tasks at a time, on all machines as they are now."""
+        return sum(share.tasks for share in self._shares().values())
 
     def results(self, work: Callable[[T], R], tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
         """As they are finished; a task whose machine or process was lost is done once more, elsewhere if it can be.
@@ -63,24 +69,49 @@ class RayPool:
         import ray
 
         box, key = ray.put(work.moved() if isinstance(work, Movable) else work), uuid.uuid4().hex
-        remote: Any = ray.remote(num_cpus=self.cores, max_retries=0, scheduling_strategy="SPREAD")(_do)
-        waiting = {remote.remote(key, [box], task): (number, 1) for number, task in enumerate(tasks)}
+        left = [_Errand(number) for number in range(len(tasks))]
+        away: dict[Any, _Errand] = {}
+        gone: set[str] = set()
         try:
-            while waiting:
-                (done,), _ = ray.wait(list(waiting), num_returns=1)
-                number, tries = waiting.pop(done)
-                try:
-                    result = ray.get(done)
-                except ray.exceptions.RayTaskError as error:
-                    raise error.cause from None
-                except ray.exceptions.RayError as error:
-                    if tries < TRIES:
-                        waiting[remote.remote(key, [box], tasks[number])] = (number, tries + 1)
-                        continue
-                    result = self._lost(tasks[number], _first_line(error))
-                yield number, result
+            while left or away:
+                shares = self._shares(gone)
+                for errand in _sendable(left, away, shares):
+                    away[_sent(errand, shares[errand.machine], (key, [box], tasks[errand.number]))] = errand
+                if not away:
+                    number = left.pop(0).number
+                    yield number, self._lost(tasks[number], "no machine is left")
+                    continue
+                (done,), _ = ray.wait(list(away), num_returns=1)
+                errand = away.pop(done)
+                found = self._found(done, errand, tasks[errand.number], gone)
+                if found is None:
+                    left.append(errand)
+                else:
+                    yield errand.number, found[0]
         finally:
-            _cancel(list(waiting))
+            _cancel(list(away))
+
+    def _found(self, done: Any, errand: _Errand, task: Any, gone: set[str]) -> tuple[Any] | None:
+        """What came of an errand; None: it is to be sent again. A machine that it never came to is among the gone."""
+        import ray
+
+        try:
+            return (ray.get(done),)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except ray.exceptions.TaskUnschedulableError:
+            gone.add(errand.machine)
+            return None
+        except ray.exceptions.RayError as error:
+            errand.lost_on.append(errand.machine)
+            return None if len(errand.lost_on) < TRIES else (self._lost(task, _first_line(error)),)
+
+    def _shares(self, gone: Collection[str] = ()) -> dict[str, _Share]:
+        """What each machine of the cluster takes, by its id."""
+        import ray
+
+        cores = {name: int(node["Resources"].get("CPU", 0)) for name, node in _machines(ray).items()}
+        return {name: _share(count, self.at_a_time) for name, count in cores.items() if count and name not in gone}
 
     def _lost(self, task: Any, how: str) -> Any:
         if self.lost is not None:
@@ -89,6 +120,60 @@ class RayPool:
             f"search: expected the cluster to finish a task, it was lost {TRIES} times, the last time so: {how}; what "
             "is finished is kept: run it again"
         )
+
+
+class _Share(NamedTuple):
+    """Of a machine: how many tasks it takes at a time, and how many cores each has."""
+
+    tasks: int
+    cores: int
+
+
+def _share(cores: int, at_a_time: int | None) -> _Share:
+    """The largest equal parts of a machine's cores, whole ones: fewer tasks where it has fewer cores."""
+    tasks = cores if at_a_time is None else min(at_a_time, cores)
+    return _Share(tasks, cores // tasks)
+
+
+@dataclass(eq=False)
+class _Errand:
+    """A task that is to be done.
+
+    Attributes:
+        number: of the task.
+        machine: that it was sent to at last.
+        lost_on: the machines that it was lost on.
+    """
+
+    number: int
+    machine: str = ""
+    lost_on: list[str] = field(default_factory=list)
+
+
+def _sendable(left: list[_Errand], away: Mapping[Any, _Errand], shares: Mapping[str, _Share]) -> list[_Errand]:
+    """Take as many of those left as there is room for, each with its machine: the one with the most room."""
+    busy = Counter(errand.machine for errand in away.values())
+    found: list[_Errand] = []
+    for errand in list(left):
+        room = {name: share.tasks - busy[name] for name, share in shares.items()}
+        elsewhere = {name: count for name, count in room.items() if name not in errand.lost_on}
+        machine, count = max((elsewhere or room or {"": 0}).items(), key=lambda item: item[1])
+        if count > 0:
+            errand.machine = machine
+            busy[machine] += 1
+            left.remove(errand)
+            found.append(errand)
+    return found
+
+
+def _sent(errand: _Errand, share: _Share, arguments: tuple[Any, ...]) -> Any:
+    """Send a task to its machine; what stands for its result."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = NodeAffinitySchedulingStrategy(errand.machine, soft=False)
+    remote: Any = ray.remote(num_cpus=share.cores, max_retries=0)(_do)
+    return remote.options(scheduling_strategy=there).remote(*arguments)
 
 
 @contextlib.contextmanager
@@ -107,12 +192,11 @@ def connected(address: str, at_a_time: int | None = None, look: Callable[[], str
     with _handlers_kept():
         _connect(ray, address)
     try:
-        cores = [count for node in _machines(ray).values() if (count := node["Resources"].get("CPU", 0)) >= 1]
-        if not cores:
+        pool = RayPool(at_a_time)
+        if not pool.slots:
             raise MissingError(f"--ray {address}: expected a machine with a processor for tasks, got none; start one")
         _look_at_all(ray, address, look)
-        each = 1.0 if at_a_time is None else max(1.0, min(cores) // at_a_time)
-        yield RayPool(each, sum(int(count // each) for count in cores))
+        yield pool
     finally:
         ray.shutdown()
 

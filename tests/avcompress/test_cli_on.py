@@ -52,6 +52,7 @@ def test_a_deadline_that_is_missed_there_ends_with_1_here(cli: Cli, vehicle: str
     assert cli("bench", str(whole), "--on", "v", "--remote-command", vehicle, *options)[0] == 1
 
 
+@pytest.mark.slow
 def test_profile_on_another_machine_writes_the_table_here_or_nothing(
     cli: Cli, vehicle: str, network: Path, tmp_path: Path
 ) -> None:

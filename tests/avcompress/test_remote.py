@@ -136,6 +136,13 @@ def test_files_go_there_the_command_runs_and_its_result_comes_back(server: Serve
     assert empty(server.home)
 
 
+@pytest.mark.parametrize("argument", ["two\nlines\n\nand a third", "a &; b &; c", "{command} {0}"])
+def test_an_argument_arrives_as_it_was(server: Server, argument: str) -> None:
+    remote = server.command('printf %s "$2" > result.json')
+
+    assert run_remotely(remote, ["bench", argument], {}).decode() == argument
+
+
 @pytest.mark.parametrize(
     ("body", "error", "message"),
     [

@@ -78,7 +78,7 @@ class Errand:
 
 def lost(task: Task, how: str) -> Parcel:
     """What comes of a trial whose machines were lost."""
-    return Parcel(record_of(task, "failed", 0.0, f"its machine was lost, and another one too: {how}"), b"")
+    return Parcel(record_of(task, "lost", 0.0, f"its machine was lost, and another one too: {how}"), b"")
 
 
 def data_root_here(given: Path) -> Path:

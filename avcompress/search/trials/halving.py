@@ -20,8 +20,8 @@ from avcompress.recipe_search import Search
 from avcompress.search.pool import Pool
 from avcompress.search.trials.choices import Options
 from avcompress.search.trials.front import promoted, steady, winner
-from avcompress.search.trials.process import Runner, Task, record_of
-from avcompress.search.trials.record import Record, load_record, save_record
+from avcompress.search.trials.process import Runner, Saving, Task, record_of
+from avcompress.search.trials.record import Record, keep_record, load_record
 from avcompress.search.trials.sampler import Asked, Sampler, open_sampler
 from avcompress.search.trials.space import Space
 from avcompress.search.trials.tiers import at_share, tier_of
@@ -42,10 +42,11 @@ class Ground:
     Attributes:
         out: the folder of the search.
         metric: that the contract is mainly about.
-        known: stands for the files that the recipe names.
+        known: what stands for all that a recipe reads.
         check: raises RecipeError for stages that do not go together.
         until: when the budget is spent, as time.time() has it.
         runner, pool: what runs a trial, and where.
+        timer: times a judged trial once more, one after the other; None: the trial's own latency holds.
         tell: hears of every record, and whether it was kept from an earlier search.
     """
 
@@ -53,12 +54,13 @@ class Ground:
     out: Path
     data_root: Path
     metric: str
-    known: Any
+    known: Callable[[Recipe], Any]
     check: Callable[[Recipe], None]
     until: float
     runner: Runner
     pool: Pool
     tell: Callable[[Record, bool], None]
+    timer: Callable[[Record, Task], Record] | None = None
 
     @property
     def settings(self) -> Search:
@@ -149,8 +151,7 @@ def _recipe(ground: Ground, course: _Course, asked: Asked, tier: int) -> Recipe 
         ground.check(recipe)
     except RecipeError:
         return None
-    key = _key(ground, recipe)
-    if tier_of(recipe) != tier or key in course.seen:
+    if tier_of(recipe) != tier or (key := _key(ground, recipe)) in course.seen:
         return None
     course.seen.add(key)
     return recipe
@@ -171,13 +172,14 @@ def _passes(ground: Ground, course: _Course, batch: Sequence[Candidate]) -> dict
     return last
 
 
-def _key(ground: Ground, recipe: Recipe) -> str:
-    return step_key("trial", recipe.model_dump(mode="json"), ground.known)
+def _key(ground: Ground, recipe: Recipe, share: float = 1.0) -> str:
+    """Of a candidate at a share; what it reads is looked at as a whole, in which each share is contained."""
+    return step_key("trial", at_share(recipe, share).model_dump(mode="json"), ground.known(recipe))
 
 
 def _task(ground: Ground, candidate: Candidate, share: float) -> Task:
     recipe = at_share(candidate.recipe, share)
-    key = _key(ground, recipe)
+    key = _key(ground, candidate.recipe, share)
     folder = ground.out / TRIALS / key[:16]
     return Task(
         key=key,
@@ -197,24 +199,33 @@ def _task(ground: Ground, candidate: Candidate, share: float) -> Task:
 
 def _judge(ground: Ground, tasks: Sequence[Task]) -> list[Record]:
     """The record of every task, in order: kept where it was finished before, each other as it is done."""
-    found = [_kept(task) for task in tasks]
+    found = [_timed(ground, _kept(task), task) for task in tasks]
     for record in found:
         if record is not None:
             ground.tell(record, True)
     missing = [number for number, record in enumerate(found) if record is None]
-    for place, record in ground.pool.results(ground.runner, [tasks[number] for number in missing]):
+    for place, record in ground.pool.results(Saving(ground.runner), [tasks[number] for number in missing]):
         number = missing[place]
-        found[number] = record
-        if record.status != "not begun":
-            save_record(record, tasks[number].folder)
-        ground.tell(record, False)
+        keep_record(record, tasks[number].folder)  # before it is timed, for that may end the search
+        timed = _timed(ground, record, tasks[number]) or record
+        found[number] = timed
+        ground.tell(timed, False)
     return [record for record in found if record is not None]
 
 
+def _timed(ground: Ground, record: Record | None, task: Task) -> Record | None:
+    """A record with the latency that the ground's timer finds, where it lacks that."""
+    if ground.timer is None or record is None or record.status != "judged" or record.timed_on:
+        return record
+    found = ground.timer(record, task)
+    keep_record(found, task.folder)
+    return found
+
+
 def _kept(task: Task) -> Record | None:
-    """What is known of a task; one that ran out of a time that is longer now is tried again."""
+    """What is known of a task; one that failed, or ran out of a time that is longer now, is tried again."""
     record = load_record(task.folder, task.key)
-    if record is None or (record.status == "timed out" and record.seconds < task.limit_s):
+    if record is None or record.status == "failed" or (record.status == "timed out" and record.seconds < task.limit_s):
         return None
     named = record_of(task, record.status, record.seconds, record.message)
     return named.model_copy(update={name: getattr(record, name) for name in ("figures", "lines", "timed_on")})

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from avcompress.files import write_atomically
 from avcompress.search.trials.choices import Suggestion
-from avcompress.search.trials.record import Record, Status, figures_of, lines_of
+from avcompress.search.trials.record import Record, Status, figures_of, keep_record, lines_of
 from validation.report import Report
 
 RECIPE, OUT, LOG = "recipe.yaml", "run", "log.txt"
@@ -25,7 +25,7 @@ _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
     "from avcompress.search.trials.leash import tie; tie(); from avcompress.__main__ import main; main()"
 )
-_JUDGED, _REFUSED = (0, 1), (2, 3)
+_JUDGED, _REFUSED, _LACKING = (0, 1), 2, 3
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,19 @@ class Task:
 
 Runner = Callable[[Task], Record]
 """What runs a trial, and tells what came of it; it never raises for what the trial does."""
+
+
+@dataclass(frozen=True)
+class Saving:
+    """A runner that leaves each record in its trial's folder at once: no trial is lost with a search that ends."""
+
+    runner: Runner
+
+    def __call__(self, task: Task) -> Record:
+        """Run it, and save what came of it."""
+        record = self.runner(task)
+        keep_record(record, task.folder)
+        return record
 
 
 def run_trial(task: Task) -> Record:
@@ -135,13 +148,16 @@ def command_of(arguments: Sequence[str]) -> list[str]:
 def _ended(task: Task, code: int | None, seconds: float) -> Record:
     if code is None:
         return record_of(task, "timed out", seconds, f"ended after {task.limit_s:g} s")
-    if code in _REFUSED:
-        return record_of(task, "refused", seconds, last_line(task.folder / LOG))
+    if code in (_REFUSED, _LACKING):
+        return record_of(task, "refused" if code == _REFUSED else "lost", seconds, last_line(task.folder / LOG))
     path = task.folder / OUT / "report.json"
     if code not in _JUDGED or not path.is_file():
         how = f"killed by {_signal_name(-code)}" if code < 0 else f"exit code {code}"
         return record_of(task, "failed", seconds, f"{how}: {last_line(task.folder / LOG)}")
-    report = Report.model_validate_json(path.read_bytes())
+    try:
+        report = Report.model_validate_json(path.read_bytes())
+    except ValueError:
+        return record_of(task, "failed", seconds, f"exit code {code}, and a report that cannot be read")
     found = record_of(task, "judged", seconds)
     return found.model_copy(update={"figures": figures_of(report, task.metric), "lines": lines_of(report)})
 

@@ -13,8 +13,11 @@ from avcompress.frozen import Measured, Model
 from validation.report import ContractLine, Report
 
 FILE = "record.json"
-Status = Literal["judged", "refused", "failed", "timed out", "not begun"]
-"""refused: bad input, as run says it; failed: it crashed, or was killed; not begun: the budget was spent."""
+Status = Literal["judged", "refused", "failed", "timed out", "lost", "not begun"]
+"""refused: bad input, as run says it; failed: it crashed, or was killed; lost: its machine was, or lacked something;
+not begun: the budget was spent."""
+UNKEPT = ("lost", "not begun")
+"""Ends that say nothing of the trial: no file tells of them."""
 
 
 class Line(Model):
@@ -111,6 +114,12 @@ def figures_of(report: Report, metric: str) -> Figures:
 def save_record(record: Record, folder: Path) -> None:
     """Write a record into the folder of its trial."""
     write_atomically(folder / FILE, record.model_dump_json(indent=1) + "\n")
+
+
+def keep_record(record: Record, folder: Path) -> None:
+    """Write it, unless it says nothing of the trial."""
+    if record.status not in UNKEPT:
+        save_record(record, folder)
 
 
 def load_record(folder: Path, key: str) -> Record | None:

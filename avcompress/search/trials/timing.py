@@ -5,8 +5,9 @@ What is measured is the engine that the trial has built, by `avcompress bench` i
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -15,32 +16,38 @@ from avcompress.contract import LatencyTerm, Measure
 from avcompress.files import private_folder
 from avcompress.recipe import Recipe
 from avcompress.remote import RESULT, Remote, facts_from, run_remotely
-from avcompress.search.trials.process import OUT, RECIPE, Runner, Task, command_of, last_line, record_of, run_command
+from avcompress.search.trials.process import OUT, RECIPE, Task, command_of, last_line, record_of, run_command
 from avcompress.search.trials.record import Line, Record
-from avcompress.spec import EngineError
+from avcompress.spec import EngineError, LateError
 from validation.gate_latency import line_name
 from validation.latency.facts import BenchFacts, DeadlineCheck
 from validation.report import Report
 
 Bench = Callable[[Path, Sequence[str]], BenchFacts]
-"""Measures the engine in a folder, with these options of `avcompress bench`; raises EngineError or MissingError."""
+"""Measures the engine in a folder, with these options of `avcompress bench`.
+
+Raises EngineError or MissingError; LateError once the time is over that all its calls may take.
+"""
 ALONE = "this machine, alone"
 
 
 @dataclass(frozen=True)
 class TimedOn:
-    """A runner whose trials are timed on another machine; an interrupted connection ends the search, not the trial."""
+    """Times judged trials on another machine; an interrupted connection ends the search, not the trial."""
 
-    runner: Runner
     remote: Remote
 
-    def __call__(self, task: Task) -> Record:
-        """Run it, then time it there; raises MissingError where that machine does not answer."""
-        record = self.runner(task)
-        if record.status != "judged":
-            return record
+    def __call__(self, record: Record, task: Task) -> Record:
+        """The record with what was found there; raises MissingError where that machine does not answer."""
+        left, start = task.until - time.time(), time.monotonic()
+        limit_s = min(task.limit_s, left)
         try:
-            return timed_again(record, task.folder, bench_on(self.remote), self.remote.host)
+            return timed_again(record, task.folder, bench_on(self.remote, limit_s), self.remote.host)
+        except LateError:
+            if left < task.limit_s:
+                return record_of(task, "not begun", record.seconds, "the budget was spent before it was timed")
+            seconds = round(record.seconds + time.monotonic() - start, 3)
+            return record_of(task, "timed out", seconds, f"timed on {self.remote.host}: ended after {limit_s:g} s")
         except EngineError as error:
             return record_of(task, "failed", record.seconds, str(error))
 
@@ -53,12 +60,12 @@ def timed_again(record: Record, folder: Path, bench: Bench, where: str) -> Recor
         folder: of the trial.
         bench: measures.
         where: what the record says of it.
+
+    Raises EngineError for files of the trial that are damaged, and what `bench` raises.
     """
-    report = Report.model_validate_json((folder / OUT / "report.json").read_bytes())
-    engine = next(iter(report.latency), None)
+    recipe, engine = _timed_engine(folder)
     if engine is None:
         return record
-    recipe = Recipe.model_validate(yaml.safe_load((folder / RECIPE).read_bytes()))
     median, lines = record.figures.latency_ms, {line.name: line for line in record.lines}
     for term in _terms(recipe, engine):
         facts = bench(folder / OUT / "engines" / engine, _options(recipe.measure, term))
@@ -67,6 +74,17 @@ def timed_again(record: Record, folder: Path, bench: Bench, where: str) -> Recor
         lines |= {line.name: line for line in _lines(term, facts.checks)}
     figures = record.figures.model_copy(update={"latency_ms": median})
     return record.model_copy(update={"figures": figures, "lines": tuple(lines.values()), "timed_on": where})
+
+
+def _timed_engine(folder: Path) -> tuple[Recipe, str | None]:
+    """A trial's recipe, and the first of its engines that was timed."""
+    try:
+        report = Report.model_validate_json((folder / OUT / "report.json").read_bytes())
+        recipe = Recipe.model_validate(yaml.safe_load((folder / RECIPE).read_bytes()))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        told = str(error).strip().split("\n")[0]
+        raise EngineError(f"{folder}: expected the trial's recipe and report, got damaged ones: {told}") from error
+    return recipe, next(iter(report.latency), None)
 
 
 def _terms(recipe: Recipe, engine: str) -> Iterator[LatencyTerm | None]:
@@ -106,21 +124,39 @@ def _lines(term: LatencyTerm | None, checks: Sequence[DeadlineCheck]) -> Iterato
 # --- where
 
 
-def bench_here(folder: Path, options: Sequence[str]) -> BenchFacts:
+def bench_here(limit_s: float) -> Bench:
     """On this machine."""
-    with private_folder() as place:
-        facts, log = place / RESULT, place / "log.txt"
-        code = run_command(command_of(["bench", str(folder), *options, "--json", str(facts), "--quiet"]), log, 3600)
-        if code not in (0, 1) or not facts.is_file():
-            raise EngineError(last_line(log))
-        return BenchFacts.model_validate_json(facts.read_bytes())
+    end = time.monotonic() + limit_s
+
+    def bench(folder: Path, options: Sequence[str]) -> BenchFacts:
+        with private_folder() as place:
+            facts, log = place / RESULT, place / "log.txt"
+            command = command_of(["bench", str(folder), *options, "--json", str(facts), "--quiet"])
+            code = run_command(command, log, _left(end))
+            if code is None:
+                raise LateError(f"bench: expected an end within {limit_s:g} s, got none")
+            if code not in (0, 1) or not facts.is_file():
+                raise EngineError(last_line(log))
+            return BenchFacts.model_validate_json(facts.read_bytes())
+
+    return bench
 
 
-def bench_on(remote: Remote) -> Bench:
+def bench_on(remote: Remote, limit_s: float) -> Bench:
     """On another one."""
+    end = time.monotonic() + limit_s
 
     def bench(folder: Path, options: Sequence[str]) -> BenchFacts:
         arguments = ["bench", folder.name, *options, "--json", RESULT, "--quiet"]
-        return facts_from(remote, BenchFacts, run_remotely(remote, arguments, {folder.name: folder}))
+        hasty = replace(remote, limit_s=_left(end))
+        return facts_from(remote, BenchFacts, run_remotely(hasty, arguments, {folder.name: folder}))
 
     return bench
+
+
+def _left(end: float) -> float:
+    """The seconds until then, as time.monotonic() has it; raises LateError where there are none."""
+    left = end - time.monotonic()
+    if left <= 0:
+        raise LateError("bench: expected some time for it, got none; give the search a larger budget")
+    return left

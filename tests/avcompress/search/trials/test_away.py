@@ -76,7 +76,7 @@ def test_files_of_an_earlier_try_do_not_stay(tmp_path: Path) -> None:
     assert not (task.folder / "stale").exists()
 
 
-def test_a_trial_whose_machines_were_lost_is_a_failure_and_leaves_no_files(tmp_path: Path) -> None:
+def test_a_trial_whose_machines_were_lost_leaves_no_files(tmp_path: Path) -> None:
     class Losing:
         def results(self, _work, tasks):
             yield 0, lost(tasks[0], "the node is dead")
@@ -84,7 +84,7 @@ def test_a_trial_whose_machines_were_lost_is_a_failure_and_leaves_no_files(tmp_p
     task = trial(tmp_path / "out" / "trial", tmp_path)
     ((_, record),) = Away(Losing(), "test").results(Writer(), [task])
 
-    assert (record.status, record.number) == ("failed", 7)
+    assert (record.status, record.number) == ("lost", 7)
     assert "the node is dead" in record.message
     assert not task.folder.exists()
 

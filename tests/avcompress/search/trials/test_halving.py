@@ -2,20 +2,23 @@
 
 import itertools
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from avcompress.recipe_load import load_recipe
+from avcompress.search.trials import spending
 from avcompress.search.trials.process import Task
 from avcompress.search.trials.record import Record
 from avcompress.search.trials.report import SearchReport
 from avcompress.search.trials.space import load_space
 from avcompress.searching import SearchJob, execute_search
-from avcompress.spec import RecipeError
+from avcompress.spec import MissingError, RecipeError
 from avcompress.watch import SilentWatch
 
 pytest.importorskip("optuna", reason="the extra `search` is not installed")
@@ -136,6 +139,27 @@ def test_a_trial_that_comes_to_nothing_is_recorded_and_the_search_goes_on(
     assert saved == lost
 
 
+@pytest.mark.parametrize(("status", "saved"), [("failed", True), ("lost", False)])
+def test_what_may_not_be_the_trials_own_fault_is_tried_once_more_by_resume(
+    searched: Searched, fake_runner: Any, tmp_path: Path, status: str, saved: bool
+) -> None:
+    report = searching(searched(), fake_runner(statuses={0: status}))
+    (record,) = [each for each in report.trials if each.number == 0]
+    again, then = fake_runner(), fake_runner()
+    assert (tmp_path / "out" / "trials" / record.key[:16] / "record.json").exists() == saved
+    mended = searching(searched(), again, resume=True)
+    searching(searched(), then, resume=True)
+
+    assert (again.ran[0].number, again.ran[0].share) == (0, 0.5)
+    assert {each.status for each in mended.trials} == {"judged"}
+    assert then.ran == []
+
+
+def test_where_every_trial_was_lost_it_is_told_as_what_is_missing(searched: Searched, fake_runner: Any) -> None:
+    with pytest.raises(MissingError, match="every trial was lost, the first one so: as the test wants it"):
+        searching(searched(), fake_runner(statuses=dict.fromkeys(range(4), "lost")))
+
+
 def test_where_every_trial_is_refused_the_first_message_is_told(searched: Searched, fake_runner: Any) -> None:
     with pytest.raises(RecipeError, match="every trial was refused, the first one so: as the test wants it"):
         searching(searched(), fake_runner(statuses=dict.fromkeys(range(4), "refused")))
@@ -175,6 +199,49 @@ def test_a_search_that_was_killed_goes_on_without_repeating_a_finished_trial_and
     assert report == expected
 
 
+STATISTICS = [{"kind": "ptq", "statistics": {"choose": [None, "kept.npz"]}}]
+
+
+def change(path: Path) -> None:
+    """Another image, or another text in the network's file."""
+    if path.suffix == ".png":
+        shutil.copy(path.with_name("2.png"), path)
+    else:
+        path.write_bytes(path.read_bytes() + onnx.ModelProto(doc_string="changed").SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("changed", "again"),
+    [("train/images/3.png", {0, 1}), ("val/labels/3.png", {0, 1}), ("net.onnx", {0, 1}), ("kept.npz", {1})],
+)
+def test_a_trial_is_repeated_where_a_file_that_it_reads_has_changed_and_no_other_one(
+    searched: Searched, fake_runner: Any, tmp_path: Path, changed: str, again: set[int]
+) -> None:
+    (tmp_path / "kept.npz").write_bytes(b"statistics")
+    path = searched(STATISTICS, shares=[1.0])
+    searching(path, fake_runner())
+    same, other = fake_runner(), fake_runner()
+    searching(path, same, resume=True)
+    change(tmp_path / changed)
+    searching(path, other, resume=True)
+
+    assert same.ran == []
+    assert {task.suggestion["stages[0].statistics"] for task in other.ran} == again
+
+
+def test_a_trial_that_was_refused_for_a_file_that_is_there_now_is_tried_again(
+    searched: Searched, fake_runner: Any, tmp_path: Path
+) -> None:
+    path = searched(STATISTICS, shares=[1.0])
+    first, later = fake_runner(), fake_runner()
+    searching(path, first)
+    (tmp_path / "kept.npz").write_bytes(b"statistics")
+    searching(path, later, resume=True)
+
+    assert len(first.ran) == 2
+    assert [task.suggestion["stages[0].statistics"] for task in later.ran] == [1]
+
+
 def test_without_resume_everything_is_tried_again(searched: Searched, fake_runner: Any) -> None:
     path = searched()
     searching(path, fake_runner())
@@ -211,16 +278,36 @@ def test_a_search_ends_when_its_budget_is_spent_and_goes_on_with_a_larger_one(
     assert len(rest.ran) == 3
 
 
-def test_seconds_of_earlier_commands_count_to_the_budget(
+def test_seconds_of_earlier_commands_count_to_the_budget_those_of_trials_that_were_killed_too(
     searched: Searched, fake_runner: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "time", lambda: 1000.0)
-    first, later = fake_runner(), fake_runner()
-    searching(searched(trials=4), first)
-    searching(searched(trials=8), later, resume=True)
+    first, later, anew = fake_runner(), fake_runner(), fake_runner()
 
-    assert first.ran[0].until == 1600
-    assert later.ran[0].until == 1600 - 6  # six trials of a second each
+    def dying(task: Task) -> Record:
+        first(task)
+        time.sleep(0.5)
+        raise _Killed
+
+    with pytest.raises(_Killed):
+        searching(searched(), dying)
+    searching(searched(), later, resume=True)
+    searching(searched(), anew)
+
+    assert first.ran[0].until == anew.ran[0].until == 1600
+    assert later.ran[0].until <= 1600 - 0.5
+
+
+def test_seconds_are_written_while_they_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spending, "_EVERY_S", 0.02)
+    (tmp_path / spending.SPENT).write_text("40.5")
+    with spending.counted(tmp_path) as before:
+        end = time.monotonic() + 60
+        while float((tmp_path / spending.SPENT).read_text()) <= 40.5 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert float((tmp_path / spending.SPENT).read_text()) > 40.5
+
+    assert before == 40.5
 
 
 def test_a_folder_with_other_things_in_it_is_refused(searched: Searched, fake_runner: Any, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from avcompress.search.trials import process
-from avcompress.search.trials.process import Task, run_command, run_trial
+from avcompress.search.trials.process import Saving, Task, record_of, run_command, run_trial
+from avcompress.search.trials.record import load_record
 
 
 def python(code: str) -> list[str]:
@@ -61,6 +62,7 @@ def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: p
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "failed", "killed by SIGSEGV"),
         ("print('error: recipe.yaml: mend it'); raise SystemExit(2)", "refused", "recipe.yaml: mend it"),
+        ("print('error: no GPU'); raise SystemExit(3)", "lost", "no GPU"),
         ("raise SystemExit(4)", "failed", "exit code 4: it said nothing"),
         ("raise SystemExit(0)", "failed", "exit code 0"),  # and no report
         ("import time; time.sleep(60)", "timed out", "ended after 2 s"),
@@ -76,6 +78,22 @@ def test_whatever_a_trial_does_is_recorded(
     assert found.status == status
     assert message in found.message
     assert not found.met
+
+
+def test_a_report_that_is_damaged_fails_its_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import os; os.makedirs('run'); open('run/report.json', 'w').write('{')"
+    monkeypatch.setattr(process, "_command", lambda task: python(f"import os; os.chdir({str(task.folder)!r}); {code}"))
+
+    assert run_trial(task(tmp_path)).status == "failed"
+
+
+def test_a_record_is_saved_by_whatever_runs_the_trial_unless_it_says_nothing_of_it(tmp_path: Path) -> None:
+    own = task(tmp_path)
+    assert Saving(lambda given: record_of(given, "lost", 1.0))(own).status == "lost"
+    assert load_record(own.folder, "k") is None
+
+    found = Saving(lambda given: record_of(given, "failed", 1.0))(own)
+    assert load_record(own.folder, "k") == found
 
 
 def test_a_trial_is_not_begun_once_the_budget_is_spent(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A trial's engine timed once more, and its deadlines judged by that; what measures is made up here."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from avcompress.search.trials.report import report_of
 from avcompress.search.trials.space import load_space
 from avcompress.search.trials.timing import ALONE, TimedOn, timed_again
 from avcompress.searching import SearchJob
-from avcompress.spec import EngineError, MissingError
+from avcompress.spec import EngineError, LateError, MissingError
 from avcompress.watch import SilentWatch
 from validation.latency.facts import DeadlineCheck
 
@@ -104,20 +105,79 @@ def test_an_engine_that_the_other_machine_refuses_fails_the_trial_and_a_lost_con
         def bench(*_: Any) -> Any:
             raise error
 
-        return lambda _: bench
+        return lambda *_: bench
 
-    runner = TimedOn(judged, Remote("vehicle"))
+    timer = TimedOn(Remote("vehicle"))
     monkeypatch.setattr(timing, "bench_on", raising(EngineError("vehicle: built with another version")))
-    assert (runner(trial).status, runner(trial).message) == ("failed", "vehicle: built with another version")
+    found = timer(judged(trial), trial)
+    assert (found.status, found.message) == ("failed", "vehicle: built with another version")
     monkeypatch.setattr(timing, "bench_on", raising(MissingError("--on vehicle: lost")))
     with pytest.raises(MissingError, match="lost"):
-        runner(trial)
+        timer(judged(trial), trial)
 
 
-def test_a_trial_that_was_not_judged_is_not_timed(trial: Task) -> None:
-    runner = TimedOn(lambda task: record_of(task, "failed", 1.0, "crashed"), Remote("nowhere.invalid"))
+@pytest.mark.parametrize(
+    ("trial_s", "left_s", "status", "limit_s"),
+    [(60, 600, "timed out", 60), (60, 20, "not begun", 20), (60, -1, "not begun", None)],
+)
+def test_timing_there_takes_no_longer_than_a_trial_and_the_budget(
+    trial: Task, monkeypatch: pytest.MonkeyPatch, trial_s: float, left_s: float, status: str, limit_s: float | None
+) -> None:
+    limits: list[float] = []
 
-    assert runner(replace(trial, number=4)).message == "crashed"
+    def late(remote: Remote, *_: Any) -> bytes:
+        limits.append(remote.limit_s)
+        raise LateError("--on vehicle: expected an answer")
+
+    monkeypatch.setattr(timing, "run_remotely", late)
+    found = TimedOn(Remote("vehicle"))(judged(trial), replace(trial, limit_s=trial_s, until=time.time() + left_s))
+
+    assert found.status == status
+    assert limits == ([] if limit_s is None else [pytest.approx(limit_s, abs=5)])
+
+
+def test_a_bench_here_that_hangs_is_ended(trial: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "command_of", lambda _: ["sleep", "60"])
+
+    with pytest.raises(LateError, match=r"within 0\.2 s"):
+        timing.bench_here(0.2)(trial.folder, [])
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "run/report.json"])
+def test_a_damaged_file_of_a_trial_is_told(trial: Task, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.undo()
+    (trial.folder / name).write_text("{")
+
+    with pytest.raises(EngineError, match="expected the trial's recipe and report, got damaged ones"):
+        timed_again(judged(trial), trial.folder, lambda *_: facts("single_stream", 3.0), "there")
+
+
+def test_a_trial_that_was_judged_is_kept_where_the_connection_is_lost_and_only_timed_by_resume(
+    searched: Any, fake_runner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna", reason="the extra `search` is not installed")
+    path = searched([{"kind": "ptq", "ranges": {"choose": ["mse", "minmax"]}}], shares=[1.0])
+    lost = {"now": True}
+
+    def again(record: Record, folder: Path, bench: Any, where: str) -> Record:
+        if lost["now"] and record.number == 1:
+            raise MissingError("--on vehicle: lost")
+        return record.model_copy(update={"timed_on": where})
+
+    def searching_by(runner: Any) -> Any:
+        job = SearchJob(load_space(path), tmp_path, tmp_path / "out", True, runner=runner, remote=Remote("vehicle"))
+        return searching.execute_search(job, SilentWatch())
+
+    monkeypatch.setattr(timing, "timed_again", again)
+    first, later = fake_runner(), fake_runner()
+    with pytest.raises(MissingError, match="lost"):
+        searching_by(first)
+    lost["now"] = False
+    report = searching_by(later)
+
+    assert (len(first.ran), later.ran) == (2, [])
+    assert [each.timed_on for each in report.trials] == ["vehicle", "vehicle"]
+    assert load_record(tmp_path / "out" / "trials" / report.trials[1].key[:16], report.trials[1].key).timed_on
 
 
 def test_after_trials_side_by_side_the_front_is_timed_alone_until_the_winner_has_been(
@@ -136,12 +196,59 @@ def test_after_trials_side_by_side_the_front_is_timed_alone_until_the_winner_has
         return record.model_copy(update={"figures": figures, "timed_on": where})
 
     monkeypatch.setattr(searching, "timed_again", again)
-    found = searching._timed_alone(job, base, SilentWatch())
+    found = searching._timed_alone(job, base, time.time() + 60, SilentWatch())
 
     assert [(each.number, each.figures.latency_ms) for each in found.trials] == [(0, 5.0), (1, 1.5), (2, 9.0)]
     assert (found.chosen, found.front) == ("1", ("0", "1"))
     assert [each.timed_on for each in found.trials] == [ALONE, ALONE, ""]
     assert load_record(tmp_path / "out" / "trials" / "1", "1").timed_on == ALONE
+
+
+@pytest.mark.parametrize(("left_s", "timed", "chosen"), [(60.0, [0, 1, 2], "2"), (-1.0, [0], "0")])
+def test_a_trial_that_a_disturbed_latency_alone_has_beaten_is_timed_alone_as_long_as_there_is_budget(
+    searched: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_s: float, timed: list[int], chosen: str
+) -> None:
+    job = SearchJob(load_space(searched(shares=[1.0])), tmp_path, tmp_path / "out")
+    late = Line(name="p99 @ ort", measured=9.0, sense="<=", limit=5.0, miss=0.8, timed=True)
+    wrong = Line(name="mIoU @ ort", measured=0.05, sense=">=", limit=0.1, miss=0.5, timed=False)
+    beaten, disturbed = judged_with(1, 0.8, 2.0), judged_with(2, 0.7, 9.0)
+    records = [
+        judged_with(0, 0.9, 1.0),
+        beaten,
+        disturbed.model_copy(update={"lines": (*disturbed.lines, late)}),
+        judged_with(3, 0.05, 9.0).model_copy(update={"lines": (wrong,)}),
+        judged_with(4, 0.8, 9.0).model_copy(update={"share": 0.5}),
+    ]
+    tried: list[int] = []
+
+    def again(record: Record, folder: Path, bench: Any, where: str) -> Record:
+        tried.append(record.number)
+        figures = record.figures.model_copy(update={"latency_ms": {0: 1.0, 1: 2.0, 2: 0.5}[record.number]})
+        kept = tuple(line.model_copy(update={"miss": 0.0}) for line in record.lines)
+        return record.model_copy(update={"figures": figures, "lines": kept, "timed_on": where})
+
+    monkeypatch.setattr(searching, "timed_again", again)
+    found = searching._timed_alone(job, report_of("x", "mIoU", records, "latency"), time.time() + left_s, SilentWatch())
+
+    assert (sorted(tried), found.chosen) == (timed, chosen)
+
+
+def test_a_trial_that_hangs_when_it_is_timed_alone_is_not_chosen(
+    searched: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = SearchJob(load_space(searched(shares=[1.0])), tmp_path, tmp_path / "out")
+
+    def again(record: Record, folder: Path, bench: Any, where: str) -> Record:
+        if record.number == 0:
+            raise LateError("bench: expected an end")
+        return record.model_copy(update={"timed_on": where})
+
+    monkeypatch.setattr(searching, "timed_again", again)
+    base = report_of("x", "mIoU", [judged_with(0, 0.9, 1.0), judged_with(1, 0.8, 2.0)], "latency")
+    found = searching._timed_alone(job, base, time.time() + 60, SilentWatch())
+
+    assert [each.status for each in found.trials] == ["timed out", "judged"]
+    assert found.chosen == "1"
 
 
 def judged_with(number: int, accuracy: float, ms: float) -> Record:
