@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 
+from avcompress.spec import EngineError
 from calibration.frame import Header, frame_of
 from ros_nodes.connection import image_topics
 from ros_nodes.core.diagnostics import Status
@@ -170,8 +171,9 @@ class RclpyPort:
 
     def _send(self, topic: str, message: Message) -> None:
         publisher = self._publishers.get(topic)
-        if publisher is not None:
-            publisher.publish(message)
+        if publisher is None:
+            raise EngineError(f"{topic}: expected a publisher, got none; see what was said when the node was activated")
+        publisher.publish(message)
 
     def _publisher(self, topic: str, kind: str, qos: Qos) -> Publisher:
         if topic not in self._publishers:
