@@ -50,9 +50,40 @@ def _yaml(value: Value) -> str:
     return json.dumps(value)
 
 
+_DURATION = {"type": "integer", "minimum": 0, "description": "nanoseconds"}
+_POLICIES: dict[str, Any] = {
+    "history": {"enum": ["keep_last", "keep_all", "system_default"]},
+    "depth": {"type": "integer", "minimum": 0},
+    "reliability": {"enum": ["reliable", "best_effort", "best_available", "system_default"]},
+    "durability": {"enum": ["volatile", "transient_local", "best_available", "system_default"]},
+    "deadline": _DURATION,
+    "lifespan": _DURATION,
+    "liveliness": {"enum": ["automatic", "manual_by_topic", "best_available", "system_default"]},
+    "liveliness_lease_duration": _DURATION,
+}
+# What every node of ROS has. Source: rclpy, time_source.py, qos_overriding_options.py, qos.py.
+_OF_ROS: dict[str, Any] = {
+    "use_sim_time": {"type": "boolean", "description": "take the time from /clock", "default": False},
+    "qos_overrides": {
+        "type": "object",
+        "description": "policies by topic, as in /front/image_raw: {subscription: {reliability: reliable}}",
+        "additionalProperties": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                side: {"type": "object", "additionalProperties": False, "properties": _POLICIES}
+                for side in ("publisher", "subscription")
+            },
+        },
+    },
+}
+
+
 def as_schema() -> str:
     """The JSON Schema of such a file."""
-    found: dict[str, Any] = {"type": "object", "additionalProperties": False, "properties": {}}
+    found: dict[str, Any] = {"type": "object", "additionalProperties": False, "properties": dict(_OF_ROS)}
+    # The short form of the same.
+    found["patternProperties"] = {r"^qos_overrides\.": {"type": ["string", "integer"]}}
     for parameter in parameters():
         group, _, inner = parameter.name.rpartition(".")
         place = found["properties"]

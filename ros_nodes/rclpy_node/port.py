@@ -92,7 +92,7 @@ class RclpyPort:
                 message_type(image_type(topic)),
                 topic,
                 receive,
-                profile(self._told.connection.camera_qos.model_copy(update={"lifespan_ms": None})),
+                profile(self._told.connection.camera_qos),
                 callback_group=MutuallyExclusiveCallbackGroup(),
                 event_callbacks=events,
                 qos_overriding_options=overridable(),
