@@ -75,7 +75,7 @@ MADE = {
 
 
 @pytest.fixture(scope="module")
-def installed(world):  # noqa: ARG001 (it skips where there is no ROS)
+def installed(world):
     """rclpy's encoder, and its messages."""
     from types import SimpleNamespace
 

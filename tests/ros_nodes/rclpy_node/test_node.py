@@ -105,7 +105,7 @@ def test_an_inference_that_fails_deactivates_the_node_in_ros_too(ros, engine):
 
 def test_a_node_that_nobody_has_configured_yet_says_that_it_waits(ros):
     world = ros(bundle="", report_every_ms=50.0)
-    until(lambda: world.statuses())
+    until(world.statuses)
     assert world.statuses()["engine"][:2] == (0, "unconfigured")
     assert world.statuses()["camera front"][1] == "unconfigured"
     assert not world.change("configure")
@@ -118,7 +118,7 @@ def test_a_node_that_nobody_has_configured_yet_says_that_it_waits(ros):
 
 def test_parameters_that_are_wrong_from_the_start_are_told_by_configure(ros):
     world = ros(max_age_ms=0.0)
-    until(lambda: world.statuses())
+    until(world.statuses)
     assert not world.change("configure")
     until(lambda: world.statuses()["engine"][1].startswith("max_age_ms: Input should be greater than 0"))
     assert world.set("max_age_ms", 50.0) == (True, "")
