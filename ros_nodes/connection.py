@@ -8,7 +8,7 @@ from __future__ import annotations
 from pydantic import Field, NonNegativeFloat
 
 from avcompress.frozen import Model
-from ros_nodes.qos import CAMERA, RESULT, Qos
+from ros_nodes.qos import CAMERA, RESULT, Qos, Wanted
 
 
 class Connection(Model):
@@ -19,7 +19,7 @@ class Connection(Model):
         description="one a camera, in their order; on `.../compressed` come JPEG and PNG files; "
         "default: NODE/CAMERA/image",
     )
-    camera_qos: Qos = Field(CAMERA, description="what images are wanted with")
+    camera_qos: Wanted = Field(CAMERA, description="what images are wanted with")
     result_qos: Qos = Field(RESULT, description="what results are offered with")
     autostart: bool = Field(False, description="configure and activate at the start, unasked")
     overlay_every_ms: NonNegativeFloat = Field(

@@ -1,4 +1,4 @@
-"""The parameters of a node as files: YAML with comments for people, JSON Schema for their editors.
+"""The parameters of a node as files: YAML that ROS reads, with comments for people, and JSON Schema for their editors.
 
 `python -m ros_nodes.parameter_files FOLDER` writes both anew.
 """
@@ -8,9 +8,14 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from avcompress.spec import RecipeError
+from engines.session import one_line
 from ros_nodes.parameters import Parameter, Value, parameters
 
 YAML_NAME, SCHEMA_NAME = "avcompress.yaml", "parameters.schema.json"
@@ -50,9 +55,40 @@ def _yaml(value: Value) -> str:
     return json.dumps(value)
 
 
+_DURATION = {"type": "integer", "minimum": 0, "description": "nanoseconds"}
+_POLICIES: dict[str, Any] = {
+    "history": {"enum": ["keep_last", "keep_all", "system_default"]},
+    "depth": {"type": "integer", "minimum": 0},
+    "reliability": {"enum": ["reliable", "best_effort", "best_available", "system_default"]},
+    "durability": {"enum": ["volatile", "transient_local", "best_available", "system_default"]},
+    "deadline": _DURATION,
+    "lifespan": _DURATION,
+    "liveliness": {"enum": ["automatic", "manual_by_topic", "best_available", "system_default"]},
+    "liveliness_lease_duration": _DURATION,
+}
+# What every node of ROS has. Source: rclpy, time_source.py, qos_overriding_options.py, qos.py.
+_OF_ROS: dict[str, Any] = {
+    "use_sim_time": {"type": "boolean", "description": "take the time from /clock", "default": False},
+    "qos_overrides": {
+        "type": "object",
+        "description": "policies by topic, as in /front/image_raw: {subscription: {reliability: reliable}}",
+        "additionalProperties": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                side: {"type": "object", "additionalProperties": False, "properties": _POLICIES}
+                for side in ("publisher", "subscription")
+            },
+        },
+    },
+}
+
+
 def as_schema() -> str:
     """The JSON Schema of such a file."""
-    found: dict[str, Any] = {"type": "object", "additionalProperties": False, "properties": {}}
+    found: dict[str, Any] = {"type": "object", "additionalProperties": False, "properties": dict(_OF_ROS)}
+    # The short form of the same.
+    found["patternProperties"] = {r"^qos_overrides\.": {"type": ["string", "integer"]}}
     for parameter in parameters():
         group, _, inner = parameter.name.rpartition(".")
         place = found["properties"]
@@ -85,6 +121,46 @@ def _schema(parameter: Parameter) -> dict[str, Any]:
     if parameter.choices:
         schema["enum"] = list(parameter.choices)
     return schema
+
+
+# --- and back
+
+
+def read(path: Path, node: str) -> dict[str, Value]:
+    """What a file says to the node of a name, as ROS reads it: first what `/**` says, then the node's own section.
+
+    Raises RecipeError for what is no such file, and for a parameter that the node does not have.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path}: expected a parameter file, got: {one_line(error)}; mend it") from error
+    values: dict[str, Any] = {}
+    for section in ("/**", node, f"/{node}"):
+        values |= _flat(_section(path, tree, section))
+    unknown = sorted(set(values) - {parameter.name for parameter in parameters()})
+    if unknown:
+        raise RecipeError(
+            f"{path}: expected parameters of a node without ROS, got {unknown[0]}; {YAML_NAME} names all of them"
+        )
+    return values
+
+
+def _section(path: Path, tree: object, section: str) -> dict[str, Any]:
+    found: object = tree
+    for name in (section, "ros__parameters"):
+        found = found.get(name, {}) if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        raise RecipeError(f"{path}: expected /**: ros__parameters: with parameters below, got something else; mend it")
+    return found
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"camera_qos": {"depth": 5}} -> {"camera_qos.depth": 5}."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
 
 
 def write(folder: Path) -> None:

@@ -12,8 +12,8 @@ from avcompress.frozen import Model
 from ros_nodes.core.diagnostics import Level, Status
 
 
-class Qos(Model):
-    """What one topic is sent or wanted with, history keep last; the defaults are those of a camera's subscriber."""
+class Wanted(Model):
+    """What one topic is wanted with, history keep last; the defaults are those of a camera's subscriber."""
 
     reliability: Literal["best_effort", "reliable"] = Field(
         "best_effort", description="reliable: what is lost is sent again; a subscriber that wants it hears no other"
@@ -25,12 +25,17 @@ class Qos(Model):
     deadline_ms: PositiveFloat | None = Field(
         None, description="between two messages; a subscriber hears only publishers that promise it; default: none"
     )
+
+
+class Qos(Wanted):
+    """What one topic is sent with: only a publisher says how long its messages live."""
+
     lifespan_ms: PositiveFloat | None = Field(
-        None, description="messages that are older are not delivered any more; of publishers; default: for ever"
+        None, description="messages that are older are not delivered any more; default: for ever"
     )
 
 
-CAMERA = Qos()
+CAMERA = Wanted()
 """Of a camera's subscriber: matches every publisher, and lets none wait."""
 RESULT = Qos(reliability="reliable")
 """Of results: reliable ones match every subscriber."""

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from avcompress.frozen import Model
 from ros_nodes.core.settings import CameraName
-from ros_nodes.qos import CAMERA, RESULT, Qos
+from ros_nodes.qos import CAMERA, RESULT, Qos, Wanted
 
 TopicName = Annotated[str, Field(pattern=r"^(/[A-Za-z_][A-Za-z0-9_]*)+$")]
 
@@ -22,7 +22,7 @@ class Wiring(Model):
     topics: dict[CameraName, TopicName] = Field(
         min_length=1, description="of images, by camera; `.../compressed` carries sensor_msgs/CompressedImage"
     )
-    camera_qos: Qos = Field(CAMERA, description="that images are wanted with")
+    camera_qos: Wanted = Field(CAMERA, description="that images are wanted with")
     result_qos: Qos = Field(RESULT, description="that results are sent with")
 
     @model_validator(mode="after")

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from avcompress.spec import RecipeError
 
 
 def camera_topics(cameras: list[str]) -> dict[str, str]:
-    """NAME=/TOPIC, once a camera; raises RecipeError for anything else."""
+    """NAME=/TOPIC, once a camera; raises RecipeError for anything else. Source: CameraName, ros_nodes.core.settings."""
     topics = dict(each.partition("=")[::2] for each in cameras)
     for name, topic in topics.items():
-        if not re.fullmatch(r"[A-Za-z]\w*", name) or not topic.startswith("/"):
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or not topic.startswith("/"):
             raise RecipeError(f"--camera: expected NAME=/TOPIC, got {name}={topic}; such as front=/front/image_raw")
     if len(topics) != len(cameras) or len(set(topics.values())) != len(topics):
         raise RecipeError("--camera: expected names and topics that differ, got one twice; name each camera once")
     return topics
+
+
+def named_after(topics: Iterable[str]) -> dict[str, str]:
+    """Topics by names of their own: /front/image_raw is front_image_raw; raises RecipeError where two have one name."""
+    named: dict[str, str] = {}
+    for topic in topics:
+        name = _name(topic)
+        if name in named:
+            raise RecipeError(
+                f"--camera: expected topics whose names differ, got {named[name]} and {topic}, both {name}; "
+                f"name them: --camera NAME={topic}"
+            )
+        named[name] = topic
+    return named
+
+
+def _name(topic: str) -> str:
+    name = re.sub(r"[^A-Za-z0-9_]+", "_", topic).strip("_")
+    return name if name[:1].isalpha() else f"camera_{name}"

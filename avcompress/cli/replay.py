@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from avcompress.cli.app import Exit, JsonFile, Quiet, app
-from avcompress.cli.cameras import camera_topics
+from avcompress.cli.cameras import camera_topics, named_after
 from avcompress.cli.terminal import check_json, open_console, open_watch, write_json
 from avcompress.cli.trust import AllowUnsigned, PublicKeys
 from avcompress.spec import DataError
@@ -20,6 +19,7 @@ from avcompress.spec import DataError
 if TYPE_CHECKING:
     from ros_nodes.bag.replay import Replayed
     from ros_nodes.core.settings import Settings
+    from ros_nodes.parameters import Value
 
 _PERCENTILES = ("p50", "p90", "p99")
 
@@ -61,25 +61,26 @@ def replay(  # noqa: PLR0913, PLR0917 (the options of a command, and its context
     from calibration.bag.reading import image_topics
     from ros_nodes.bag.replay import Replay
     from ros_nodes.bag.replay import replay as run_replay
-    from ros_nodes.core.settings import Settings
+    from ros_nodes.parameters import told
 
     context.obj.install()
     console = open_console()
     check_json(json_file, out, (bundle, bag))
-    topics = camera_topics(camera) if camera else {_name(topic): topic for topic in image_topics(bag)}
+    topics = camera_topics(camera) if camera else named_after(image_topics(bag))
     if not topics:
         raise DataError(f"{bag}: expected topics with images, got none; give another bag")
-    settings = Settings(
-        bundle=str(bundle),
-        fallback=str(fallback) if fallback else None,
-        keys=tuple(map(str, key or ())),
-        allow_unsigned=allow_unsigned,
-        cameras=tuple(topics),
-        deadline_ms=deadline_ms,
-        max_age_ms=max_age_ms,
+    given: dict[str, Value | None] = {
+        "bundle": str(bundle),
+        "fallback": str(fallback) if fallback else None,
+        "keys": list(map(str, key or ())),
+        "allow_unsigned": allow_unsigned,
+        "cameras": list(topics),
+        "deadline_ms": deadline_ms,
+        "max_age_ms": max_age_ms,
         # A recorder's clock is not the cameras': the age on the bus is not known.
-        age_from="arrival",
-    )
+        "age_from": "arrival",
+    }
+    settings = told({name: value for name, value in given.items() if value is not None}).settings
     watch = open_watch(console, quiet)
     watch.begin(1)
     with watch.step(f"replay of {bag.name}", reused=False) as track:
@@ -88,12 +89,6 @@ def replay(  # noqa: PLR0913, PLR0917 (the options of a command, and its context
     if json_file:
         write_json(json_file, _facts(found, settings, topics))
     raise typer.Exit(Exit.MET)
-
-
-def _name(topic: str) -> str:
-    """A camera's name from its topic: /front/image_raw -> front_image_raw."""
-    name = re.sub(r"\W+", "_", topic).strip("_")
-    return name if name[:1].isalpha() else f"camera_{name}"
 
 
 def _show(console: Console, found: Replayed, out: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -24,12 +25,25 @@ if TYPE_CHECKING:
 
     from ros_nodes.core.counts import Counts
     from ros_nodes.core.lifecycle import Step
+    from ros_nodes.core.node import Node
+    from ros_nodes.parameters import Told, Value
+
+# Windows has none.
+_RELOAD = getattr(signal, "SIGHUP", None)
 
 
 @app.command()
 def serve(  # noqa: PLR0913, PLR0917 (the options of a command)
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle to serve.")],
-    camera: Annotated[list[str], typer.Option("--camera", help="NAME=TOPIC, once a camera.")],
+    bundle: Annotated[
+        Path | None, typer.Argument(help="Folder of the bundle to serve; or `bundle` in --params.")
+    ] = None,
+    camera: Annotated[
+        list[str] | None, typer.Option("--camera", help="NAME=TOPIC, once a camera; or `cameras` in --params.")
+    ] = None,
+    params: Annotated[
+        Path | None,
+        typer.Option("--params", help="Parameters in ROS's YAML, all that the node has; options go before them."),
+    ] = None,
     transport: Annotated[  # noqa: ARG001 (there is one so far; who names it will get no other)
         Literal["wire"], typer.Option("--transport", help="wire: ROS 2's own, without a ROS installation.")
     ] = "wire",
@@ -41,15 +55,19 @@ def serve(  # noqa: PLR0913, PLR0917 (the options of a command)
         float | None, typer.Option("--deadline-ms", min=1e-6, help="To watch; default: the contract's.")
     ] = None,
     max_age_ms: Annotated[
-        float, typer.Option("--max-age-ms", min=1e-6, help="Images that are older when their turn comes are dropped.")
-    ] = 200.0,
+        float | None,
+        typer.Option("--max-age-ms", min=1e-6, help="Images that are older at their turn are dropped; default: 200."),
+    ] = None,
     age_from: Annotated[
-        Literal["stamp", "arrival"], typer.Option("--age-from", help="Since when an image ages.")
-    ] = "stamp",
+        Literal["stamp", "arrival"] | None,
+        typer.Option("--age-from", help="Since when an image ages; default: stamp."),
+    ] = None,
     reliable: Annotated[
         bool, typer.Option("--reliable", help="Want lost images sent again; hears no best-effort cameras then.")
     ] = False,
-    depth: Annotated[int, typer.Option("--depth", min=1, help="Images kept; each one more than 1 is latency.")] = 1,
+    depth: Annotated[
+        int | None, typer.Option("--depth", min=1, help="Images kept; each one more is latency; default: 1.")
+    ] = None,
     camera_deadline_ms: Annotated[
         float | None,
         typer.Option("--camera-deadline-ms", min=1e-6, help="Between two images; hears only cameras that promise it."),
@@ -77,59 +95,107 @@ def serve(  # noqa: PLR0913, PLR0917 (the options of a command)
     """Serve a bundle to cameras as a managed ROS 2 node, until Ctrl-C or SIGTERM shuts it down.
 
     The node stays where its bundle is refused, and says why in its diagnostics; the exit code is 0 once it was shut
-    down in order.
+    down in order. SIGHUP swaps in the bundle that is in its place by then, or that --params names by then, while the
+    node serves.
 
     Example: avcompress serve yolox.bundle --key release.pem.pub --camera front=/front/image_raw --autostart
     """
-    from ros_nodes.core.settings import Settings
-    from ros_nodes.qos import Qos
-    from ros_nodes.wire.serving import serve as run
+    from ros_nodes.connection import image_topics
+    from ros_nodes.wire.serving import serving
     from ros_nodes.wire.settings import Network
     from ros_nodes.wiring import Wiring
 
-    topics = camera_topics(camera)
+    topics = camera_topics(camera or [])
+    options: dict[str, Value | None] = {
+        "bundle": str(bundle) if bundle else None,
+        "fallback": str(fallback) if fallback else None,
+        "keys": list(map(str, key or ())) or None,
+        "allow_unsigned": allow_unsigned or None,
+        "cameras": list(topics) or None,
+        "image_topics": list(topics.values()) or None,
+        "deadline_ms": deadline_ms,
+        "max_age_ms": max_age_ms,
+        "age_from": age_from,
+        "camera_qos.reliability": "reliable" if reliable else None,
+        "camera_qos.depth": depth,
+        "camera_qos.deadline_ms": camera_deadline_ms,
+        "result_qos.lifespan_ms": lifespan_ms,
+        "autostart": autostart or None,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    said = _told(given, params, node)
+    connection = said.connection
     try:
-        settings = Settings(
-            bundle=str(bundle),
-            fallback=str(fallback) if fallback else None,
-            keys=tuple(map(str, key or ())),
-            allow_unsigned=allow_unsigned,
-            cameras=tuple(topics),
-            deadline_ms=deadline_ms,
-            max_age_ms=max_age_ms,
-            age_from=age_from,
-        )
         wiring = Wiring(
             node=node,
-            topics=topics,
-            camera_qos=Qos(
-                reliability="reliable" if reliable else "best_effort", depth=depth, deadline_ms=camera_deadline_ms
-            ),
-            result_qos=Qos(reliability="reliable", lifespan_ms=lifespan_ms),
+            topics=image_topics(connection, node, said.settings.cameras),
+            camera_qos=connection.camera_qos,
+            result_qos=connection.result_qos,
         )
         network = Network(domain=domain, interface=interface, peers=tuple(peer or ()), distro=distro)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise RecipeError(f"{where}: {first['msg']}, got {first['input']!r}; see avcompress serve --help") from error
-    console = open_console()
-    counts = run(settings, wiring, network, _stop_on_signal(), _teller(console, node, quiet), autostart)
-    _show(console, counts)
+    console, heard = open_console(), _signals()
+    with serving(said.settings, wiring, network, _teller(console, node, quiet), connection.autostart) as running:
+        while heard.get() == _RELOAD:
+            _swap(running, lambda: _bundle_of(_told(given, params, node), said), console, node)
+    _show(console, running.counts)
     raise typer.Exit(Exit.MET)
 
 
-def _stop_on_signal() -> threading.Event:
-    """Set by the first Ctrl-C or SIGTERM; the second one leaves at once."""
+def _told(given: Mapping[str, Value], params: Path | None, node: str) -> Told:
+    """What the file says, and before that the options; raises RecipeError for what a node on the wire cannot do."""
+    from ros_nodes.parameter_files import read
+    from ros_nodes.parameters import told
+
+    values = {**(read(params, node) if params else {}), **given}
+    if "cameras" not in values:
+        raise RecipeError("--camera: expected NAME=/TOPIC, or `cameras` in --params, got neither; name the cameras")
+    said = told(values)
+    if said.connection.overlay_every_ms:
+        raise RecipeError(
+            f"overlay_every_ms: expected 0, got {said.connection.overlay_every_ms:g}; only the node of ROS draws"
+        )
+    return said
+
+
+def _bundle_of(now: Told, before: Told) -> Path:
+    """The bundle that is named now; raises RecipeError where something else is said than at the start, too."""
+    ours = before.settings.model_copy(update={"bundle": now.settings.bundle})
+    changed = [name for name, value in now.settings if value != getattr(ours, name)]
+    changed += [name for name, value in now.connection if value != getattr(before.connection, name)]
+    if changed:
+        raise RecipeError(f"{changed[0]}: expected what it was at the start, got another value; start the node anew")
+    return Path(now.settings.bundle)
+
+
+def _swap(running: Node, bundle: Callable[[], Path], console: Console, node: str) -> None:
+    from engines.session import one_line
+
+    try:
+        running.swap(bundle())
+    except Exception as error:  # whatever is wrong with it, the node goes on with what it has
+        console.print(f"{node}: not swapped: {one_line(error)}", soft_wrap=True, markup=False)
+
+
+def _signals() -> SimpleQueue[int]:
+    """Every SIGHUP, and the first Ctrl-C or SIGTERM; the second one leaves at once."""
+    heard: SimpleQueue[int] = SimpleQueue()
     stop = threading.Event()
 
     def receive(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (Python's own signature)
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
+        if number != _RELOAD:
+            if stop.is_set():
+                os._exit(128 + number)
+            stop.set()
+        heard.put(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, receive)
-    return stop
+    for number in (signal.SIGINT, signal.SIGTERM, _RELOAD):
+        if number is not None:
+            signal.signal(number, receive)
+    return heard
 
 
 def _teller(console: Console, node: str, quiet: bool) -> Callable[[Step], None]:

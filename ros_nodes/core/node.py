@@ -176,7 +176,7 @@ class Node:
     def step(self) -> bool:
         """Serve the frames whose turn it is; False where there are none. One thread at a time."""
         job = self._take()
-        self._announce()
+        self._tell(self._announce)
         if job is None:
             self._close_retired()
             return False
@@ -345,7 +345,7 @@ class Node:
             raise
 
     def _announce(self) -> None:
-        """Tell subscribers of the engine, where it is new to them."""
+        """Tell subscribers of the engine, where it is new to them; raises what the transport does, and is due again."""
         with self._lock:
             primary, found = self._engines.primary, self._engines.limits
             if not self._engines.is_new or primary is None or found is None or self._state == State.INACTIVE:
@@ -359,7 +359,12 @@ class Node:
             threshold=primary.threshold,
             deadline_ms=found.deadline_ns / MS,
         )
-        self._tell(partial(self._port.announce, news))
+        try:
+            self._port.announce(news)
+        except BaseException:
+            with self._lock:
+                self._engines.is_new = True
+            raise
 
     def _tell(self, message: Callable[[], None]) -> bool:
         """Whether the transport took it; what it raised is in the diagnostics."""

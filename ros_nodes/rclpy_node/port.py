@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 
+from avcompress.spec import EngineError
 from calibration.frame import Header, frame_of
 from engines.session import one_line
 from ros_nodes.connection import image_topics
@@ -92,7 +93,7 @@ class RclpyPort:
                 message_type(image_type(topic)),
                 topic,
                 receive,
-                profile(self._told.connection.camera_qos.model_copy(update={"lifespan_ms": None})),
+                profile(self._told.connection.camera_qos),
                 callback_group=MutuallyExclusiveCallbackGroup(),
                 event_callbacks=events,
                 qos_overriding_options=overridable(),
@@ -176,8 +177,9 @@ class RclpyPort:
 
     def _send(self, topic: str, message: Message) -> None:
         publisher = self._publishers.get(topic)
-        if publisher is not None:
-            publisher.publish(message)
+        if publisher is None:
+            raise EngineError(f"{topic}: expected a publisher, got none; see what was said when the node was activated")
+        publisher.publish(message)
 
     def _publisher(self, topic: str, kind: str, qos: Qos) -> Publisher:
         if topic not in self._publishers:

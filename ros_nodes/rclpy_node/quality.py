@@ -17,7 +17,7 @@ from rclpy.qos import (
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from ros_nodes.core.settings import MS
-from ros_nodes.qos import Event, Events, Qos
+from ros_nodes.qos import Event, Events, Qos, Wanted
 
 try:
     from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks, UnsupportedEventTypeError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Made = TypeVar("Made")
 
 
-def profile(qos: Qos) -> QoSProfile:
+def profile(qos: Wanted) -> QoSProfile:
     """What rclpy takes."""
     return QoSProfile(
         history=QoSHistoryPolicy.KEEP_LAST,
@@ -38,7 +38,7 @@ def profile(qos: Qos) -> QoSProfile:
         reliability=QoSReliabilityPolicy[qos.reliability.upper()],
         durability=QoSDurabilityPolicy[qos.durability.upper()],
         deadline=_duration(qos.deadline_ms),
-        lifespan=_duration(qos.lifespan_ms),
+        lifespan=_duration(qos.lifespan_ms if isinstance(qos, Qos) else None),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ros_nodes.core.settings import MS
-from ros_nodes.qos import Qos
+from ros_nodes.qos import Qos, Wanted
 
 if TYPE_CHECKING:
     from cyclonedds.qos import Qos as DdsQos
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _FOREVER_NS = (1 << 63) - 1
 
 
-def dds_qos(qos: Qos, user_data: str = "", is_writer: bool = False) -> DdsQos:
+def dds_qos(qos: Wanted, user_data: str = "", is_writer: bool = False) -> DdsQos:
     """Of a reader, or a writer, which alone has a lifespan; `user_data` is what ROS 2 tells of itself by key=value;."""
     from cyclonedds.qos import Policy
     from cyclonedds.qos import Qos as Dds
@@ -31,7 +31,7 @@ def dds_qos(qos: Qos, user_data: str = "", is_writer: bool = False) -> DdsQos:
         policies.append(Policy.Deadline(round(qos.deadline_ms * MS)))
     if is_writer:
         policies.append(Policy.WriterDataLifecycle(autodispose=False))
-        if qos.lifespan_ms is not None:
+        if isinstance(qos, Qos) and qos.lifespan_ms is not None:
             policies.append(Policy.Lifespan(round(qos.lifespan_ms * MS)))
         if is_latched:
             # Cyclone keeps for those that come later what this policy says, not the history.

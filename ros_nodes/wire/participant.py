@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from avcompress.spec import EngineError
 from ros_nodes.bag.library import typestore
-from ros_nodes.qos import LATCHED, Qos
+from ros_nodes.qos import LATCHED, Qos, Wanted
 from ros_nodes.wire.dds_qos import dds_qos
 from ros_nodes.wire.graph import ENTITIES, TOPIC, entities, graph_store
 from ros_nodes.wire.library import require_cyclonedds
@@ -50,7 +50,7 @@ class Participant:
         return writer
 
     def reader(
-        self, name: str, message: str, qos: Qos, user_data: str = "", store: Typestore | None = None
+        self, name: str, message: str, qos: Wanted, user_data: str = "", store: Typestore | None = None
     ) -> DataReader[Any]:
         """A reader of a DDS topic, whose samples have their bytes as `data`."""
         from cyclonedds.sub import DataReader

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from ros_nodes.core.clock import REAL, Clock
-from ros_nodes.core.counts import Counts
-from ros_nodes.core.lifecycle import State, Step, Transition, allowed
+from ros_nodes.core.lifecycle import LifecycleError, State, Step, Transition, allowed
 from ros_nodes.core.loading import Load
 from ros_nodes.core.node import Node
 from ros_nodes.core.served import load_served
@@ -22,6 +21,7 @@ from ros_nodes.wiring import Wiring
 
 Say = Callable[[Step], None]
 _DOWN: tuple[Transition, ...] = ("deactivate", "cleanup", "shutdown")
+_LOOK_EVERY_S = 0.01
 
 
 @contextmanager
@@ -38,21 +38,8 @@ def node_on_wire(
 
 
 @contextmanager
-def _managed(node: Node, port: WirePort, wiring: Wiring) -> Iterator[Node]:
-    services = Services(port.participant, wiring.node, node, port.events)
-    try:
-        yield node
-    finally:
-        services.close()
-        for transition in _DOWN:
-            if transition in allowed(node.state):
-                node.transition(transition)
-
-
-def serve(
-    settings: Settings, wiring: Wiring, network: Network, stop: threading.Event, say: Say, autostart: bool = False
-) -> Mapping[str, Counts]:
-    """Run a node until `stop` is set; returns where every frame went, by camera.
+def serving(settings: Settings, wiring: Wiring, network: Network, say: Say, autostart: bool = False) -> Iterator[Node]:
+    """A node with its services and threads, which is shut down afterwards.
 
     `say` is told of every step of the lifecycle. With `autostart` the node is configured and activated; where that is
     refused it stays as it is, says so in its diagnostics, and may be asked again.
@@ -60,7 +47,34 @@ def serve(
     port = WirePort(Participant(wiring.node, network), wiring, on_change=say)
     node = Node(settings, port)
     with Threads(node), _managed(node, port, wiring):
-        if autostart and node.transition("configure").state == State.INACTIVE:
+        if autostart:
+            start(node)
+        yield node
+
+
+@contextmanager
+def _managed(node: Node, port: WirePort, wiring: Wiring) -> Iterator[Node]:
+    services = Services(port.participant, wiring.node, node, port.events)
+    try:
+        yield node
+    finally:
+        services.close()
+        bring_down(node)
+
+
+def start(node: Node) -> None:
+    """Configure and activate; a manager that asks at the same time leads."""
+    with suppress(LifecycleError):
+        if node.transition("configure").state == State.INACTIVE:
             node.transition("activate")
-        stop.wait()
-    return node.counts
+
+
+def bring_down(node: Node, patience_s: float = 5.0) -> None:
+    """Lead a node to its end, also one that is stopping by itself at the same time."""
+    end = time.monotonic() + patience_s
+    while node.state != State.FINALIZED and time.monotonic() < end:
+        for transition in _DOWN:
+            with suppress(LifecycleError):
+                if transition in allowed(node.state):
+                    node.transition(transition)
+        time.sleep(0 if node.state == State.FINALIZED else _LOOK_EVERY_S)

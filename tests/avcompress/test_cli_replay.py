@@ -69,12 +69,12 @@ def film(path, count):
     return files
 
 
-def write_drive(path, files, every_ms):
+def write_drive(path, files, every_ms, topics=("/front/image_raw/compressed",)):
     from rosbags.rosbag2 import Writer
 
     library, kind = RosbagsLibrary(), "sensor_msgs/msg/CompressedImage"
     with Writer(path, version=8) as writer:
-        connection = writer.add_connection("/front/image_raw/compressed", kind, typestore=typestore())
+        connection, *_ = [writer.add_connection(topic, kind, typestore=typestore()) for topic in topics]
         for index, data in enumerate(files):
             stamp = START + index * every_ms * 10**6
             header = header_message(Header(stamp // 10**9, stamp % 10**9, "front"), library)
@@ -136,6 +136,31 @@ def test_a_camera_that_is_no_name_and_topic_is_refused(tmp_path):
             command(tmp_path, tmp_path, "--out", tmp_path / "o", "--camera", camera)
     with pytest.raises(RecipeError, match="got one twice"):
         command(tmp_path, tmp_path, "--out", tmp_path / "o", "--camera", "a=/x", "--camera", "b=/x")
+
+
+def test_a_camera_s_name_has_the_letters_of_a_topic(tmp_path):
+    from avcompress.spec import RecipeError
+
+    with pytest.raises(RecipeError, match="expected NAME=/TOPIC"):
+        command(tmp_path, tmp_path, "--out", tmp_path / "o", "--camera", "frönt=/x")
+
+
+def test_topics_that_would_give_one_name_to_two_cameras_are_refused(tmp_path):
+    from avcompress.cli.cameras import named_after
+    from avcompress.spec import RecipeError
+
+    assert named_after(["/front/image", "/2/x"]) == {"front_image": "/front/image", "camera_2_x": "/2/x"}
+    drive = tmp_path / "drive"
+    write_drive(drive, [], 100, topics=("/front/image", "/front_image"))
+    with pytest.raises(RecipeError, match="got /front/image and /front_image, both front_image"):
+        command(tmp_path, drive, "--out", tmp_path / "o")
+
+
+def test_a_deadline_that_is_no_number_is_one_line(tmp_path):
+    from avcompress.spec import RecipeError
+
+    with pytest.raises(RecipeError, match="deadline_ms: Input should be a finite number, got inf"):
+        command(tmp_path, tmp_path, "--out", tmp_path / "o", "--camera", "a=/x", "--deadline-ms", "inf")
 
 
 def test_what_is_no_bag_is_one_line(tmp_path):

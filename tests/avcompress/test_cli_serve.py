@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,11 @@ def rig():
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "brightest")
+
+
+def make_bundle(folder, revision=1):
     """A segmenter whose class is the brightest of red, green and blue; nobody signed it."""
-    folder = tmp_path_factory.mktemp("bundles") / "brightest"
     folder.mkdir()
     shape = (1, 3, 16, 24)
     graph = helper.make_graph(
@@ -50,6 +54,7 @@ def bundle(tmp_path_factory):
     inputs, outputs = network_tensors(folder / "model.onnx")
     manifest = Manifest(
         name="brightest",
+        revision=revision,
         engine=ENGINE,
         versions=dict(built.versions),
         inputs=inputs,
@@ -68,16 +73,17 @@ def bundle(tmp_path_factory):
 class Process:
     """avcompress serve, on a network of the test's own."""
 
-    def __init__(self, rig, bundle, *options):
+    def __init__(self, rig, *options, camera="front=/front/image_raw"):
         self.rig, self.network = rig, rig.lonely()
+        self.out = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
         own = f"<CycloneDDS><Domain><Discovery><Tag>{self.network.tag}</Tag></Discovery></Domain></CycloneDDS>"
-        command = [sys.executable, "-m", "avcompress", "serve", str(bundle), "--camera", "front=/front/image_raw"]
+        command = [sys.executable, "-m", "avcompress", "serve"]
+        command += ["--camera", camera] if camera else []
         network = ["--interface", "lo", "--domain", str(self.network.domain), "--node", "vision"]
         self.process = subprocess.Popen(
-            [*command, *network, *options],
-            stdout=subprocess.PIPE,
+            [*command, *network, *map(str, options)],
+            stdout=self.out,
             stderr=subprocess.STDOUT,
-            text=True,
             env={**os.environ, "CYCLONEDDS_URI": own},
         )
         self.listener = rig.Listener(self.network, rig.node_topics(("front",)))
@@ -85,7 +91,7 @@ class Process:
 
     def status(self, name, level):
         def found():
-            assert self.process.poll() is None, self.process.stdout.read()
+            assert self.process.poll() is None, self.text()
             status = self.listener.statuses().get(name)
             return status if status and status[0] == level else None
 
@@ -93,23 +99,29 @@ class Process:
 
     def stop(self, number):
         self.process.send_signal(number)
-        out, _ = self.process.communicate(timeout=60)
-        return self.process.returncode, out
+        return self.process.wait(60), self.text()
+
+    def text(self):
+        self.out.seek(0)
+        return self.out.read().decode()
+
+    def said(self, text):
+        return self.rig.until(lambda: text in self.text(), text, 60)
 
     def close(self):
         self.listener.close()
         self.client.close()
         self.process.kill()
         self.process.wait()
-        self.process.stdout.close()
+        self.out.close()
 
 
 @pytest.fixture
 def start(rig):
     made = []
 
-    def run(*arguments):
-        made.append(Process(rig, *arguments))
+    def run(*arguments, **said):
+        made.append(Process(rig, *arguments, **said))
         return made[-1]
 
     yield run
@@ -157,6 +169,53 @@ def test_without_autostart_the_node_waits_for_its_manager(start, bundle):
     assert served.client.change("activate")
     served.listener.await_results(("front",))
     assert served.stop(signal.SIGTERM)[0] == 0
+
+
+PARAMETERS = """\
+/**:
+  ros__parameters:
+    bundle: BUNDLE
+    allow_unsigned: true
+    autostart: true
+    cameras: ["front"]
+    image_topics: ["/front/image_raw"]
+    max_age_ms: 60000.0
+    report_every_ms: 50.0
+    camera_qos: {reliability: "reliable"}
+vision:
+  ros__parameters:
+    age_from: "arrival"
+"""
+
+
+def test_a_parameter_file_says_all_and_a_hang_up_swaps_in_the_bundle_that_it_names_then(start, rig, bundle, tmp_path):
+    file, newer = tmp_path / "vehicle.yaml", make_bundle(tmp_path / "newer", revision=2)
+    file.write_text(PARAMETERS.replace("BUNDLE", str(bundle)))
+    served = start("--params", file, camera=None)
+    served.listener.await_results(("front",))
+    camera = rig.Camera("/front/image_raw", served.network).await_listener()
+    camera.send(green(7))  # of 1970: it ages from its arrival, as the node's own section says
+    rig.until(lambda: served.listener.on("/vision/front/mask"), "a mask")
+    file.write_text(PARAMETERS.replace("BUNDLE", str(newer)))
+    served.process.send_signal(signal.SIGHUP)
+    rig.until(lambda: "revision 2" in served.status("engine", 0)[2]["active_engine"], "the swap", 60)
+    file.write_text(PARAMETERS.replace("BUNDLE", str(bundle)).replace("60000.0", "50.0"))
+    served.process.send_signal(signal.SIGHUP)
+    assert served.said("not swapped: max_age_ms")
+    file.write_text(PARAMETERS)
+    served.process.send_signal(signal.SIGHUP)
+    assert served.said("not swapped: BUNDLE")
+    code, out = served.stop(signal.SIGTERM)
+    assert code == 0
+    assert "vision: not swapped: max_age_ms: expected what it was at the start" in out
+    assert "vision: not swapped: BUNDLE/manifest.json: expected" in out
+
+
+def test_without_a_camera_nothing_is_served(bundle):
+    command = [sys.executable, "-m", "avcompress", "serve", str(bundle)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert found.returncode == 2
+    assert found.stderr.startswith("error: --camera: expected NAME=/TOPIC, or `cameras` in --params, got neither")
 
 
 @pytest.mark.parametrize("camera", ["front", "front=image", "front=/a/"])

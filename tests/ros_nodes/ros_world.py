@@ -82,7 +82,7 @@ class World:
         return self
 
     def __exit__(self, *_):
-        if self.node is not None and self.node.core is not None:
+        if self.node is not None:
             self.node._threads.close()
         self._ended.set()
         self._foreign_thread.join(5)

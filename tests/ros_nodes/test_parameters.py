@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from avcompress.spec import RecipeError
 from ros_nodes.connection import image_topics
 from ros_nodes.core.settings import Settings
+from ros_nodes.parameter_files import as_yaml, read
 from ros_nodes.parameters import check, parameters, refusal, told
 from ros_nodes.qos import CAMERA, RESULT
 
@@ -101,3 +102,41 @@ def test_images_come_on_the_node_s_own_topics_unless_others_are_named():
         {**DEFAULTS, "bundle": "b", "cameras": ["l", "r"], "image_topics": ["/x", "/y/compressed"]}
     ).connection
     assert image_topics(connection, "n", ("l", "r")) == {"l": "/x", "r": "/y/compressed"}
+
+
+# --- files
+
+
+def test_a_file_is_read_as_ros_reads_it_the_node_s_own_section_last(tmp_path):
+    file = tmp_path / "p.yaml"
+    file.write_text(as_yaml())
+    assert read(file, "vision") == DEFAULTS
+    file.write_text(
+        "/**: {ros__parameters: {max_age_ms: 1.0, camera_qos: {depth: 5}, camera_qos.deadline_ms: 3.0}}\n"
+        "vision: {ros__parameters: {max_age_ms: 2.0}}\n"
+        "other: {ros__parameters: {max_age_ms: 9.0}}\n"
+    )
+    assert read(file, "vision") == {"max_age_ms": 2.0, "camera_qos.depth": 5, "camera_qos.deadline_ms": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "expected a parameter file, got: while parsing"),
+        ("- a", "expected /\\*\\*: ros__parameters:"),
+        ("/**: {max_age_ms: 1.0}\n/vision: 3", "expected /\\*\\*: ros__parameters:"),
+        ("/**: {ros__parameters: {max_age: 1.0}}", "expected parameters of a node without ROS, got max_age;"),
+        ("/**: {ros__parameters: {use_sim_time: true}}", "got use_sim_time;"),
+    ],
+)
+def test_what_is_no_such_file_is_told_in_one_line(tmp_path, text, message):
+    file = tmp_path / "p.yaml"
+    file.write_text(text)
+    with pytest.raises(RecipeError, match=message) as caught:
+        read(file, "vision")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_told_in_one_line(tmp_path):
+    with pytest.raises(RecipeError, match="expected a parameter file, got"):
+        read(tmp_path / "none", "vision")

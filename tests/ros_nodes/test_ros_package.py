@@ -50,11 +50,36 @@ def test_the_schema_knows_every_parameter_and_no_other():
     properties = schema["additionalProperties"]["properties"]["ros__parameters"]
     assert not properties["additionalProperties"]
     names = set()
+    of_ros = {"use_sim_time", "qos_overrides"}
+    assert of_ros <= set(properties["properties"])
     for name, one in properties["properties"].items():
+        if name in of_ros:
+            continue
         names |= {f"{name}.{inner}" for inner in one["properties"]} if one["type"] == "object" else {name}
     assert names == {parameter.name for parameter in parameters()}
     share = properties["properties"]["return_share"]
     assert (share["type"], share["minimum"], share["maximum"], share["default"]) == ("number", 0, 1, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("said", "is_right"),
+    [
+        ("use_sim_time: true", True),
+        ("use_sim_time: 1", False),
+        ("qos_overrides: {/front/image_raw: {subscription: {reliability: reliable, depth: 5}}}", True),
+        ("qos_overrides: {/front/image_raw: {subscription: {reliability: relable}}}", False),
+        ("qos_overrides: {/front/image_raw: {listener: {depth: 5}}}", False),
+        ("qos_overrides./front/image_raw.subscription.reliability: reliable", True),
+        ("camera_qos: {depth: 5}", True),
+        ("camera_qos: {lifespan_ms: 5.0}", False),  # only publishers have one
+        ("result_qos: {lifespan_ms: 5.0}", True),
+        ("max_age: 5.0", False),
+    ],
+)
+def test_the_schema_takes_what_a_node_of_ros_takes(said, is_right):
+    jsonschema = pytest.importorskip("jsonschema")
+    file = yaml.safe_load(f"/**:\n  ros__parameters:\n    {said}\n")
+    assert jsonschema.Draft202012Validator(json.loads(as_schema())).is_valid(file) == is_right
 
 
 def test_the_package_is_built_as_ament_python_under_one_name():

@@ -7,14 +7,16 @@ from launch.actions import DeclareLaunchArgument
 from launch_ros.actions import LifecycleNode
 
 PACKAGE = "avcompress_ros"
-COMMON = {
+BUNDLE = {
     "bundle": ("", "folder of the bundle to serve"),
     "fallback": ("", "folder of the bundle to fall back to"),
+}
+COMMON = {
     "key": ("", "file of the public key that has signed the bundle"),
-    "allow_unsigned": ("false", "serve a bundle that nobody signed: whoever writes it runs code here"),
-    "params_file": ("", "parameters; default: those of this package"),
+    "allow_unsigned": ("", "true: serve a bundle that nobody signed: whoever writes it runs code here"),
+    "params_file": ("", "parameters of your own; arguments that are given go before them"),
     "namespace": ("", "before the names of nodes and topics"),
-    "autostart": ("true", "configure and activate at once"),
+    "autostart": ("", "false: wait for a manager to configure and activate it"),
     "respawn": ("false", "start a node again that has ended"),
     "log_level": ("info", "debug, info, warn, error"),
 }
@@ -24,7 +26,7 @@ def arguments(**more):
     """The arguments of a launch file: COMMON, and more of the form name=(default, description)."""
     return [
         DeclareLaunchArgument(name, default_value=default, description=description)
-        for name, (default, description) in {**COMMON, **more}.items()
+        for name, (default, description) in {**more, **COMMON}.items()
     ]
 
 
@@ -38,24 +40,23 @@ def is_true(text):
     return text.strip().lower() in {"true", "1", "yes"}
 
 
-def serving_node(context, name, **parameters):
-    """A managed node, which starts itself where `autostart` says so; parameters that are empty are left out."""
+def serving_node(context, name, defaults, **parameters):
+    """A managed node; parameters that are empty were not given, and say nothing.
+
+    What goes before what: `parameters`, the user's params_file, the file `defaults` of this package, avcompress.yaml.
+    """
     said = context.launch_configurations
-    given = {
-        "bundle": said["bundle"],
-        "fallback": said["fallback"],
-        "keys": names(said["key"]),
-        "allow_unsigned": is_true(said["allow_unsigned"]),
-        "autostart": is_true(said["autostart"]),
-        **parameters,
-    }
-    file = said["params_file"] or os.path.join(get_package_share_directory(PACKAGE), "config", "avcompress.yaml")
+    given = {"keys": names(said["key"]), **{flag: said[flag] for flag in ("allow_unsigned", "autostart")}, **parameters}
+    given = {key: value for key, value in given.items() if value not in ("", [])}
+    given |= {flag: is_true(given[flag]) for flag in ("allow_unsigned", "autostart") if flag in given}
+    config = os.path.join(get_package_share_directory(PACKAGE), "config")
+    files = [os.path.join(config, "avcompress.yaml"), os.path.join(config, defaults), said["params_file"]]
     return LifecycleNode(
         package=PACKAGE,
         executable="node",
         name=name,
         namespace=said["namespace"],
-        parameters=[file, {key: value for key, value in given.items() if value not in ("", [])}],
+        parameters=[*filter(None, files), *([given] if given else [])],
         arguments=["--ros-args", "--log-level", said["log_level"]],
         output="screen",
         emulate_tty=True,

@@ -3,7 +3,7 @@
 ros2 launch avcompress_ros detector_and_segmenter.launch.py detector:=yolox.bundle segmenter:=espnet.bundle
 """
 
-from avcompress_ros.launching import arguments, serving_node
+from avcompress_ros.launching import arguments, names, serving_node
 from launch import LaunchDescription
 from launch.actions import OpaqueFunction
 
@@ -11,14 +11,19 @@ from launch.actions import OpaqueFunction
 def generate_launch_description():
     more = {
         "detector": ("", "folder of the detector's bundle"),
+        "detector_fallback": ("", "folder of the bundle that the detector falls back to"),
         "segmenter": ("", "folder of the segmenter's bundle"),
-        "camera": ("camera", "name of the camera"),
-        "image": ("/camera/image_raw", "topic of its images"),
+        "segmenter_fallback": ("", "folder of the bundle that the segmenter falls back to"),
+        "camera": ("", "name of the camera; default: camera"),
+        "image": ("", "topic of its images; default: /camera/image_raw"),
     }
     return LaunchDescription([*arguments(**more), OpaqueFunction(function=nodes)])
 
 
 def nodes(context):
     said = context.launch_configurations
-    common = {"cameras": [said["camera"]], "image_topics": [said["image"]], "fallback": ""}
-    return [serving_node(context, name, bundle=said[name], **common) for name in ("detector", "segmenter")]
+    camera = {"cameras": names(said["camera"]), "image_topics": names(said["image"])}
+    return [
+        serving_node(context, name, "one_camera.yaml", bundle=said[name], fallback=said[f"{name}_fallback"], **camera)
+        for name in ("detector", "segmenter")
+    ]

@@ -214,6 +214,42 @@ def test_nothing_follows_a_result_that_was_not_sent(bench):
     assert len(followed) == 1
 
 
+def refuse_news(port, monkeypatch):
+    """Let the next announcement fail, and only that."""
+    announce = port.announce
+
+    def refuse(_):
+        monkeypatch.setattr(port, "announce", announce)
+        raise OSError("no buffer space")
+
+    monkeypatch.setattr(port, "announce", refuse)
+
+
+def test_a_node_that_cannot_announce_its_engine_does_not_become_active(bench, monkeypatch):
+    b = bench()
+    refuse_news(b.port, monkeypatch)
+    assert b.node.transition("configure").outcome == "success"
+    step = b.node.transition("activate")
+    assert (step.state, step.outcome, step.reason) == (State.UNCONFIGURED, "error", "OSError: no buffer space")
+    assert (b.port.subscribed, b.engines["main"].is_open) == (False, False)
+    b.start()
+    assert len(b.port.announced) == 1
+
+
+def test_an_engine_swapped_in_that_cannot_be_announced_is_announced_again(bench, engine, monkeypatch):
+    b = bench().start()
+    b.engines["new"] = engine(revision=2)
+    b.node.swap("new")
+    refuse_news(b.port, monkeypatch)
+    b.node.step()
+    assert [a.revision for a in b.port.announced] == [1]
+    assert b.status("engine").values["last_transport_error"] == "no buffer space"
+    b.serve()
+    assert [a.revision for a in b.port.announced] == [1, 2]
+    b.serve()
+    assert len(b.port.announced) == 2
+
+
 # --- lifecycle
 
 

@@ -103,6 +103,61 @@ def test_an_inference_that_fails_deactivates_the_node_in_ros_too(ros, engine):
     assert world.change("cleanup")
 
 
+def test_a_node_that_nobody_has_configured_yet_says_that_it_waits(ros):
+    world = ros(bundle="", report_every_ms=50.0)
+    until(world.statuses)
+    assert world.statuses()["engine"][:2] == (0, "unconfigured")
+    assert world.statuses()["camera front"][1] == "unconfigured"
+    assert not world.change("configure")
+    until(lambda: world.statuses()["engine"][0] == 2)
+    assert world.statuses()["engine"][1] == "bundle: expected a value, got none; set the parameter"
+    assert world.set("bundle", "main") == (True, "")
+    world.start()
+    until(lambda: world.statuses()["engine"][0] == 0)
+
+
+def test_parameters_that_are_wrong_from_the_start_are_told_by_configure(ros):
+    world = ros(max_age_ms=0.0)
+    until(world.statuses)
+    assert not world.change("configure")
+    until(lambda: world.statuses()["engine"][1].startswith("max_age_ms: Input should be greater than 0"))
+    assert world.set("max_age_ms", 50.0) == (True, "")
+    world.start()
+    assert world.node.core.settings.max_age_ms == 50.0
+
+
+def test_a_publisher_that_cannot_be_made_keeps_the_node_from_becoming_active(ros):
+    world = ros(**{"qos_overrides./vision/front/detections.publisher.reliability": "relable"}, report_every_ms=50.0)
+    assert world.change("configure")
+    assert not world.change("activate")
+    assert world.state == "unconfigured"
+    until(lambda: world.statuses()["engine"][0] == 2)
+    assert not world.bench.engines["main"].is_open
+
+
+def test_a_result_that_has_no_publisher_is_counted_as_unpublished(ros):
+    world = ros(report_every_ms=50.0).start()
+    del world.node._port._publishers["/vision/front/detections"]
+    world.send(FRONT, picture())
+    until(lambda: world.node.core.counts["front"].dropped["unpublished"] == 1)
+    until(lambda: "expected a publisher" in _values(world, "engine").get("last_transport_error", ""))
+
+
+def test_ros_follows_a_core_that_stops_by_itself_also_when_it_was_asked_to_meanwhile(ros):
+    world = ros().start()
+    port, unsubscribe = world.node._port, world.node._port.unsubscribe
+    begun, release = threading.Event(), threading.Event()
+    port.unsubscribe = lambda: (begun.set(), release.wait(10), unsubscribe())
+    stopping = threading.Thread(target=world.node.core.transition, args=("deactivate",))
+    stopping.start()
+    assert begun.wait(10)
+    assert not world.change("deactivate")
+    assert world.state == "active"
+    release.set()
+    stopping.join(10)
+    until(lambda: world.state == "inactive")
+
+
 # --- topics
 
 
@@ -261,6 +316,22 @@ def test_a_bundle_that_is_refused_leaves_parameter_and_engine_as_they_were(ros):
     assert why.startswith("nowhere: expected a bundle")
     assert world.node.get_parameter("bundle").value == "main"
     until(lambda: _values(world, "engine").get("last_swap", "").startswith("swap: refused"))
+
+
+def test_a_bundle_that_makes_the_runtime_crash_is_refused_and_the_one_before_stays(ros, engine):
+    crashing = engine("crashing")
+
+    def served(_):
+        raise MemoryError("out of memory\nat allocate")
+
+    crashing.served = served
+    world = ros({"crashing": crashing}).start()
+    done, why = world.set("bundle", "crashing")
+    assert not done
+    assert "out of memory" in why
+    assert "\n" not in why
+    assert world.node.get_parameter("bundle").value == "main"
+    assert world.state == "active"
 
 
 # --- quality of service
