@@ -72,9 +72,13 @@ def start(node: Node) -> None:
 def bring_down(node: Node, patience_s: float = 5.0) -> None:
     """Lead a node to its end, also one that is stopping by itself at the same time."""
     end = time.monotonic() + patience_s
-    while node.state != State.FINALIZED and time.monotonic() < end:
-        for transition in _DOWN:
-            with suppress(LifecycleError):
-                if transition in allowed(node.state):
-                    node.transition(transition)
-        time.sleep(0 if node.state == State.FINALIZED else _LOOK_EVERY_S)
+    while not _is_down(node) and time.monotonic() < end:
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _is_down(node: Node) -> bool:
+    for transition in _DOWN:
+        with suppress(LifecycleError):
+            if transition in allowed(node.state):
+                node.transition(transition)
+    return node.state == State.FINALIZED
