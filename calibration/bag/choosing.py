@@ -97,4 +97,8 @@ def allot(sizes: Sequence[int], count: int) -> list[int]:
 
 def spread(size: int, count: int, phase: float) -> Numbers:
     """`count` of the indices below `size`, evenly; `phase`, 0 to 1, says where in its stretch each one lies."""
-    return np.floor((np.arange(count) + phase) * size / max(count, 1)).astype(np.int64)
+    within = min(phase, _NEXT_TO_ONE)  # a sum that is rounded up would be the next stretch's
+    return np.floor((np.arange(count) + within) * size / max(count, 1)).astype(np.int64)
+
+
+_NEXT_TO_ONE = 1 - 1e-9

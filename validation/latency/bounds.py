@@ -61,10 +61,12 @@ def at_least(count: int, runs: int, rate: float) -> float:
 
     Source: DLMF 8.17.5; its continued fraction 8.17.22 by Lentz's method.
     """
-    if count <= 0 or rate >= 1:
+    if count <= 0:
         return 1.0
     if count > runs or rate <= 0:
         return 0.0
+    if rate >= 1:
+        return 1.0
     a, b = float(count), float(runs - count + 1)
     if rate > (a + 1) / (a + b + 2):  # where the fraction of the complement converges faster
         return 1 - _front(b, a, 1 - rate) * _fraction(b, a, 1 - rate)

@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from calibration.bag.choosing import allot, choose, cluster, spread
@@ -28,6 +28,7 @@ def test_indices_are_spread_evenly():
     assert spread(3, 0, 0.5).tolist() == []
 
 
+@example(3, 3, 1 - 2**-52)
 @given(st.integers(1, 500), st.integers(1, 500), st.floats(0, 1, exclude_max=True))
 def test_spread_indices_are_there_and_differ(size, count, phase):
     found = spread(size, min(size, count), phase)

@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from validation.latency import Latency, miss_rate_bounds, runs_for_bound
@@ -32,6 +32,7 @@ def test_no_miss_in_ten_bounds_the_rate_by_hand():
     assert all(math.isnan(end) for end in miss_rate_bounds(0, 0))
 
 
+@example((2, 1), 1.0)
 @given(st.integers(1, 60).flatmap(lambda n: st.tuples(st.integers(0, n + 1), st.just(n))), st.floats(0, 1))
 def test_the_tail_is_the_sum_of_its_terms(counts, rate):
     count, runs = counts
