@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from avcompress.checkpoint import artifact_files, load_artifact
 from avcompress.files import sha256_file, write_atomically
+from avcompress.quant.placement.policy import EVERYTHING
 from avcompress.recipe import CorrectBias, Engine, Ptq
 from avcompress.recipe_mixed import Mixed
 from avcompress.running.bench import Bench
@@ -28,7 +29,7 @@ from avcompress.search.sensitivity.measure import Material, Metric, measure_sens
 from avcompress.search.solve.evolve import POPULATION, Evolution, evolve
 from avcompress.search.solve.front import Solve, front
 from avcompress.search.solve.greedy import solve_greedily
-from avcompress.search.solve.problem import Budget, Problem, Solution, problem_of, refuse_unreachable
+from avcompress.search.solve.problem import SLACK, Budget, Problem, Solution, problem_of, refuse_unreachable
 from avcompress.search.solve.program import solve_exactly
 from avcompress.search.stages import stages_for
 from avcompress.search.verify import Limits, Outcome, Tried, Verified, verify
@@ -42,19 +43,23 @@ from validation.machine import describe_machine, runtime_versions
 CHOSEN = "chosen.json"
 
 
-class Chooser:
-    """Makes the choice of one stage.
+@dataclass(frozen=True)
+class PrecisionChoice:
+    """The choice of one stage: by what it is made.
 
-    Args:
+    Attributes:
         bench: of the run.
         where: the stage's place in the recipe.
         stage: its settings.
         mixed: those of the choice.
+        track: watches what is measured.
     """
 
-    def __init__(self, bench: Bench, where: str, stage: Ptq, mixed: Mixed) -> None:
-        self.bench, self.where, self.stage, self.mixed = bench, where, stage, mixed
-        self.track: Track = untracked
+    bench: Bench
+    where: str
+    stage: Ptq
+    mixed: Mixed
+    track: Track = untracked
 
     @cached_property
     def engine(self) -> Engine:
@@ -66,7 +71,7 @@ class Chooser:
         """What decides the choice beside the network and its statistics."""
         bench = self.bench
         source = bench.selection
-        known: list[object] = [self.stage.model_dump(), self.engine.model_dump(exclude={"required"}), self._corrections]
+        known: list[object] = [self.stage.model_dump(), self.engine.model_dump(exclude={"required"}), self.corrections]
         known += [bench.recipe.task.model_dump(), bench.recipe.preprocess.model_dump(), bench.classes]
         known += [sha256_file(self._times_path)] if self._times_path is not None else [describe_machine().cpu]
         return [*known, bench.calibration.fingerprint, source.fingerprint, runtime_versions()]
@@ -81,7 +86,8 @@ class Chooser:
         return self.mixed.times == "measured" and self.mixed.times_file is None
 
     @property
-    def _corrections(self) -> tuple[CorrectBias, ...]:
+    def corrections(self) -> tuple[CorrectBias, ...]:
+        """The recipe's own, which every tried network goes through."""
         return tuple(stage for stage in self.bench.recipe.stages if isinstance(stage, CorrectBias))
 
     def make(self, before: Path, statistics: Path, name: str) -> Chosen:
@@ -94,16 +100,16 @@ class Chooser:
         cache = Cache(under_way(self.bench, name))
         problem, says = self._problem(formats, batches, cache)
         options = _Options(self, formats, artifact, batches, known)
+        if self.mixed.metric is None and self.mixed.method != "evolution":
+            return options.by_numbers(says, problem, (self._by_numbers(problem),))
+        judged = options.judge(cache)
         if self.mixed.method == "evolution":
-            judge = options.judge(cache)
-            offered = options.evolved(problem, front(problem, POPULATION, share=self.mixed.min_macs), judge)
-        elif self.mixed.metric is not None:
-            offered = front(problem, solve=self._solve, share=self.mixed.min_macs)
+            offered = options.evolved(problem, front(problem, POPULATION, share=self.mixed.min_macs), judged)
         else:
-            offered = (self._by_numbers(problem),)
-        if self.mixed.metric is not None:
-            return options.held(says, problem, offered, options.judge(cache))
-        return options.by_numbers(says, problem, offered)
+            offered = front(problem, solve=self._solve, share=self.mixed.min_macs)
+        if self.mixed.metric is None:
+            return options.by_numbers(says, problem, offered)
+        return options.held(says, problem, offered, judged)
 
     def _problem(self, formats: Formats, batches: Batches, cache: Cache) -> tuple[Problem, str]:
         mixed, recipe = self.mixed, self.bench.recipe
@@ -145,15 +151,11 @@ class Judged(NamedTuple):
     before: Reached
 
 
-_CLOSE = 1 + 1e-9
-"""Of a budget, which is a sum of floats."""
-
-
 class _Options:
     """The networks that may be chosen, and what is told of them."""
 
     def __init__(
-        self, choice: Chooser, formats: Formats, artifact: Artifact, batches: Batches, statistics: Statistics
+        self, choice: PrecisionChoice, formats: Formats, artifact: Artifact, batches: Batches, statistics: Statistics
     ) -> None:
         self.choice, self.formats = choice, formats
         self.artifact, self.batches, self.statistics = artifact, batches, statistics
@@ -186,7 +188,7 @@ class _Options:
     def by_numbers(self, says: str, problem: Problem, offered: tuple[Solution, ...]) -> Chosen:
         """What loses least of what is fast enough; raises DataError where nothing is."""
         most = self.choice.most_ms(problem)
-        able = [each for each in offered if each.ms <= most * _CLOSE]
+        able = [each for each in offered if each.ms <= most * (1 + SLACK)]
         if not able:
             budget = Budget(ms=most, share=self.choice.mixed.min_macs)
             raise refuse_unreachable(problem, budget, min(each.ms for each in offered))
@@ -226,7 +228,7 @@ class _Options:
 
         named = with_layers(self.choice.stage, self.floats(assignment))
         made = quantize(self.artifact, named, self.batches, self.statistics)
-        for stage in self.choice._corrections:
+        for stage in self.choice.corrections:
             made = apply(stage, made, self.batches)
         return made
 
@@ -259,7 +261,7 @@ class _Options:
 
 def with_layers(stage: Ptq, floats: tuple[str, ...]) -> Ptq:
     """The stage with layers named, in the place of a choice."""
-    keep = everything(stage).keep_float.model_copy(update={"layers": floats})
+    keep = EVERYTHING.model_copy(update={"layers": floats})
     return stage.model_copy(update={"keep_float": keep, "mixed": None})
 
 
@@ -268,11 +270,10 @@ def choose_step(bench: Bench, index: int, stage: Ptq, before: Path, statistics: 
     mixed = stage.mixed
     if mixed is None:
         return stage, ()
-    choice, name = Chooser(bench, f"stages[{index}]", stage, mixed), f"{index}-choose"
+    choice, name = PrecisionChoice(bench, f"stages[{index}]", stage, mixed), f"{index}-choose"
 
     def compute(folder: Path, track: Track) -> None:
-        choice.track = track
-        made = choice.make(before, statistics, name)
+        made = replace(choice, track=track).make(before, statistics, name)
         write_atomically(folder / CHOSEN, made.model_dump_json(indent=1))
 
     key = step_key("choose", artifact_files(before), choice.key, sha256_file(statistics))

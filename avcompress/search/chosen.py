@@ -11,7 +11,7 @@ class TriedChoice(Model):
     """A choice that was measured."""
 
     share: float = Field(description="of the multiply-accumulates, quantized")
-    loss: float = Field(description="by the sum of its groups' sensitivities")
+    loss: float = Field(description="by the sum of its groups' sensitivities; under evolution, its movement")
     predicted_ms: float = Field(description="by the sum of its layers and conversions")
     drop: float = Field(description="of the metric, measured")
     moved: float = Field(description="how far its answers are from the float network's, measured")
@@ -25,7 +25,7 @@ class Chosen(Model):
     float_layers: tuple[str, ...] = Field(description="as patterns")
     share: float = Field(description="of the multiply-accumulates, quantized")
     groups: int = Field(description="of layers that change precision together")
-    loss: float = Field(description="predicted")
+    loss: float = Field(description="predicted; under evolution, its movement")
     ms: float = Field(description="predicted")
     proven: bool = Field(description="whether no choice is better by the numbers")
     times: str = Field(description="where they come from")
@@ -33,8 +33,10 @@ class Chosen(Model):
     metric: str = Field("", description="of the floor")
     before: float = Field(0.0, description="the metric of the float network on the images that chose")
     limit: float = Field(0.0, description="how far the metric may fall")
-    price: float = Field(0.0, description="what the metric falls for a movement of 1, by all tried choices")
-    tried: tuple[TriedChoice, ...] = ()
+    price: float = Field(
+        0.0, description="what the metric falls for a movement of 1, by all tried choices, and a standard error"
+    )
+    tried: tuple[TriedChoice, ...] = Field((), description="in the order in which they were measured")
 
     @property
     def lines(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from avcompress import __version__
 from avcompress.spec import MissingError, PeerError
+from engines.onnx_graph import first_line
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -104,7 +105,7 @@ class RayPool:
             return None
         except ray.exceptions.RayError as error:
             errand.lost_on.append(errand.machine)
-            return None if len(errand.lost_on) < TRIES else (self._lost(task, _first_line(error)),)
+            return None if len(errand.lost_on) < TRIES else (self._lost(task, first_line(error)),)
 
     def _shares(self, gone: Collection[str] = ()) -> dict[str, _Share]:
         """What each machine of the cluster takes, by its id."""
@@ -246,7 +247,7 @@ def _connect(ray: Any, address: str) -> None:
         ray.init(address=address, logging_level="error", log_to_driver=False, configure_logging=False, **own)
     except (OSError, RuntimeError, ValueError) as error:
         raise MissingError(
-            f"--ray {address}: expected a Ray cluster, got none that answers ({_first_line(error)}); start one with "
+            f"--ray {address}: expected a Ray cluster, got none that answers ({first_line(error)}); start one with "
             "`ray start --head`, or give --ray local"
         ) from error
 
@@ -278,7 +279,7 @@ def _look_at_all(ray: Any, address: str, look: Callable[[], str] | None) -> None
         told = everywhere(_Look(__version__, look))
     except (ImportError, AttributeError, ray.exceptions.RaySystemError) as error:
         raise MissingError(
-            f"--ray {address}: expected avcompress {__version__} on every machine, got {_first_line(error)}; install it"
+            f"--ray {address}: expected avcompress {__version__} on every machine, got {first_line(error)}; install it"
         ) from error
     for name, lack in told.items():
         if lack:
@@ -308,10 +309,6 @@ def _cancel(references: Sequence[Any]) -> None:
     if references:
         with contextlib.suppress(ray.exceptions.RayError):
             ray.wait(list(references), num_returns=len(references), timeout=_END_S, fetch_local=False)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def _call(call: Callable[[], R]) -> R:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from avcompress.search.assignment import Assignment
 from avcompress.search.solve.front import unbeaten
-from avcompress.search.solve.problem import Choice, Problem, Solution
+from avcompress.search.solve.problem import SLACK, Choice, Problem, Solution
 from avcompress.spec import MissingError, Track, untracked
 
 if TYPE_CHECKING:
@@ -73,12 +73,8 @@ def evolve(
     return unbeaten(
         Solution(choice, loss, problem.taken_ms(choice), proven=False)
         for choice, loss in known.items()
-        if problem.share(choice) >= settings.share - _SLACK
+        if problem.share(choice) >= settings.share - SLACK
     )
-
-
-_SLACK = 1e-9
-"""Of a share, which is a sum of floats."""
 
 
 def _named(problem: Problem, choice: Choice) -> dict[str, Any]:

@@ -15,7 +15,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from avcompress.search.solve.problem import Budget, Choice, Floats, Problem, Solution, refuse_share, refuse_unreachable
+from avcompress.search.solve.problem import (
+    SLACK,
+    Budget,
+    Choice,
+    Floats,
+    Problem,
+    Solution,
+    refuse_share,
+    refuse_unreachable,
+)
 from avcompress.spec import Precision
 
 
@@ -28,7 +37,7 @@ def solve_greedily(problem: Problem, budget: Budget) -> Solution:
         limit, kept, least = budget.ms, _ms, _loss
     else:
         limit, kept, least = budget.loss or 0.0, _loss, _ms
-    wide = [each for each in solutions if problem.share(each.choice) >= budget.share - _SLACK]
+    wide = [each for each in solutions if problem.share(each.choice) >= budget.share - SLACK]
     if not wide:
         raise refuse_share(problem, budget)
     able = [solution for solution in wide if kept(solution) <= limit]
@@ -59,10 +68,6 @@ def _starts(problem: Problem) -> list[Choice]:
 def _uniform(problem: Problem, exact: Choice, precision: Precision) -> Choice:
     pairs = zip(problem.options, exact, strict=True)
     return tuple(own.index(precision) if precision in own else least for own, least in pairs)
-
-
-_SLACK = 1e-9
-"""Of a share, which is a sum of floats."""
 
 
 class _Change(NamedTuple):
@@ -131,7 +136,7 @@ class _Greedy:
             return True
         own = self.problem.shares[group]
         change = float(own[option] - own[choice[group]])
-        return change >= 0 or self.problem.share(choice) + change >= self.share - _SLACK
+        return change >= 0 or self.problem.share(choice) + change >= self.share - SLACK
 
 
 def _changed(choice: Choice, change: _Change) -> Choice:

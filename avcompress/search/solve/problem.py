@@ -21,6 +21,8 @@ from avcompress.spec import DataError, Precision
 Floats = NDArray[np.float64]
 Choice = tuple[int, ...]
 """The option of each group."""
+SLACK = 1e-9
+"""Of a budget or a share, in its parts: what a sum of floats may be off by."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,12 +29,19 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
 from scipy.sparse import coo_array
 
-from avcompress.search.solve.problem import Budget, Choice, Floats, Problem, Solution, refuse_share, refuse_unreachable
+from avcompress.search.solve.problem import (
+    SLACK,
+    Budget,
+    Choice,
+    Floats,
+    Problem,
+    Solution,
+    refuse_share,
+    refuse_unreachable,
+)
 from avcompress.spec import DataError
 
 _GAP = 1e-6
-_SLACK = 1e-9
-"""Of a budget, in its parts: what a sum of floats may be off by."""
 
 
 def solve_exactly(problem: Problem, budget: Budget, seconds: float = 60.0) -> Solution:
@@ -122,12 +129,12 @@ class _Program:
         """Make a sum least, with a share quantized; `kept`: another sum and what it may be at most."""
         constraints = [self._agreement()]
         if share:
-            constraints.append(LinearConstraint(self.shares[None], lb=share - _SLACK))
+            constraints.append(LinearConstraint(self.shares[None], lb=share - SLACK))
         if kept is not None:
             weights, limit = kept
             # In parts of its largest number: HiGHS takes what is below 1e-7 of a constraint for kept.
             scale = max(float(np.abs(weights).max()), np.finfo(float).tiny)
-            constraints.append(LinearConstraint(weights[None] / scale, ub=(limit + _SLACK * abs(limit)) / scale))
+            constraints.append(LinearConstraint(weights[None] / scale, ub=(limit + SLACK * abs(limit)) / scale))
         whole = np.zeros(len(costs))
         whole[: self._starts[-1]] = 1
         size = self._size(costs, constraints, seconds)

@@ -19,6 +19,7 @@ from avcompress.remote import RESULT, Remote, facts_from, run_remotely
 from avcompress.search.trials.process import OUT, RECIPE, Task, command_of, last_line, record_of, run_command
 from avcompress.search.trials.record import Line, Record
 from avcompress.spec import EngineError, LateError
+from engines.onnx_graph import first_line
 from validation.gate_latency import line_name
 from validation.latency.facts import BenchFacts, DeadlineCheck
 from validation.report import Report
@@ -82,8 +83,9 @@ def _timed_engine(folder: Path) -> tuple[Recipe, str | None]:
         report = Report.model_validate_json((folder / OUT / "report.json").read_bytes())
         recipe = Recipe.model_validate(yaml.safe_load((folder / RECIPE).read_bytes()))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        told = str(error).strip().split("\n")[0]
-        raise EngineError(f"{folder}: expected the trial's recipe and report, got damaged ones: {told}") from error
+        raise EngineError(
+            f"{folder}: expected the trial's recipe and report, got damaged ones: {first_line(error)}"
+        ) from error
     return recipe, next(iter(report.latency), None)
 
 
