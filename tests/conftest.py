@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -46,3 +46,53 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("needs the right to mount a tmpfs")
     yield folder
     subprocess.run(["umount", str(folder)], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def brightest_bundle() -> Callable[..., Path]:
+    """Makes the bundle, which nobody has signed, of a segmenter whose class is the brightest of red, green and blue."""
+    return _brightest_bundle
+
+
+def _brightest_bundle(folder: Path, revision: int = 1, batch: int = 1) -> Path:
+    """For `batch` images of 16x24 at once, on ONNX Runtime."""
+    # Not before a test asks for it: most need none of this.
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    from avcompress.contract import Contract, LatencyTerm
+    from avcompress.files import sha256_file
+    from avcompress.recipe import OrtEngine, Preprocess, Segmentation
+    from engines.build import build_engine
+    from engines.manifest import Manifest, network_tensors, write_manifest
+
+    folder.mkdir()
+    shape, engine = (batch, 3, 16, 24), OrtEngine(backend="ort", threads=1)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["image", "w"], ["logits"], name="c")],
+        "g",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, folder / "model.onnx")
+    built = build_engine(folder / "model.onnx", folder / "engine", engine)
+    inputs, outputs = network_tensors(folder / "model.onnx")
+    manifest = Manifest(
+        name="brightest",
+        revision=revision,
+        engine=engine,
+        versions=dict(built.versions),
+        inputs=inputs,
+        outputs=outputs,
+        preprocess=Preprocess(size=(16, 24), scale=1 / 255),
+        task=Segmentation(kind="segmentation"),
+        classes=("red", "green", "blue"),
+        contract=Contract(latency=(LatencyTerm(deadline_ms=1000, engine="ort"),)),
+        onnx_sha256=sha256_file(folder / "model.onnx"),
+        recipe_sha256="0" * 64,
+    )
+    write_manifest(folder, manifest)
+    return folder

@@ -9,16 +9,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
-from avcompress.contract import Contract, LatencyTerm
-from avcompress.files import sha256_file
-from avcompress.recipe import OrtEngine, Preprocess, Segmentation
+from avcompress.recipe import OrtEngine
 from calibration.frame import Header, RawImage
-from engines.build import build_engine
-from engines.manifest import Manifest, network_tensors, write_manifest
 
 pytest.importorskip("cyclonedds", reason="needs cyclonedds: pip install avcompress[wire]")
 ENGINE = OrtEngine(backend="ort", threads=1)
@@ -33,41 +27,8 @@ def rig():
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return make_bundle(tmp_path_factory.mktemp("bundles") / "brightest")
-
-
-def make_bundle(folder, revision=1):
-    """A segmenter whose class is the brightest of red, green and blue; nobody signed it."""
-    folder.mkdir()
-    shape = (1, 3, 16, 24)
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["image", "w"], ["logits"])],
-        "g",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)],
-        [numpy_helper.from_array(np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1), "w")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, folder / "model.onnx")
-    built = build_engine(folder / "model.onnx", folder / "engine", ENGINE)
-    inputs, outputs = network_tensors(folder / "model.onnx")
-    manifest = Manifest(
-        name="brightest",
-        revision=revision,
-        engine=ENGINE,
-        versions=dict(built.versions),
-        inputs=inputs,
-        outputs=outputs,
-        preprocess=Preprocess(size=(16, 24), scale=1 / 255),
-        task=Segmentation(kind="segmentation"),
-        classes=("red", "green", "blue"),
-        contract=Contract(latency=(LatencyTerm(deadline_ms=1000, engine="ort"),)),
-        onnx_sha256=sha256_file(folder / "model.onnx"),
-        recipe_sha256="0" * 64,
-    )
-    write_manifest(folder, manifest)
-    return folder
+def bundle(tmp_path_factory, brightest_bundle):
+    return brightest_bundle(tmp_path_factory.mktemp("bundles") / "brightest")
 
 
 class Process:
@@ -188,8 +149,10 @@ vision:
 """
 
 
-def test_a_parameter_file_says_all_and_a_hang_up_swaps_in_the_bundle_that_it_names_then(start, rig, bundle, tmp_path):
-    file, newer = tmp_path / "vehicle.yaml", make_bundle(tmp_path / "newer", revision=2)
+def test_a_parameter_file_says_all_and_a_hang_up_swaps_in_the_bundle_that_it_names_then(
+    start, rig, bundle, tmp_path, brightest_bundle
+):
+    file, newer = tmp_path / "vehicle.yaml", brightest_bundle(tmp_path / "newer", revision=2)
     file.write_text(PARAMETERS.replace("BUNDLE", str(bundle)))
     served = start("--params", file, camera=None)
     served.listener.await_results(("front",))

@@ -1,21 +1,16 @@
 import shutil
 
 import numpy as np
-import onnx
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from onnx import TensorProto, helper, numpy_helper
 
-from avcompress.contract import Contract, LatencyTerm
-from avcompress.files import sha256_file
-from avcompress.recipe import OrtEngine, Preprocess, Segmentation
+from avcompress.recipe import OrtEngine, Preprocess
 from avcompress.spec import EngineError
 from calibration.frame import Header, RawImage
 from calibration.sample import Sample
-from engines.build import build_engine
 from engines.bundle import Trust, sign_bundle
-from engines.manifest import Manifest, network_tensors, write_manifest
+from engines.manifest import write_manifest
 from engines.session import FakeSession
 from ros_nodes.core.lifecycle import State
 from ros_nodes.core.look import look
@@ -27,47 +22,14 @@ from validation.predict import predict
 ENGINE = OrtEngine(backend="ort", threads=1)
 
 
-def brightest_channel(path, batch):
-    """A segmenter whose class is the brightest of red, green and blue."""
-    weight = numpy_helper.from_array(np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1), "w")
-    shape = (batch, 3, 16, 24)
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["image", "w"], ["logits"], name="c")],
-        "g",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)],
-        [weight],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-
-
 @pytest.fixture(scope="module")
 def key():
     return Ed25519PrivateKey.generate()
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, key):
-    folder = tmp_path_factory.mktemp("bundles") / "made"
-    folder.mkdir()
-    brightest_channel(folder / "model.onnx", 3)
-    built = build_engine(folder / "model.onnx", folder / "engine", ENGINE)
-    inputs, outputs = network_tensors(folder / "model.onnx")
-    manifest = Manifest(
-        name="brightest",
-        revision=4,
-        engine=ENGINE,
-        versions=dict(built.versions),
-        inputs=inputs,
-        outputs=outputs,
-        preprocess=Preprocess(size=(16, 24), scale=1 / 255),
-        task=Segmentation(kind="segmentation"),
-        classes=("red", "green", "blue"),
-        contract=Contract(latency=(LatencyTerm(deadline_ms=1000, engine="ort"),)),
-        onnx_sha256=sha256_file(folder / "model.onnx"),
-        recipe_sha256="0" * 64,
-    )
-    write_manifest(folder, manifest)
+def made(tmp_path_factory, key, brightest_bundle):
+    folder = brightest_bundle(tmp_path_factory.mktemp("bundles") / "made", revision=4, batch=3)
     sign_bundle(folder, key)
     return folder
 
