@@ -9,10 +9,12 @@ import numpy as np
 from avcompress.contract import Contract, LatencyTerm
 from avcompress.recipe import Detection, OrtEngine, Preprocess, Segmentation
 from avcompress.spec import Array
+from calibration.frame import Header, RawImage
 from engines.manifest import Manifest, Tensor
 from engines.session import FakeSession
 from ros_nodes.bag.library import RosbagsLibrary, encode
 from ros_nodes.core.served import Served, serve
+from ros_nodes.messages.outgoing import frame_message
 
 SIZE, BOXES = (32, 64), 2
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
@@ -67,20 +69,9 @@ def planted(run: Run, kind: str = "detection", name: str = "planted") -> Served:
 
 def image_bytes(stamp_ns: int, height: int, width: int, frame_id: str, encoding: str = "rgb8", rows: int = 0) -> bytes:
     """A grey sensor_msgs/Image, encoded; with other `rows` than its height it is damaged."""
-    library = RosbagsLibrary()
-    stamp = library.make("builtin_interfaces/msg/Time", sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
-    return encode(
-        library.make(
-            "sensor_msgs/msg/Image",
-            header=library.make("std_msgs/msg/Header", stamp=stamp, frame_id=frame_id),
-            height=height,
-            width=width,
-            encoding=encoding,
-            is_bigendian=0,
-            step=width * 3,
-            data=np.full((rows or height) * width * 3, 99, np.uint8),
-        )
-    )
+    header = Header(stamp_ns // 10**9, stamp_ns % 10**9, frame_id)
+    pixels = np.full((rows or height) * width * 3, 99, np.uint8)
+    return encode(frame_message(RawImage(header, height, width, encoding, width * 3, pixels), RosbagsLibrary()))
 
 
 def resident_mib() -> float:

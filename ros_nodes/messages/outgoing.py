@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.frame import Header
+from calibration.frame import CompressedImage, Frame, Header, RawImage
 from engines.postprocess import Detections
 from ros_nodes.core.diagnostics import Status
 from ros_nodes.core.port import Announcement
@@ -19,6 +19,7 @@ Message = Any
 
 DETECTIONS = "vision_msgs/msg/Detection2DArray"
 IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED = "sensor_msgs/msg/CompressedImage"
 LABEL_INFO = "vision_msgs/msg/LabelInfo"
 VISION_INFO = "vision_msgs/msg/VisionInfo"
 DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
@@ -110,15 +111,24 @@ def picture_message(source: Header, picture: NDArray[np.uint8], library: Library
 
 
 def _image(source: Header, encoding: str, pixels: NDArray[np.uint8], library: Library) -> Message:
+    height, width = pixels.shape[:2]
+    return frame_message(RawImage(source, height, width, encoding, pixels[0].size, pixels.reshape(-1)), library)
+
+
+def frame_message(frame: Frame, library: Library) -> Message:
+    """An Image, or a CompressedImage, as a camera's driver sends it."""
+    header, data = header_message(frame.header, library), library.octets(frame.data)
+    if isinstance(frame, CompressedImage):
+        return library.make(COMPRESSED, header=header, format=frame.format, data=data)
     return library.make(
         IMAGE,
-        header=header_message(source, library),
-        height=pixels.shape[0],
-        width=pixels.shape[1],
-        encoding=encoding,
+        header=header,
+        height=frame.height,
+        width=frame.width,
+        encoding=frame.encoding,
         is_bigendian=0,
-        step=pixels[0].size,
-        data=library.octets(pixels.reshape(-1)),
+        step=frame.step,
+        data=data,
     )
 
 

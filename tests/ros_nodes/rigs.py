@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from calibration.frame import CompressedImage, Header, RawImage
+from calibration.frame import CompressedImage, Header
 from engines.postprocess import Detections
 from ros_nodes.core.clock import Clock
 from ros_nodes.core.node import Node
@@ -151,27 +151,12 @@ def write_bag(path: Path, script):
     from rosbags.rosbag2 import Writer
 
     from ros_nodes.bag.library import RosbagsLibrary, encode, typestore
-    from ros_nodes.messages.outgoing import header_message
+    from ros_nodes.messages.outgoing import frame_message
 
     library, connections = RosbagsLibrary(), {}
     with Writer(path, version=8) as writer:
         for ms, camera, frame in script:
-            header = header_message(frame.header, library)
-            if isinstance(frame, RawImage):
-                message = library.make(
-                    "sensor_msgs/msg/Image",
-                    header=header,
-                    height=frame.height,
-                    width=frame.width,
-                    encoding=frame.encoding,
-                    is_bigendian=0,
-                    step=frame.step,
-                    data=frame.data,
-                )
-            else:
-                message = library.make(
-                    "sensor_msgs/msg/CompressedImage", header=header, format=frame.format, data=frame.data
-                )
+            message = frame_message(frame, library)
             key = (camera, message.__msgtype__)
             if key not in connections:
                 connections[key] = writer.add_connection(CAMERAS[camera], key[1], typestore=typestore())

@@ -10,7 +10,7 @@ from rclpy.executors import MultiThreadedExecutor, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 
-from ros_nodes.messages.outgoing import header_message
+from ros_nodes.messages.outgoing import frame_message
 from ros_nodes.rclpy_node.library import RclpyLibrary, message_type
 from ros_nodes.rclpy_node.main import spin
 from ros_nodes.rclpy_node.node import ServingNode
@@ -22,20 +22,7 @@ LIBRARY = RclpyLibrary()
 
 def image_message(frame):
     """A frame of ours as ROS's own message."""
-    header = header_message(frame.header, LIBRARY)
-    data = LIBRARY.octets(frame.data)
-    if hasattr(frame, "format"):
-        return LIBRARY.make("sensor_msgs/msg/CompressedImage", header=header, format=frame.format, data=data)
-    return LIBRARY.make(
-        "sensor_msgs/msg/Image",
-        header=header,
-        height=frame.height,
-        width=frame.width,
-        encoding=frame.encoding,
-        is_bigendian=0,
-        step=frame.step,
-        data=data,
-    )
+    return frame_message(frame, LIBRARY)
 
 
 def until(is_so, what, patience_s=PATIENCE_S):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from calibration.frame import CompressedImage, RawImage, to_rgb
 from ros_nodes.bag.library import RosbagsLibrary, encode, typestore
-from ros_nodes.messages.outgoing import header_message
+from ros_nodes.messages.outgoing import frame_message
 from ros_nodes.qos import DIAGNOSTICS, LATCHED, Qos
 from ros_nodes.topics import image_type
 from ros_nodes.wire.ear import Ear
@@ -39,23 +39,7 @@ def until(condition, what, patience_s=PATIENCE_S):
 
 def image_bytes(frame) -> bytes:
     """A frame as a camera's driver sends it."""
-    library = RosbagsLibrary()
-    header = header_message(frame.header, library)
-    if isinstance(frame, CompressedImage):
-        fields = {"format": frame.format, "data": frame.data}
-        return encode(library.make("sensor_msgs/msg/CompressedImage", header=header, **fields))
-    return encode(
-        library.make(
-            "sensor_msgs/msg/Image",
-            header=header,
-            height=frame.height,
-            width=frame.width,
-            encoding=frame.encoding,
-            is_bigendian=0,
-            step=frame.step,
-            data=frame.data,
-        )
-    )
+    return encode(frame_message(frame, RosbagsLibrary()))
 
 
 def as_file(frame):
