@@ -109,7 +109,7 @@ def test_a_node_that_nobody_has_configured_yet_says_that_it_waits(ros):
     assert world.statuses()["engine"][:2] == (0, "unconfigured")
     assert world.statuses()["camera front"][1] == "unconfigured"
     assert not world.change("configure")
-    until(lambda: world.statuses()["engine"][0] == 2)
+    until(lambda: world.statuses()["engine"][0] == 2, "the missing bundle in the diagnostics")
     assert world.statuses()["engine"][1] == "bundle: expected a value, got none; set the parameter"
     assert world.set("bundle", "main") == (True, "")
     world.start()
@@ -131,7 +131,8 @@ def test_a_publisher_that_cannot_be_made_keeps_the_node_from_becoming_active(ros
     assert world.change("configure")
     assert not world.change("activate")
     assert world.state == "unconfigured"
-    until(lambda: world.statuses()["engine"][0] == 2)
+    until(world.statuses, "the first diagnostics")
+    until(lambda: world.statuses()["engine"][0] == 2, "the failure in them")
     assert not world.bench.engines["main"].is_open
 
 
