@@ -16,7 +16,7 @@ import tarfile
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -28,6 +28,8 @@ M = TypeVar("M", bound=Model)
 RESULT = "result.json"
 CONNECT_S, SILENCE_S = 15, 15
 """To a connection; and how often a silent machine is asked whether it is there: it may be silent three times."""
+_ANSWER_S = 120.0
+"""For the question whether it is there: Python may start slowly on a small machine."""
 _LOST, _NO_COMMAND = 255, (126, 127)
 _NO_ROOM, _OTHER_VERSION = 91, 93
 # Of one line for `sh -c`. 3 is its input: the archive, then nothing, until this side goes away.
@@ -76,15 +78,30 @@ def run_remotely(remote: Remote, arguments: Sequence[str], files: Mapping[str, P
     Raises MissingError, LateError after the limit, OutputError for a full disk, and EngineError for what the command
     there refuses.
     """
+    code, found, lines = _run(remote, arguments, files)
+    if code in (0, 1) and found:
+        return found
+    raise _error(remote, code, lines)
+
+
+def require_remote(remote: Remote) -> None:
+    """Raise MissingError unless the machine answers, and has this version of avcompress."""
+    code, _, lines = _run(replace(remote, limit_s=_ANSWER_S), ["--version"], {})
+    if code != 0:
+        raise _error(remote, code, lines)
+
+
+def _run(
+    remote: Remote, arguments: Sequence[str], files: Mapping[str, Path]
+) -> tuple[int | None, bytes, Sequence[str]]:
+    """The exit code there, None after the limit, the result, and the lines that were said."""
     with tempfile.TemporaryFile() as archive, tempfile.TemporaryFile() as said:
         size = _pack(files, archive)
         script = _script(remote, arguments, size)
         code, found = _talk(remote, script, archive, said)
         said.seek(0)
         lines = [line.strip() for line in said.read().decode(errors="replace").splitlines() if line.strip()]
-    if code in (0, 1) and found:
-        return found
-    raise _error(remote, code, lines)
+    return code, found, lines
 
 
 def facts_from(remote: Remote, kind: type[M], result: bytes) -> M:

@@ -17,7 +17,7 @@ from typing import Any
 from avcompress.files import make_folder, write_atomically
 from avcompress.known_inputs import KnownInputs
 from avcompress.recipe import Recipe
-from avcompress.remote import Remote
+from avcompress.remote import Remote, require_remote
 from avcompress.running.bench import Bench, Job, check_recipe, prepare
 from avcompress.running.early_stop import judged_metric
 from avcompress.search.pool import Here, Pool, Processes
@@ -75,6 +75,8 @@ def execute_search(job: SearchJob, watch: Watch) -> SearchReport:
     recipe = job.space.recipe(cheapest_suggestion(job.space))
     bench = prepare(Job(recipe, job.space.path, job.data_root, job.out), SilentWatch())
     metric = judged_metric(recipe, bench.classes)
+    if job.remote is not None:
+        require_remote(job.remote)
     with _occupied(job.out, job.resume), counted(job.out) as before:
         until = time.time() + settings.budget_s - before
         with _pool(job) as place:

@@ -61,6 +61,18 @@ def test_trials_of_two_workers_that_all_take_too_long_are_recorded_and_end_with_
     assert not (tmp_path / "found" / "best.yaml").exists()
 
 
+def test_a_target_that_does_not_answer_is_told_before_the_first_trial(
+    cli: Cli, searched: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = searched([{"kind": "ptq", "ranges": {"choose": ["mse", "minmax"]}}])
+
+    code, _, err = cli("search", str(path), "--out", "found", "--on", "nobody@nowhere.invalid")
+
+    assert code == 3
+    assert "--on nobody@nowhere.invalid: expected a connection by SSH" in " ".join(err.split())
+    assert not (tmp_path / "found").exists()
+
+
 @pytest.mark.slow
 def test_trials_are_timed_on_another_machine_and_judged_by_that(
     cli: Cli, searched: Callable[..., Path], job: dict[str, Any], vehicle: str, tmp_path: Path
