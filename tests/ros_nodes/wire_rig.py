@@ -95,11 +95,18 @@ class Listener:
         return self
 
     def await_results(self, cameras, node="vision"):
-        """Wait until a node publishes boxes, or masks, of every camera, and diagnostics."""
+        """Wait until a node publishes boxes, or masks, of every camera, and diagnostics, and has met this listener.
+
+        That a reader knows a writer does not say that this knows it, too, and sends it anything. A node hears of
+        readers in the order of their making: who gets what the last one is for has all the others' results to come.
+        """
         for camera in cameras:
             readers = [self.readers[f"/{node}/{camera}/{name}"] for name in RESULTS]
             until(lambda r=readers: any(one.get_matched_publications() for one in r), f"results of {camera}")
-        return self.await_publishers("/diagnostics")
+        self.await_publishers("/diagnostics")
+        for info in ("vision_info", "label_info"):
+            until(lambda i=info: self.on(f"/{node}/{i}"), f"{node}'s {info}")
+        return self
 
     def on(self, topic):
         return [message for at, message in list(self.heard) if at == topic]
@@ -124,12 +131,12 @@ RESULTS = {"detections": "vision_msgs/msg/Detection2DArray", "mask": "sensor_msg
 
 
 def node_topics(cameras, node="vision"):
-    """What a listener of a node hears: topic -> (message, qos)."""
+    """What a listener of a node hears: topic -> (message, qos); last, what it gets for having met the node."""
     return {
         "/diagnostics": ("diagnostic_msgs/msg/DiagnosticArray", DIAGNOSTICS),
         f"/{node}/label_info": ("vision_msgs/msg/LabelInfo", LATCHED),
-        f"/{node}/vision_info": ("vision_msgs/msg/VisionInfo", LATCHED),
         **{f"/{node}/{camera}/{name}": (message, ROOMY) for camera in cameras for name, message in RESULTS.items()},
+        f"/{node}/vision_info": ("vision_msgs/msg/VisionInfo", LATCHED),
     }
 
 

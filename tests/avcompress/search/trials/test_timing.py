@@ -157,7 +157,7 @@ def test_a_trial_that_was_judged_is_kept_where_the_connection_is_lost_and_only_t
 ) -> None:
     pytest.importorskip("optuna", reason="the extra `search` is not installed")
     path = searched([{"kind": "ptq", "ranges": {"choose": ["mse", "minmax"]}}], shares=[1.0])
-    lost = {"now": True}
+    lost, asked = {"now": True}, list[Remote]()
 
     def again(record: Record, folder: Path, bench: Any, where: str) -> Record:
         if lost["now"] and record.number == 1:
@@ -169,15 +169,36 @@ def test_a_trial_that_was_judged_is_kept_where_the_connection_is_lost_and_only_t
         return searching.execute_search(job, SilentWatch())
 
     monkeypatch.setattr(timing, "timed_again", again)
+    monkeypatch.setattr(searching, "require_remote", asked.append)
     first, later = fake_runner(), fake_runner()
     with pytest.raises(MissingError, match="lost"):
         searching_by(first)
     lost["now"] = False
     report = searching_by(later)
 
+    assert asked == [Remote("vehicle")] * 2
     assert (len(first.ran), later.ran) == (2, [])
     assert [each.timed_on for each in report.trials] == ["vehicle", "vehicle"]
     assert load_record(tmp_path / "out" / "trials" / report.trials[1].key[:16], report.trials[1].key).timed_on
+
+
+def test_a_machine_that_does_not_answer_ends_the_search_before_the_first_trial(
+    searched: Any, fake_runner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna", reason="the extra `search` is not installed")
+
+    def absent(remote: Remote) -> None:
+        raise MissingError(f"--on {remote.host}: no answer")
+
+    monkeypatch.setattr(searching, "require_remote", absent)
+    runner = fake_runner()
+    space = load_space(searched(shares=[1.0]))
+    job = SearchJob(space, tmp_path, tmp_path / "out", runner=runner, remote=Remote("vehicle"))
+    with pytest.raises(MissingError, match="no answer"):
+        searching.execute_search(job, SilentWatch())
+
+    assert runner.ran == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_after_trials_side_by_side_the_front_is_timed_alone_until_the_winner_has_been(
