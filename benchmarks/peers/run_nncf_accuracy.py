@@ -39,7 +39,8 @@ def main(arguments: list[str]) -> None:
 
     images, judged = (sorted(Path(folder).glob("*.npy")) for folder in (calibration, selection))
     quantized = nncf.quantize_with_accuracy_control(
-        ov.Core().read_model(network),
+        # Not read_model: it leaves SiLU as sigmoid and product, and NNCF quantizes what both of them take.
+        ov.convert_model(network),
         calibration_dataset=nncf.Dataset(images, load),
         validation_dataset=nncf.Dataset(judged, load),
         validation_fn=validate,
