@@ -29,6 +29,7 @@ from ros_planted import Run, boxes, image_bytes, masks, planted, resident_mib, s
 
 from ros_nodes.bag.library import typestore
 from ros_nodes.core.clock import REAL
+from ros_nodes.core.memory import keep_freed_memory
 from ros_nodes.core.node import Node
 from ros_nodes.core.result import Result
 from ros_nodes.core.settings import Settings
@@ -56,6 +57,7 @@ def main() -> int:
     parser.add_argument("--engine-ms", type=float, default=40.0)
     parser.add_argument("--camera", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    keep_freed_memory()  # as `avcompress serve` does; and as drivers do, whose buffers are made once
     if given.what == "camera":
         print(json.dumps(camera(json.loads(given.camera))))
         return 0

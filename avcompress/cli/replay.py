@@ -61,6 +61,7 @@ def replay(  # noqa: PLR0913, PLR0917 (the options of a command, and its context
     from calibration.bag.reading import image_topics
     from ros_nodes.bag.replay import Replay
     from ros_nodes.bag.replay import replay as run_replay
+    from ros_nodes.core.memory import keep_freed_memory
     from ros_nodes.parameters import told
 
     context.obj.install()
@@ -83,6 +84,7 @@ def replay(  # noqa: PLR0913, PLR0917 (the options of a command, and its context
     settings = told({name: value for name, value in given.items() if value is not None}).settings
     watch = open_watch(console, quiet)
     watch.begin(1)
+    keep_freed_memory()
     with watch.step(f"replay of {bag.name}", reused=False) as track:
         found = run_replay(bag, out, Replay(settings, topics, node, every, storage), track)
     _show(console, found, out)

@@ -101,6 +101,7 @@ def serve(  # noqa: PLR0913, PLR0917 (the options of a command)
     Example: avcompress serve yolox.bundle --key release.pem.pub --camera front=/front/image_raw --autostart
     """
     from ros_nodes.connection import image_topics
+    from ros_nodes.core.memory import keep_freed_memory
     from ros_nodes.wire.serving import serving
     from ros_nodes.wire.settings import Network
     from ros_nodes.wiring import Wiring
@@ -138,6 +139,7 @@ def serve(  # noqa: PLR0913, PLR0917 (the options of a command)
         where = ".".join(map(str, first["loc"]))
         raise RecipeError(f"{where}: {first['msg']}, got {first['input']!r}; see avcompress serve --help") from error
     console, heard = open_console(), _signals()
+    keep_freed_memory()
     with serving(said.settings, wiring, network, _teller(console, node, quiet), connection.autostart) as running:
         while heard.get() == _RELOAD:
             _swap(running, lambda: _bundle_of(_told(given, params, node), said), console, node)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import rclpy
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 
+from ros_nodes.core.memory import keep_freed_memory
 from ros_nodes.rclpy_node.node import ServingNode
 
 _THREADS = 4
@@ -13,6 +14,7 @@ _THREADS = 4
 
 def main(args: list[str] | None = None) -> int:
     """Start the node and serve its callbacks; returns when ROS is shut down, or on Ctrl-C."""
+    keep_freed_memory()
     rclpy.init(args=args)
     node = ServingNode()
     executor = MultiThreadedExecutor(num_threads=_THREADS)
