@@ -147,13 +147,13 @@ def mask_to_image(mask: Array, geometry: Geometry, settings: Preprocess) -> Arra
     """Cut the padding off a predicted mask and bring it to the image's size, nearest pixel.
 
     Args:
-        mask: (h, w) uint8 over the whole network input; smaller where the network predicts at a stride.
+        mask: (h, w) uint8 or uint16 over the whole network input; smaller where the network predicts at a stride.
         geometry: of the image.
         settings: what the image was preprocessed with.
 
-    Returns (H, W) uint8 of the image's size. Raises DataError for any other dtype or rank.
+    Returns (H, W) of the image's size and the mask's dtype. Raises DataError for any other dtype or rank.
     """
-    _mask_size(mask)
+    _mask_size(mask, np.uint16)
     whole = _resize(mask, _Placed(0, 0, *settings.size), cv2.INTER_NEAREST_EXACT)
     placed = _place(geometry.height, geometry.width, settings)
     inside = whole[placed.top : placed.top + placed.height, placed.left : placed.left + placed.width]
@@ -162,7 +162,7 @@ def mask_to_image(mask: Array, geometry: Geometry, settings: Preprocess) -> Arra
     return np.array(resized)
 
 
-def _mask_size(mask: Array) -> tuple[int, int]:
-    if mask.dtype != np.uint8 or mask.ndim != 2 or not mask.size:
+def _mask_size(mask: Array, also: type[np.generic] = np.uint8) -> tuple[int, int]:
+    if mask.dtype not in {np.dtype(np.uint8), np.dtype(also)} or mask.ndim != 2 or not mask.size:
         raise DataError(f"mask: expected (H, W) uint8, got {mask.shape} {mask.dtype}; convert it first")
     return mask.shape[0], mask.shape[1]

@@ -20,10 +20,13 @@ from engines.exact_exp import exact_exp
 from engines.nms import Floats, Indices, Labels, keep_best
 
 Size = tuple[int, int]
+ClassMap = NDArray[np.uint8] | NDArray[np.uint16]
+"""(H, W), the class of each pixel; uint16 where there are more than 256."""
 """Height, width."""
 
 _EXP_MAX = 80.0  # e^80 strides still fit in float32
 _FAR = 1e6  # pixels: boxes are cut there, so that no area overflows
+_CLASSES_OF_8_BITS, _CLASSES = 1 << 8, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ class Layout(NamedTuple):
     logits: bool
 
 
-def postprocess(outputs: Mapping[str, Array], task: Task, input_size: Size) -> Detections | NDArray[np.uint8]:
-    """Boxes after NMS for a detector, a class map (H, W) uint8 for a segmenter."""
+def postprocess(outputs: Mapping[str, Array], task: Task, input_size: Size) -> Detections | ClassMap:
+    """Boxes after NMS for a detector, a class map (H, W) for a segmenter."""
     if isinstance(outputs, Finished):
         return outputs.found
     match task:
@@ -211,7 +214,7 @@ def nms(detections: Detections, iou: float, max_detections: int) -> Detections:
 # --- segmentation
 
 
-def segment(outputs: Mapping[str, Array], input_size: Size) -> NDArray[np.uint8]:
+def segment(outputs: Mapping[str, Array], input_size: Size) -> ClassMap:
     """The class of every pixel of the network's input, (H, W): argmax of (1, C, h, w) logits, ties to the lower class.
 
     Smaller logits are first resized bilinearly, half-pixel centres. Raises EngineError for another shape, or for
@@ -222,21 +225,22 @@ def segment(outputs: Mapping[str, Array], input_size: Size) -> NDArray[np.uint8]
     _check_logits(name, output.shape, input_size)
     resize = output.shape[2:] != (height, width)
     best = np.full((height, width), -np.inf, np.float32)
-    labels = np.zeros((height, width), np.uint8)
+    labels: ClassMap = np.zeros((height, width), np.uint8 if len(output[0]) <= _CLASSES_OF_8_BITS else np.uint16)
     # Channel by channel: contiguous, and no resized copy of all of them.
     for index, plane in enumerate(output[0]):
         logits = cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) if resize else plane
         # The label so far is a smaller number, so a maximum sets it: no branch, unlike a masked copy.
-        np.maximum(labels, np.greater(logits, best).view(np.uint8) * np.uint8(index), out=labels)
+        above = np.greater(logits, best).view(np.uint8)
+        np.maximum(labels, np.multiply(above, index, dtype=labels.dtype), out=labels)
         np.maximum(best, logits, out=best)
     return labels
 
 
 def _check_logits(name: str, shape: tuple[int, ...], size: Size) -> None:
-    fits = len(shape) == 4 and shape[0] == 1 and 2 <= shape[1] <= 256
+    fits = len(shape) == 4 and shape[0] == 1 and 2 <= shape[1] <= _CLASSES
     if not fits or not (0 < shape[2] <= size[0] and 0 < shape[3] <= size[1]):
         raise EngineError(
-            f"output {name!r}: expected logits (1, 2 to 256 classes, {size[0]} at most, {size[1]} at most), got "
+            f"output {name!r}: expected logits (1, 2 to {_CLASSES} classes, {size[0]} at most, {size[1]} at most), got "
             f"{shape}; set preprocess.size and task.kind to the network's, and export it without its argmax"
         )
 

@@ -34,7 +34,7 @@ def draw(image: Picture, found: Prediction, classes: tuple[str, ...]) -> Picture
         for box, score, label in zip(found.xyxy, found.scores, found.labels, strict=True):
             _box(out, box, f"{_name(classes, int(label))} {score:.2f}", _colours(int(label) + 1)[int(label)].tolist())
         return out
-    covered: Picture = np.asarray(cv2.addWeighted(image, 0.5, _colours(256)[found], 0.5, 0), np.uint8)
+    covered: Picture = np.asarray(cv2.addWeighted(image, 0.5, _colours(int(found.max()) + 1)[found], 0.5, 0), np.uint8)
     return covered
 
 

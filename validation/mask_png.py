@@ -7,16 +7,21 @@ import struct
 import cv2
 import numpy as np
 
-from avcompress.spec import Array, DataError
+from avcompress.spec import Array, DataError, EngineError
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY_8 = (8, 0)  # bit depth, colour type
 
 
 def encode_mask(mask: Array) -> bytes:
-    """The PNG of a mask, (H, W) uint8."""
+    """The PNG of a mask, (H, W) uint8; raises EngineError for one of more classes than labels can name."""
+    if mask.dtype != np.uint8:
+        raise EngineError(
+            f"mask: expected at most 256 classes, got {mask.dtype} of up to {int(mask.max()) + 1}; labels have 8 bits: "
+            "a network of more classes can be served, not validated"
+        )
     # Level 1: class maps are so regular that more work saves little.
-    _, png = cv2.imencode(".png", np.ascontiguousarray(mask, np.uint8), (cv2.IMWRITE_PNG_COMPRESSION, 1))
+    _, png = cv2.imencode(".png", np.ascontiguousarray(mask), (cv2.IMWRITE_PNG_COMPRESSION, 1))
     return bytes(png.tobytes())
 
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from avcompress.recipe import Preprocess, Task
 from avcompress.spec import Array, EngineError
 from calibration.preprocess import Geometry, mask_to_image, preprocess, to_image
-from engines.postprocess import Detections, postprocess
+from engines.postprocess import ClassMap, Detections, postprocess
 
 if TYPE_CHECKING:
     from calibration.sample import Sample
     from engines.session import Session
 
-Prediction = Detections | NDArray[np.uint8]
+Prediction = Detections | ClassMap
 """Boxes in pixels of the image, or a mask of its size."""
 
 
@@ -33,7 +30,7 @@ def predict(
 ) -> Iterator[tuple[Sample, Prediction]]:
     """Run every sample through the session; lazy, in order, one image at a time.
 
-    Boxes are in pixels of the sample's image and clipped to it, masks are (H, W) uint8 of its size.
+    Boxes are in pixels of the sample's image and clipped to it, masks are (H, W) of its size.
     Raises EngineError when the session has not exactly one input of the recipe's size.
     """
     functions = stages(session, settings, task).values()

@@ -41,7 +41,7 @@ class Result:
     Attributes:
         header: the frame's own.
         size: height, width of the image.
-        prediction: boxes in pixels of the image, or a mask (H, W) uint8 of its size.
+        prediction: boxes in pixels of the image, or a mask (H, W) of its size.
         engine: that found it, for people.
     """
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.frame import CompressedImage, Frame, Header, RawImage
-from engines.postprocess import Detections
+from engines.postprocess import ClassMap, Detections
 from ros_nodes.core.diagnostics import Status
 from ros_nodes.core.port import Announcement
 from ros_nodes.core.result import Result
@@ -48,7 +48,7 @@ def result_type(kind: str) -> str:
 
 
 def result_message(result: Result, library: Library) -> Message:
-    """Boxes as Detection2DArray, empty ones too; a mask as Image, mono8. Both under the source's own header."""
+    """Boxes as Detection2DArray, empty ones too; a mask as Image, mono8 or mono16. Each under the source's header."""
     if isinstance(result.prediction, Detections):
         return _detections(result.header, result.prediction, library)
     return _mask(result.header, result.prediction, library)
@@ -101,8 +101,8 @@ def _box(center: list[float], size: list[float], library: Library) -> Message:
     return library.make("vision_msgs/msg/BoundingBox2D", center=pose, size_x=size[0], size_y=size[1])
 
 
-def _mask(source: Header, mask: NDArray[np.uint8], library: Library) -> Message:
-    return _image(source, "mono8", mask, library)
+def _mask(source: Header, mask: ClassMap, library: Library) -> Message:
+    return _image(source, f"mono{8 * mask.itemsize}", mask, library)
 
 
 def picture_message(source: Header, picture: NDArray[np.uint8], library: Library) -> Message:
@@ -110,9 +110,10 @@ def picture_message(source: Header, picture: NDArray[np.uint8], library: Library
     return _image(source, "rgb8", picture, library)
 
 
-def _image(source: Header, encoding: str, pixels: NDArray[np.uint8], library: Library) -> Message:
+def _image(source: Header, encoding: str, pixels: ClassMap, library: Library) -> Message:
     height, width = pixels.shape[:2]
-    return frame_message(RawImage(source, height, width, encoding, pixels[0].size, pixels.reshape(-1)), library)
+    data = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+    return frame_message(RawImage(source, height, width, encoding, pixels[0].nbytes, data), library)
 
 
 def frame_message(frame: Frame, library: Library) -> Message:

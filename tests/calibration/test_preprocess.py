@@ -210,6 +210,17 @@ def test_a_mask_at_a_stride_is_cut_at_the_padding_and_enlarged() -> None:
     np.testing.assert_array_equal(mask, np.kron(at_stride_2[1:3], np.ones((4, 4), np.uint8)))
 
 
+def test_a_mask_of_two_bytes_a_pixel_comes_back_as_one() -> None:
+    how = Preprocess(size=(8, 8))
+    _, geometry = preprocess(np.zeros((8, 16, 3), np.uint8), how)
+    wide = np.arange(64, dtype=np.uint16).reshape(8, 8) + 500
+
+    mask = mask_to_image(wide, geometry, how)
+
+    assert mask.dtype == np.uint16
+    np.testing.assert_array_equal(mask - 500, mask_to_image((wide - 500).astype(np.uint8), geometry, how))
+
+
 def test_masks_that_are_not_uint8_planes_are_refused() -> None:
     geometry = Geometry(1, 1, 0, 0, 4, 4)
     for bad in (np.zeros((4, 4), np.int64), np.zeros((1, 4, 4), np.uint8)):

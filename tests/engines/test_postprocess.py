@@ -223,6 +223,16 @@ def test_at_full_size_it_is_the_argmax(logits):
     assert np.array_equal(segment({"y": logits}, logits.shape[2:]), logits[0].argmax(axis=0))
 
 
+@pytest.mark.parametrize(("classes", "dtype"), [(256, np.uint8), (257, np.uint16), (400, np.uint16)])
+def test_more_than_256_classes_take_two_bytes(classes, dtype):
+    logits = np.random.default_rng(0).normal(0, 1, (1, classes, 20, 30)).astype(np.float32)
+
+    labels = segment({"y": logits}, (20, 30))
+
+    assert labels.dtype == dtype
+    assert np.array_equal(labels, logits[0].argmax(axis=0))
+
+
 def test_smaller_logits_are_resized_bilinearly_first():
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 1, (1, 5, 6, 8)).astype(np.float32)
@@ -236,9 +246,11 @@ def test_smaller_logits_are_resized_bilinearly_first():
     assert mixed.tolist() == [[0, 0, 1, 1]]
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 4, 4), (2, 3, 4, 4), (1, 3, 4), (1, 3, 5, 4), (1, 3, 4, 0), (1, 257, 4, 4)])
+@pytest.mark.parametrize("shape", [(1, 1, 4, 4), (2, 3, 4, 4), (1, 3, 4), (1, 3, 5, 4), (1, 3, 4, 0), (1, 65537, 4, 4)])
 def test_logits_of_another_shape_are_an_error(shape):
-    with pytest.raises(EngineError, match=r"output 'y': expected logits \(1, 2 to 256 classes, 4 at most, 4 at most\)"):
+    with pytest.raises(
+        EngineError, match=r"output 'y': expected logits \(1, 2 to 65536 classes, 4 at most, 4 at most\)"
+    ):
         segment({"y": np.zeros(shape, np.float32)}, (4, 4))
 
 

@@ -59,6 +59,12 @@ def test_a_mask_covers_the_image_by_half_and_its_classes_differ():
     assert len(colours) == 3
 
 
+def test_a_mask_of_many_classes_is_drawn_too():
+    drawn = draw(GREY, np.full(GREY.shape[:2], 300, np.uint16), ())
+    assert (drawn == drawn[0, 0]).all()
+    assert (drawn[0, 0] != 90).any()
+
+
 def test_pictures_are_drawn_now_and_then_by_camera():
     rig = Rig(every_ms=100)
     for number, at_ms in enumerate((0, 50, 99, 100, 150)):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from avcompress.spec import DataError
+from avcompress.spec import DataError, EngineError
 from validation.mask_png import decode_mask, encode_mask, mask_size
 
 SHAPES = hnp.array_shapes(min_dims=2, max_dims=2, max_side=20)
@@ -23,6 +23,11 @@ def test_a_transposed_mask_is_one_too():
     mask = np.arange(12, dtype=np.uint8).reshape(3, 4).T
 
     assert (decode_mask(encode_mask(mask)) == mask).all()
+
+
+def test_more_classes_than_labels_can_name_are_told_and_not_cut_off():
+    with pytest.raises(EngineError, match="at most 256 classes, got uint16 of up to 300"):
+        encode_mask(np.full((2, 2), 299, np.uint16))
 
 
 @pytest.mark.parametrize(

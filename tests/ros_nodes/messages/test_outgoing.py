@@ -54,6 +54,14 @@ def test_a_mask_is_an_image_of_one_byte_a_pixel_by_hand():
     assert found == expected
 
 
+def test_a_mask_of_more_classes_has_two_bytes_a_pixel_the_lower_one_first():
+    mask = np.array([[1, 256, 3], [0x0405, 5, 65535]], np.uint16)
+    head = struct.pack("<iII", 1, 2, 2) + b"a\0\0\0" + struct.pack("<III", 2, 3, 7) + b"mono16\0" + b"\0"
+    expected = b"\0\1\0\0" + head + struct.pack("<II", 6, 12) + struct.pack("<6H", 1, 256, 3, 0x0405, 5, 65535)
+    assert encode(result_message(result(mask), LIBRARY)) == expected
+    assert encode(result_message(result(mask.astype(">u2")), LIBRARY)) == expected
+
+
 def test_a_box_is_its_centre_and_size_its_class_the_number_that_label_info_names():
     message = decoded(result_message(result(boxes((10, 20, 30, 60, 0.5, 1))), LIBRARY))
     (found,) = message.detections
