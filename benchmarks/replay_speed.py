@@ -68,14 +68,14 @@ def there_and_back(film: Path) -> Iterator[bytes]:
 
 def write_drive(path: Path, files: Iterable[bytes], rate: float) -> None:
     """JPEG files as a bag of one camera."""
-    from rosbags.rosbag2 import Writer
+    from rosbags.rosbag2 import StoragePlugin, Writer
 
     from calibration.frame import Header
     from ros_nodes.bag.library import RosbagsLibrary, encode, typestore
     from ros_nodes.messages.outgoing import header_message
 
     library, kind = RosbagsLibrary(), "sensor_msgs/msg/CompressedImage"
-    with Writer(path, version=8) as writer:
+    with Writer(path, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
         connection = writer.add_connection(TOPIC, kind, typestore=typestore())
         for index, data in enumerate(files):
             stamp = START_NS + round(index * 1e9 / rate)

@@ -2,8 +2,9 @@
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -96,3 +97,42 @@ def _brightest_bundle(folder: Path, revision: int = 1, batch: int = 1) -> Path:
     )
     write_manifest(folder, manifest)
     return folder
+
+
+@pytest.fixture(scope="session")
+def write_drive() -> Callable[..., Path]:
+    """Writes frames, (topic, seconds, (H, W, 3) RGB or the bytes of a file), as a bag; returns its folder."""
+    pytest.importorskip("rosbags")
+    return _write_drive
+
+
+def _write_drive(
+    path: Path, frames: Iterable[tuple[str, float, Any]], kind: str = "png", storage: str = "mcap"
+) -> Path:
+    """`kind`: raw, or of files. Each is stamped 5 ms before it is recorded; the first second is 1,700,000,000."""
+    from rosbags.rosbag2 import StoragePlugin, Writer
+    from rosbags.typesys import Stores, get_typestore
+
+    store, connections = get_typestore(Stores.ROS2_JAZZY), {}
+    plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
+    with Writer(path, version=8, storage_plugin=plugin) as writer:
+        for topic, seconds, image in frames:
+            at = 1_700_000_000_000_000_000 + round(seconds * 1e9)
+            time = store.types["builtin_interfaces/msg/Time"](*divmod(at - 5_000_000, 10**9))
+            message = _image_message(store.types, store.types["std_msgs/msg/Header"](time, "front"), image, kind)
+            if topic not in connections:
+                connections[topic] = writer.add_connection(topic, message.__msgtype__, typestore=store)
+            writer.write(connections[topic], at, store.serialize_cdr(message, message.__msgtype__))
+    return path
+
+
+def _image_message(types: Any, header: Any, image: Any, kind: str) -> Any:
+    import cv2
+    import numpy as np
+
+    if kind == "raw":
+        height, width = image.shape[:2]
+        pixels = np.ascontiguousarray(image).ravel()
+        return types["sensor_msgs/msg/Image"](header, height, width, "rgb8", 0, width * 3, pixels)
+    data = image if isinstance(image, bytes) else cv2.imencode(f".{kind}", image[:, :, ::-1])[1].tobytes()
+    return types["sensor_msgs/msg/CompressedImage"](header, kind, np.frombuffer(data, np.uint8))

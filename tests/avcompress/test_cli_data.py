@@ -1,7 +1,6 @@
 import json
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -12,26 +11,13 @@ from avcompress.spec import RecipeError
 from calibration.images import open_images
 
 TOPIC = "/front/image_raw/compressed"
-START = 1_700_000_000_000_000_000
 
 
 @pytest.fixture
-def drive(tmp_path):
+def drive(tmp_path, write_drive):
     """Ten PNG frames, a second apart, each 20 grey levels brighter."""
-    rosbag2 = pytest.importorskip("rosbags.rosbag2")
-    from calibration.frame import Header
-    from ros_nodes.bag.library import RosbagsLibrary, encode, typestore
-    from ros_nodes.messages.outgoing import header_message
-
-    library, kind = RosbagsLibrary(), "sensor_msgs/msg/CompressedImage"
-    with rosbag2.Writer(tmp_path / "drive", version=8) as writer:
-        connection = writer.add_connection(TOPIC, kind, typestore=typestore())
-        for i in range(10):
-            data = cv2.imencode(".png", np.full((12, 16, 3), 20 + 20 * i, np.uint8))[1]
-            header = header_message(Header(i, 0, "front"), library)
-            message = library.make(kind, header=header, format="png", data=data.ravel())
-            writer.write(connection, START + i * 10**9, encode(message))
-    return tmp_path / "drive"
+    frames = [(TOPIC, i, np.full((12, 16, 3), 20 + 20 * i, np.uint8)) for i in range(10)]
+    return write_drive(tmp_path / "drive", frames)
 
 
 def command(*arguments):

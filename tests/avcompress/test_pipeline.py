@@ -53,6 +53,21 @@ def test_a_demo_recipe_runs_from_training_to_the_report(tmp_path: Path, name: st
     assert report["latency"]["openvino"]["float_total"]["p50_ms"] > 0
 
 
+def test_a_drive_calibrates_as_its_images_do(job: dict[str, Any], tmp_path: Path, write_drive: Any) -> None:
+    files = sorted((tmp_path / "train" / "images").glob("*.png"))
+    write_drive(tmp_path / "bag", [("/front/image_raw", i, file.read_bytes()) for i, file in enumerate(files)])
+    sources = {"drive": {"format": "rosbag", "bag": "bag", "rate_hz": None}, "images": job["data"]["calibration"]}
+    for name, source in sources.items():
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({**job, "data": {**job["data"], "calibration": source}}))
+        run(path, load_recipe(path), tmp_path, tmp_path / name)
+
+    quantized = [(tmp_path / name / "model.onnx").read_bytes() for name in sources]
+    assert quantized[0] == quantized[1]
+    notes = json.loads((tmp_path / "drive" / "report.json").read_text())["notes"]
+    assert any(note.startswith("calibration: bag, /front/image_raw: 6 frames") for note in notes)
+
+
 @pytest.mark.rtx
 def test_tensorrt_keeps_the_plan_of_the_demo_detector(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
