@@ -264,7 +264,8 @@ class Ptq(Model):
 
     @model_validator(mode="after")
     def _halves_integers_alone(self) -> Ptq:
-        if self.format == "fp8" and self.weight_bits != 8:
+        formats = (self.format, *((self.mixed.formats if self.mixed is not None else None) or ()))
+        if "fp8" in formats and self.weight_bits != 8:
             raise ValueError("expected weight_bits: 8 with fp8, got 7; FP8 has no sums that saturate: leave it out")
         return self
 

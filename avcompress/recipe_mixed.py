@@ -8,10 +8,17 @@ from pydantic import Field, PositiveInt, model_validator
 
 from avcompress.frozen import Fraction, Model
 
+Quantized = Literal["int8", "fp8", "int8 weights"]
+
 
 class Mixed(Model):
     """Which layers `ptq` quantizes, and which stay float: chosen by what each loses and takes, then held to a floor."""
 
+    formats: Annotated[tuple[Quantized, ...], Field(min_length=1)] | None = Field(
+        None,
+        description="what layers may be quantized to; the network gets the best of them, one alone; int8 weights: as "
+        "`weight_only`, which computes in float; default: the format of `ptq`",
+    )
     metric: str | None = Field(
         None,
         description="as in contract.accuracy: of the choices that keep it on data.selection the fastest is taken, by "
@@ -31,11 +38,12 @@ class Mixed(Model):
     )
     workers: PositiveInt = Field(1, description="processes that measure it; the numbers are the same by any")
     images: PositiveInt = Field(64, description="calibration images that tell what is lost")
-    times: Literal["measured", "macs"] = Field(
+    times: Literal["measured", "macs", "roofline"] = Field(
         "measured",
         description="what layers take: measured on an engine of this machine; macs: as many as are not quantized, "
-        "where no target is at hand",
+        "those of 16 bits by half, where no target is at hand; roofline: estimated by what is known of `machine`",
     )
+    machine: str | None = Field(None, description="of times: roofline, a name of `avcompress targets`")
     times_file: str | None = Field(
         None, description="of `avcompress profile`, run on the target, in their place; relative to the data root"
     )
@@ -61,6 +69,8 @@ class Mixed(Model):
             raise ValueError("expected metric or speedup, got both; with a metric, the fastest choice is taken anyway")
         if self.sensitivity == "metric" and self.metric is None:
             raise ValueError("expected a metric for sensitivity: metric, got none; name it, or take output")
+        if (self.times == "roofline") != (self.machine is not None):
+            raise ValueError("expected times: roofline and machine, got one of them; give both, or leave out both")
         if self.speedup is not None and self.times == "macs" and self.times_file is None:
             raise ValueError("expected measured times with speedup, got macs, which are no time; use min_macs instead")
         return self

@@ -201,6 +201,7 @@ class Asked:
         dynamic: dynamic quantization.
         int4: weights in INT4.
         fp8: weights and activations in FP8 E4M3.
+        weights: weights that alone are quantized, of convolutions.
         bf16: float arithmetic in BF16.
         opset: that the format needs.
     """
@@ -209,6 +210,7 @@ class Asked:
     dynamic: bool = False
     int4: bool = False
     fp8: bool = False
+    weights: bool = False
     bf16: bool = False
     opset: int = 0
 
@@ -232,6 +234,8 @@ def _refusals(asked: Asked, takes: Capabilities, machines: tuple[int, ...]) -> I
     if asked.int4 and takes.int4 != "all":
         only = "in matrix products only" if takes.int4 == "matrix products" else "not at all"
         yield f"expected weights in INT8, {takes.title} takes INT4 {only}, not in convolutions; use format: int8"
+    if asked.weights and not takes.weight_only:
+        yield f"expected weights and activations quantized, {takes.title} takes no weights alone; use int8"
     if asked.fp8:
         yield from _too_old("FP8", takes.fp8_from, takes, machines, "format: int8")
     if asked.bf16:
@@ -264,12 +268,25 @@ def check_formats(recipe: Recipe) -> None:
                 f"stages[{index}].activations: expected symmetric for format: fp8, which is even about zero, "
                 f"got {stage.activations}; leave activations out"
             )
-        key, asked = _asked(stage)
-        for engine in recipe.target.engines:
-            target, machines = _target(engine)
-            reason = refusal(asked, target, machines)
-            if reason is not None:
-                raise RecipeError(f"stages[{index}].{key}: {reason}, or leave {engine.backend} out of target.engines")
+        for key, asked in _all_asked(stage):
+            for engine in recipe.target.engines:
+                target, machines = _target(engine)
+                reason = refusal(asked, target, machines)
+                if reason is not None:
+                    raise RecipeError(
+                        f"stages[{index}].{key}: {reason}, or leave {engine.backend} out of target.engines"
+                    )
+
+
+def _all_asked(stage: Stage) -> Iterator[tuple[str, Asked]]:
+    """What a stage asks of a target; one that may choose a format, each of those that it may."""
+    formats = stage.mixed.formats if isinstance(stage, Ptq) and stage.mixed is not None else None
+    if formats is None:
+        yield _asked(stage)
+        return
+    for name in formats:
+        asked = Asked(weights=True) if name == "int8 weights" else _asked(stage.model_copy(update={"format": name}))[1]
+        yield "mixed.formats", asked
 
 
 def _asked(stage: Stage) -> tuple[str, Asked]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 
 from typing_extensions import assert_never
@@ -36,6 +35,7 @@ from avcompress.recipe_prune import Prune, Sparsify
 from avcompress.recipe_qat import Qat
 from avcompress.recipe_rewrite import Rewrite
 from avcompress.recipe_training import Train
+from avcompress.running.choice_checks import check_choices, check_floors
 from avcompress.running.targeting import engine_of
 from avcompress.running.training_checks import check_training
 from avcompress.spec import MissingError, RecipeError, Track
@@ -132,7 +132,7 @@ def prepare(job: Job, watch: Watch) -> Bench:
     train = open_part(job, "train", recipe.data.train, classes) if recipe.data.train else None
     _check_contract(recipe, classes)
     _check_clocks(recipe, engines)
-    _check_floors(recipe, classes)
+    check_floors(recipe, classes)
     # Of several processes, each would have to find the same step in the cache at the same moment.
     selection = _selection(job, classes) or validation
     cache = StepCache(job.cache) if job.cache is not None and ranks.count() == 1 else None
@@ -196,19 +196,6 @@ def _check_clocks(recipe: Recipe, engines: Sequence[Engine]) -> None:
             engine_of(engines, stage.mixed.backend, f"stages[{index}].mixed")
 
 
-def _check_floors(recipe: Recipe, classes: tuple[str, ...]) -> None:
-    """Every floor that a choice is held to is of a metric that is measured."""
-    known = metric_names(recipe.task, classes)
-    for index, stage in enumerate(recipe.stages):
-        metric = stage.mixed.metric if isinstance(stage, Ptq) and stage.mixed is not None else None
-        if metric is not None and metric not in known:
-            close = get_close_matches(metric, known, 3, 0.0)
-            raise RecipeError(
-                f"stages[{index}].mixed.metric: expected one of {len(known)} metrics, got {metric!r}; the nearest are "
-                f"{', '.join(close)}"
-            )
-
-
 def _check_contract(recipe: Recipe, classes: tuple[str, ...]) -> None:
     check_contract(recipe.contract, metric_names(recipe.task, classes), recipe.measure)
 
@@ -216,6 +203,7 @@ def _check_contract(recipe: Recipe, classes: tuple[str, ...]) -> None:
 def check_recipe(recipe: Recipe) -> None:
     """Find what no key alone shows to be wrong; raises RecipeError."""
     _check_stages(recipe)
+    check_choices(recipe)
     _check_targets(recipe)
     check_formats(recipe)
     check_preprocess(recipe.preprocess)

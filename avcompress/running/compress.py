@@ -25,8 +25,9 @@ from avcompress.recipe import Cast, FloatTraining, GeneratedSource, Ptq, Recipe,
 from avcompress.recipe_qat import Qat
 from avcompress.running.bench import Bench
 from avcompress.running.float_stages import count_float_steps, take_float_stages
-from avcompress.running.mixing import choose_step
+from avcompress.running.mixing import choose_step, chosen_before
 from avcompress.running.shrinking import FACTORIZED, read_facts
+from avcompress.running.targeting import cast_of
 from avcompress.running.task_loss import loss_code
 from avcompress.running.teaching import teacher_code
 from avcompress.running.training import SKIPPED, seen_by
@@ -115,7 +116,7 @@ def gather(bench: Bench, folders: list[Path], kept: Path) -> Compressed:
         counterpart=next((path for path in (folders[-1] / REFERENCE,) if path.exists()), reference),
         network=network,
         artifact=load_artifact(folders[-1]),
-        before_cast=folders[-2 if any(isinstance(stage, Cast) for stage in bench.recipe.stages) else -1],
+        before_cast=folders[-2 if cast_of(bench.recipe) is not None else -1],
         logs=_logs(folders),
         skipped={},
     )
@@ -182,6 +183,8 @@ def _run_stage(bench: Bench, index: int, stage: NetworkStage | Qat, before: Path
         return (qat_step(bench, index, stage, before, key, made),)
     if isinstance(stage, Ptq):
         return _ptq(bench, index, stage, before)
+    if isinstance(stage, Cast):
+        stage = chosen_before(bench, stage)
     return (network_step(bench, f"{index}-{stage.kind}", stage, before, None),)
 
 
@@ -189,8 +192,8 @@ def _ptq(bench: Bench, index: int, stage: Ptq, before: Path) -> tuple[Path, ...]
     """Calibrate in a step of its own, unless the recipe has a file of statistics: other ranges need no image again."""
     if stage.statistics is not None:
         file = bench.inputs[f"stages[{index}].statistics"]
-        stage, said = choose_step(bench, index, stage, before, file)
-        return (network_step(bench, f"{index}-ptq", stage, before, file, said),)
+        chosen, said = choose_step(bench, index, stage, before, file)
+        return (network_step(bench, f"{index}-ptq", chosen, before, file, said),)
 
     def compute(folder: Path, track: Track) -> None:
         artifact = load_artifact(before)
@@ -199,8 +202,8 @@ def _ptq(bench: Bench, index: int, stage: Ptq, before: Path) -> tuple[Path, ...]
 
     key = step_key("calibrate", artifact_files(before), calibration_settings(stage), *_images(bench))
     folder = bench.step(f"{index}-calibrate", f"calibrate ({len(bench.calibration)} images)", key, compute)
-    stage, said = choose_step(bench, index, stage, before, folder / STATISTICS)
-    return folder, network_step(bench, f"{index}-ptq", stage, before, folder / STATISTICS, said)
+    chosen, said = choose_step(bench, index, stage, before, folder / STATISTICS)
+    return folder, network_step(bench, f"{index}-ptq", chosen, before, folder / STATISTICS, said)
 
 
 def network_step(

@@ -10,37 +10,40 @@ from typing import NamedTuple
 
 from avcompress.checkpoint import artifact_files, load_artifact
 from avcompress.files import sha256_file, write_atomically
-from avcompress.quant.placement.policy import EVERYTHING
-from avcompress.recipe import CorrectBias, Engine, Ptq
+from avcompress.recipe import Cast, CorrectBias, Engine, Ptq, WeightOnly
 from avcompress.recipe_mixed import Mixed
 from avcompress.running.bench import Bench
 from avcompress.running.judge import Judge, Reached
-from avcompress.running.targeting import engine_of
+from avcompress.running.targeting import cast_of, engine_of, offered
 from avcompress.running.training import under_way
-from avcompress.search.assignment import Assignment, share_of_macs
+from avcompress.search.assignment import COMPUTED, Assignment, kinds_of, share_of_macs
 from avcompress.search.cache import Cache
 from avcompress.search.chosen import Chosen, TriedChoice
-from avcompress.search.formats import Formats, everything, formats_of
+from avcompress.search.formats import Formats, formats_of
 from avcompress.search.latency.counted import Counted
 from avcompress.search.latency.measured import Measured
+from avcompress.search.latency.roofline import Roofline
 from avcompress.search.latency.source import FromFile, LatencySource, Subject
 from avcompress.search.pool import Here, Pool, Processes
 from avcompress.search.sensitivity.measure import Material, Metric, measure_sensitivity
 from avcompress.search.solve.evolve import POPULATION, Evolution, evolve
 from avcompress.search.solve.front import Solve, front
 from avcompress.search.solve.greedy import solve_greedily
+from avcompress.search.solve.palettes import over_palettes
 from avcompress.search.solve.problem import SLACK, Budget, Problem, Solution, problem_of, refuse_unreachable
 from avcompress.search.solve.program import solve_exactly
-from avcompress.search.stages import stages_for
+from avcompress.search.stages import casting, float_layers, fp32_layers, quantizing, stages_for
 from avcompress.search.verify import Limits, Outcome, Tried, Verified, verify
-from avcompress.spec import Artifact, Precision, Track, untracked
+from avcompress.spec import Artifact, Track, untracked
 from avcompress.state import step_key
 from calibration.batches import Batches
 from calibration.statistics import Statistics
 from calibration.statistics_file import load_statistics
+from engines.profile_load import load_profile
 from validation.machine import describe_machine, runtime_versions
 
 CHOSEN = "chosen.json"
+_CHOOSE = "choose"
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class PrecisionChoice:
         bench = self.bench
         source = bench.selection
         known: list[object] = [self.stage.model_dump(), self.engine.model_dump(exclude={"required"}), self.corrections]
+        known += [self.cast.model_dump()] if self.cast is not None else []
         known += [bench.recipe.task.model_dump(), bench.recipe.preprocess.model_dump(), bench.classes]
         known += [sha256_file(self._times_path)] if self._times_path is not None else [describe_machine().cpu]
         return [*known, bench.calibration.fingerprint, source.fingerprint, runtime_versions()]
@@ -90,26 +94,30 @@ class PrecisionChoice:
         """The recipe's own, which every tried network goes through."""
         return tuple(stage for stage in self.bench.recipe.stages if isinstance(stage, CorrectBias))
 
+    @property
+    def cast(self) -> Cast | None:
+        """Of what is float, the last stage, where the recipe has one: which layers it leaves FP32 is chosen, too."""
+        return cast_of(self.bench.recipe)
+
     def make(self, before: Path, statistics: Path, name: str) -> Chosen:
         """Choose; raises what measuring raises, and DataError where no choice keeps what the stage asks for."""
         artifact = load_artifact(before)
         batches = Batches(self.bench.calibration, self.bench.recipe.preprocess, artifact.model.graph.input[0].name)
         known = load_statistics(statistics)
-        precision: Precision = "fp8" if self.stage.format == "fp8" else "int8"
-        formats = formats_of(artifact, ["fp32", precision], self.stage, batches, known)
+        formats = formats_of(artifact, offered(self.bench.recipe, self.stage), self.stage, batches, known)
         cache = Cache(under_way(self.bench, name))
         problem, says = self._problem(formats, batches, cache)
         options = _Options(self, formats, artifact, batches, known)
         if self.mixed.metric is None and self.mixed.method != "evolution":
-            return options.by_numbers(says, problem, (self._by_numbers(problem),))
+            return options.by_numbers(says, problem, over_palettes(problem, lambda one: (self._by_numbers(one),)))
         judged = options.judge(cache)
         if self.mixed.method == "evolution":
-            offered = options.evolved(problem, front(problem, POPULATION, share=self.mixed.min_macs), judged)
+            found = over_palettes(problem, lambda one: options.evolved(one, judged))
         else:
-            offered = front(problem, solve=self._solve, share=self.mixed.min_macs)
+            found = over_palettes(problem, lambda one: front(one, solve=self._solve, share=self.mixed.min_macs))
         if self.mixed.metric is None:
-            return options.by_numbers(says, problem, offered)
-        return options.held(says, problem, offered, judged)
+            return options.by_numbers(says, problem, found)
+        return options.held(says, problem, found, judged)
 
     def _problem(self, formats: Formats, batches: Batches, cache: Cache) -> tuple[Problem, str]:
         mixed, recipe = self.mixed, self.bench.recipe
@@ -128,6 +136,8 @@ class PrecisionChoice:
     def _times(self) -> LatencySource:
         if self._times_path is not None:
             return FromFile(self._times_path)
+        if self.mixed.machine is not None:
+            return Roofline(load_profile(self.mixed.machine))
         return Measured(self.engine, seed=self.mixed.seed, track=self.track) if self.are_times_measured else Counted()
 
     @property
@@ -160,24 +170,19 @@ class _Options:
         self.choice, self.formats = choice, formats
         self.artifact, self.batches, self.statistics = artifact, batches, statistics
 
-    def floats(self, assignment: Assignment) -> tuple[str, ...]:
-        """The layers that stay float, as patterns."""
-        stages = stages_for(self.formats.layout, assignment, everything(self.choice.stage, self.choice.stage.format))
-        named = [stage.keep_float.layers for stage in stages if isinstance(stage, Ptq)]
-        return named[0] if named else ("*",)
-
     def share(self, assignment: Assignment) -> float:
         """Of the multiply-accumulates, quantized."""
-        return share_of_macs(self.formats.layout, assignment, "int8", "fp8")
+        return share_of_macs(self.formats.layout, assignment, *COMPUTED)
 
     def judge(self, cache: Cache) -> Judged:
         """What measures them, and what the float network reaches."""
         judge = Judge(self.choice.bench, self.choice.engine, self.choice.mixed.metric, cache)
         return Judged(judge, judge(self.formats.model))
 
-    def evolved(self, problem: Problem, first: tuple[Solution, ...], judged: Judged) -> tuple[Solution, ...]:
-        """Choices by descent from the first ones, each of which is measured."""
+    def evolved(self, problem: Problem, judged: Judged) -> tuple[Solution, ...]:
+        """Choices by descent from what the program offers, each of which is measured."""
         mixed = self.choice.mixed
+        first = front(problem, POPULATION, share=mixed.min_macs)
         settings = Evolution(mixed.generations, mixed.seed, mixed.min_macs)
 
         def moved(assignment: Assignment) -> float:
@@ -222,20 +227,26 @@ class _Options:
         )
 
     def network(self, assignment: Assignment) -> Artifact:
-        """Quantized as the recipe would, biases corrected where it does that."""
+        """Quantized as the recipe would, biases corrected and the rest cast where it does that."""
         from avcompress.quant.apply import apply
         from avcompress.quant.stages.ptq import quantize
 
-        named = with_layers(self.choice.stage, self.floats(assignment))
-        made = quantize(self.artifact, named, self.batches, self.statistics)
+        first, cast = stages_for(self.formats.layout, assignment, self.choice.stage, self.choice.cast)
+        if isinstance(first, Ptq):
+            made = quantize(self.artifact, first, self.batches, self.statistics)
+        else:
+            made = apply(first, self.artifact, self.batches)
         for stage in self.choice.corrections:
             made = apply(stage, made, self.batches)
-        return made
+        return made if cast is None else apply(cast, made, self.batches)
 
     def chosen(self, says: str, assignment: Assignment, solution: Solution) -> Chosen:
         """By the numbers alone."""
+        layout = self.formats.layout
         return Chosen(
-            float_layers=self.floats(assignment),
+            format=kinds_of(assignment)[0],
+            float_layers=float_layers(layout, assignment),
+            fp32_layers=fp32_layers(layout, assignment) if self.choice.cast is not None else (),
             share=self.share(assignment),
             groups=len(self.formats.layout.groups),
             loss=solution.loss,
@@ -259,18 +270,26 @@ class _Options:
         )
 
 
-def with_layers(stage: Ptq, floats: tuple[str, ...]) -> Ptq:
-    """The stage with layers named, in the place of a choice."""
-    keep = EVERYTHING.model_copy(update={"layers": floats})
-    return stage.model_copy(update={"keep_float": keep, "mixed": None})
+def chosen_before(bench: Bench, stage: Cast) -> Cast:
+    """The stage as a choice of the run has it, where there was one."""
+    for index, each in enumerate(bench.recipe.stages):
+        if isinstance(each, Ptq) and each.mixed is not None:
+            return casting(stage, _load(bench.state.folder / f"{index}-{_CHOOSE}").fp32_layers)
+    return stage
 
 
-def choose_step(bench: Bench, index: int, stage: Ptq, before: Path, statistics: Path) -> tuple[Ptq, tuple[str, ...]]:
+def _load(folder: Path) -> Chosen:
+    return Chosen.model_validate_json((folder / CHOSEN).read_bytes())
+
+
+def choose_step(
+    bench: Bench, index: int, stage: Ptq, before: Path, statistics: Path
+) -> tuple[Ptq | WeightOnly, tuple[str, ...]]:
     """Take the step that chooses; returns the stage with layers named, and what there is to say of the choice."""
     mixed = stage.mixed
     if mixed is None:
         return stage, ()
-    choice, name = PrecisionChoice(bench, f"stages[{index}]", stage, mixed), f"{index}-choose"
+    choice, name = PrecisionChoice(bench, f"stages[{index}]", stage, mixed), f"{index}-{_CHOOSE}"
 
     def compute(folder: Path, track: Track) -> None:
         made = replace(choice, track=track).make(before, statistics, name)
@@ -279,5 +298,5 @@ def choose_step(bench: Bench, index: int, stage: Ptq, before: Path, statistics: 
     key = step_key("choose", artifact_files(before), choice.key, sha256_file(statistics))
     folder = bench.step(name, f"choose precisions ({mixed.sensitivity}, {mixed.method})", key, compute, still=True)
     shutil.rmtree(under_way(bench, name), ignore_errors=True)
-    made = Chosen.model_validate_json((folder / CHOSEN).read_bytes())
-    return with_layers(stage, made.float_layers), made.lines
+    made = _load(folder)
+    return quantizing(stage, made.format, made.float_layers), made.lines

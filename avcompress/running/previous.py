@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 
-from avcompress.checkpoint import NETWORK, REFERENCE
+from avcompress.checkpoint import NETWORK, REFERENCE, load_decisions
 from avcompress.files import sha256_file
 from avcompress.judging.given import RECIPE, Given, identify, stage_number
 from avcompress.outdir import UPDATES
 from avcompress.recipe import Cast, Ptq, Recipe
 from avcompress.recipe_load import load_recipe, load_update
 from avcompress.recipe_update import Update
-from avcompress.spec import RecipeError
+from avcompress.running.targeting import cast_of
+from avcompress.search.stages import casting
+from avcompress.spec import LayerPlan, RecipeError
 from avcompress.state import State
 from engines.bundle import Trust
 from engines.manifest import Manifest
@@ -30,6 +33,7 @@ class Previous:
         sha256: of its model.onnx.
         float_step: the folder of the step that holds the run's float network.
         step: of the step that made the network, before a `cast`.
+        planned: its layers.
     """
 
     given: Given
@@ -39,6 +43,7 @@ class Previous:
     sha256: str
     float_step: Path
     step: Path
+    planned: tuple[LayerPlan, ...]
 
     @property
     def ptq(self) -> Ptq:
@@ -47,8 +52,11 @@ class Previous:
 
     @property
     def cast(self) -> Cast | None:
-        """The recipe's last stage, where it is one that an update has to repeat."""
-        return next((stage for stage in self.recipe.stages if isinstance(stage, Cast)), None)
+        """The recipe's last stage, where it is one that an update has to repeat, with the layers that it left FP32."""
+        stage = cast_of(self.recipe)
+        if stage is None or self.ptq.mixed is None:
+            return stage
+        return casting(stage, tuple(glob.escape(layer.name) for layer in self.planned if layer.precision == "float"))
 
 
 def find_previous(path: Path) -> Previous:
@@ -69,6 +77,12 @@ def find_previous(path: Path) -> Previous:
             f"{path / RECIPE}: expected a run with `ptq`, got none; an update needs quantized activations"
         )
     sha256 = _unchanged(path, given.manifest)
+    planned = load_decisions(_whole(path, _step_name(path, sha256, cast=False)), None).layers
+    if any(layer.precision == "int8 weights" for layer in planned):
+        raise RecipeError(
+            f"{path}: expected quantized activations, got INT8 weights alone, which `ptq` has chosen; leave them "
+            "out of mixed.formats, and run the recipe again"
+        )
     numbered = (file for file in (path / UPDATES).glob("*.yaml") if file.stem.isdecimal())
     files = tuple(sorted(numbered, key=lambda file: int(file.stem)))
     return Previous(
@@ -78,7 +92,8 @@ def find_previous(path: Path) -> Previous:
         files=files,
         sha256=sha256,
         float_step=_whole(path, "network"),
-        step=_whole(path, _step_name(path, sha256, any(isinstance(stage, Cast) for stage in recipe.stages))),
+        step=_whole(path, _step_name(path, sha256, cast_of(recipe) is not None)),
+        planned=planned,
     )
 
 

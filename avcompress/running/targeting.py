@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from avcompress.recipe import Engine, OrtEngine, Ptq, Recipe, RtxEngine, TrtEngine
-from avcompress.spec import RecipeError
+from avcompress.recipe import Cast, Engine, OrtEngine, Ptq, Recipe, RtxEngine, TrtEngine
+from avcompress.spec import Precision, RecipeError
 from engines.profile_load import load_profile
 
 CPU = 8
@@ -29,6 +29,18 @@ def _of_engine(engine: Engine, precision: str) -> int:
         own = profile.dla if engine.dla is not None and profile.dla is not None else profile
         known = {str(kind): channels for kind, channels in own.channel_alignment.items()}
     return known.get(precision, GPU[precision])
+
+
+def cast_of(recipe: Recipe) -> Cast | None:
+    """The stage that casts what is float, where there is one."""
+    return next((stage for stage in recipe.stages if isinstance(stage, Cast)), None)
+
+
+def offered(recipe: Recipe, stage: Ptq) -> tuple[Precision, ...]:
+    """What a `ptq` that chooses may put layers into: FP32, what a `cast` makes of that, what it quantizes to."""
+    cast, formats = cast_of(recipe), None if stage.mixed is None else stage.mixed.formats
+    halves: tuple[Precision, ...] = () if cast is None else (cast.format,)
+    return ("fp32", *halves, *(formats or (stage.format,)))
 
 
 def engine_of(engines: Sequence[Engine], backend: str | None, where: str) -> Engine:

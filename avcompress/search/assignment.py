@@ -26,13 +26,21 @@ def share_of_macs(layout: Layout, assignment: Assignment, *precisions: Precision
 
 QUANTIZED: tuple[Precision, ...] = ("int8", "fp8", "int8 weights")
 """The precisions that are stored as Q/DQ."""
+COMPUTED: tuple[Precision, ...] = ("int8", "fp8")
+"""Those of them that are computed in."""
 HALVES: tuple[FloatFormat, ...] = ("fp16", "bf16")
+
+
+def has_one_of_each_kind(assignment: Assignment) -> bool:
+    """Whether a recipe can say it: one stage quantizes a network, and one casts what is float."""
+    used = set(assignment.values())
+    return all(len(used.intersection(kind)) <= 1 for kind in (QUANTIZED, HALVES))
 
 
 def kinds_of(assignment: Assignment) -> tuple[Precision | None, FloatFormat | None]:
     """The quantized and the 16-bit precision of an assignment; raises RecipeError where there are several of one kind.
 
-    One stage quantizes a network, and one casts what is float: a search offers one of each kind at a time.
+    See `has_one_of_each_kind`: a search offers one of each kind at a time.
     """
     used = set(assignment.values())
     quantized = [each for each in QUANTIZED if each in used]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from avcompress.frozen import Model
+from avcompress.spec import Precision
 
 
 class TriedChoice(Model):
@@ -22,7 +23,9 @@ class TriedChoice(Model):
 class Chosen(Model):
     """Which layers stay float, and why."""
 
+    format: Precision | None = Field("int8", description="of what is quantized; null: nothing is")
     float_layers: tuple[str, ...] = Field(description="as patterns")
+    fp32_layers: tuple[str, ...] = Field((), description="of these, what a cast to 16 bits leaves as it is")
     share: float = Field(description="of the multiply-accumulates, quantized")
     groups: int = Field(description="of layers that change precision together")
     loss: float = Field(description="predicted; under evolution, its movement")

@@ -10,46 +10,56 @@ import glob
 from collections.abc import Iterable
 
 from avcompress.quant.placement.policy import EVERYTHING
-from avcompress.recipe import Cast, KeepFloat, Ptq, Stage, WeightOnly
+from avcompress.recipe import Cast, Ptq, WeightOnly
 from avcompress.search.assignment import Assignment, kinds_of, layers_in
 from avcompress.search.formats import everything
 from avcompress.search.groups import Layout
 from avcompress.spec import Precision
 
 
-def stages_for(layout: Layout, assignment: Assignment, settings: Ptq) -> tuple[Stage, ...]:
-    """The stages that put a network's groups into their precisions; none where all are FP32.
+def stages_for(
+    layout: Layout, assignment: Assignment, settings: Ptq, cast: Cast | None = None
+) -> tuple[Ptq | WeightOnly, Cast | None]:
+    """The stages that put a network's groups into their precisions: the second one where there are 16 bits.
 
     Args:
         layout: of the network.
         assignment: of every group a precision that it may take.
         settings: how `ptq` quantizes, what it leaves float apart.
+        cast: how what is float is cast; it is there then, also where no group is. Default: as a 16-bit precision asks.
 
     Raises RecipeError for several quantized or several 16-bit precisions.
     """
     quantized, half = kinds_of(assignment)
-    stages: list[Stage] = []
-    if quantized is not None:
-        keep = _keep(layer for layer in _layers(layout) if layer not in layers_in(layout, assignment, quantized))
-        stages.append(_quantizing(quantized, keep, settings))
-    if half is not None:
-        stages.append(Cast(kind="cast", format=half, keep_float=_named(layers_in(layout, assignment, "fp32"))))
-    return tuple(stages)
+    if cast is None and half is not None:
+        cast = Cast(kind="cast", format=half)
+    first = quantizing(settings, quantized, float_layers(layout, assignment))
+    return first, None if cast is None else casting(cast, fp32_layers(layout, assignment))
 
 
-def _quantizing(precision: Precision, keep: KeepFloat, settings: Ptq) -> Ptq | WeightOnly:
+def float_layers(layout: Layout, assignment: Assignment) -> tuple[str, ...]:
+    """The patterns of what is not quantized."""
+    quantized, _ = kinds_of(assignment)
+    return _named(layer for layer, group in layout.group_of.items() if assignment[group] != quantized)
+
+
+def fp32_layers(layout: Layout, assignment: Assignment) -> tuple[str, ...]:
+    """The patterns of what a cast leaves as it is."""
+    return _named(layers_in(layout, assignment, "fp32"))
+
+
+def quantizing(settings: Ptq, precision: Precision | None, floats: tuple[str, ...]) -> Ptq | WeightOnly:
+    """The stage that quantizes to a precision all but the layers of these patterns; None: it has no layer."""
+    keep = EVERYTHING.model_copy(update={"layers": floats})
     if precision == "int8 weights":
         return WeightOnly(kind="weight_only", keep_float=keep)
-    chosen = everything(settings, "fp8" if precision == "fp8" else "int8")
+    chosen = everything(settings, settings.format if precision is None else "fp8" if precision == "fp8" else "int8")
     return chosen.model_copy(update={"keep_float": keep, "statistics": settings.statistics})
 
 
-def _layers(layout: Layout) -> Iterable[str]:
-    return (layer for group in layout.groups for layer in group.layers)
-
-
-def _keep(layers: Iterable[str]) -> KeepFloat:
-    return EVERYTHING.model_copy(update={"layers": _named(layers)})
+def casting(settings: Cast, fp32: tuple[str, ...]) -> Cast:
+    """The stage that casts what is float, but for its own patterns and these."""
+    return settings.model_copy(update={"keep_float": (*settings.keep_float, *fp32)})
 
 
 def _named(layers: Iterable[str]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from avcompress.search.assignment import Assignment
+from avcompress.search.assignment import Assignment, has_one_of_each_kind
 from avcompress.search.solve.front import unbeaten
 from avcompress.search.solve.problem import Problem, Solution
 
@@ -191,7 +191,11 @@ def between(problem: Problem, fast: Solution, careful: Solution) -> tuple[Soluti
         choice[group] = careful.choice[group]
         now = tuple(choice)
         found.append(Solution(now, problem.loss(now), problem.taken_ms(now), proven=False))
-    return unbeaten(each for each in found if fast.ms < each.ms < careful.ms)
+    return unbeaten(
+        each
+        for each in found
+        if fast.ms < each.ms < careful.ms and has_one_of_each_kind(problem.assignment(each.choice))
+    )
 
 
 def _own(problem: Problem, solution: Solution, group: int) -> float:

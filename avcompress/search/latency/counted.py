@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from avcompress.search.assignment import QUANTIZED
+from avcompress.search.assignment import COMPUTED, HALVES
 from avcompress.search.latency.source import Subject
 from avcompress.search.latency.table import Conversion, PrecisionTable, network_structure
+from avcompress.spec import Precision
 
 
 class Counted:
-    """Of each layer its part of the network's multiply-accumulates, in per cent, unless it is quantized."""
+    """Of each layer its part of the network's multiply-accumulates, in per cent; half of it in 16 bits, 0 quantized."""
 
     def table(self, subject: Subject) -> PrecisionTable:
         """Count; conversions cost nothing."""
@@ -23,7 +24,7 @@ class Counted:
             estimate=True,
             machine="any machine: multiply-accumulates that are not quantized, in per cent",
             layers_ms={
-                layer: {each: 0.0 if each in QUANTIZED else share for each in subject.choices[group]}
+                layer: {each: share * _counts(each) for each in subject.choices[group]}
                 for layer, group in subject.layout.group_of.items()
                 for share in (shares[layer],)
             },
@@ -35,3 +36,9 @@ class Counted:
                 if of != to
             ),
         )
+
+
+def _counts(precision: Precision) -> float:
+    if precision in COMPUTED:
+        return 0.0
+    return 0.5 if precision in HALVES else 1.0

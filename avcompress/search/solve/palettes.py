@@ -15,7 +15,7 @@ import numpy as np
 from avcompress.search.assignment import HALVES, QUANTIZED
 from avcompress.search.solve.front import unbeaten
 from avcompress.search.solve.problem import Link, Problem, Solution
-from avcompress.spec import Precision
+from avcompress.spec import DataError, Precision
 
 
 def palettes(problem: Problem) -> tuple[Problem, ...]:
@@ -27,12 +27,22 @@ def palettes(problem: Problem) -> tuple[Problem, ...]:
 
 
 def over_palettes(problem: Problem, solve: Callable[[Problem], Iterable[Solution]]) -> tuple[Solution, ...]:
-    """What `solve` finds in each palette, as choices of the whole problem: those that no other one beats."""
-    return unbeaten(
-        replace(solution, choice=problem.choice(palette.assignment(solution.choice)))
-        for palette in palettes(problem)
-        for solution in solve(palette)
-    )
+    """What `solve` finds in each palette, as choices of the whole problem: those that no other one beats.
+
+    Raises the DataError of the first palette where `solve` raises one for all of them.
+    """
+    found: list[Solution] = []
+    refused: list[DataError] = []
+    for palette in palettes(problem):
+        try:
+            made = tuple(solve(palette))
+        except DataError as error:
+            refused.append(error)
+            continue
+        found += (replace(each, choice=problem.choice(palette.assignment(each.choice))) for each in made)
+    if not found and refused:
+        raise refused[0]
+    return unbeaten(found)
 
 
 def _only(problem: Problem, left: set[Precision]) -> Problem:

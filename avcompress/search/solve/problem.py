@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from avcompress.search.assignment import QUANTIZED, Assignment
+from avcompress.search.assignment import COMPUTED, Assignment
 from avcompress.search.groups import OUTSIDE, Layout, Passage
 from avcompress.search.latency.table import PrecisionTable
 from avcompress.search.sensitivity.values import Sensitivity
@@ -162,7 +162,7 @@ def quantized_shares(layout: Layout, options: Sequence[Sequence[Precision]]) -> 
     """What a Problem has as `shares`."""
     total = sum(group.macs for group in layout.groups) or 1
     return tuple(
-        np.array([group.macs / total if each in QUANTIZED else 0.0 for each in own])
+        np.array([group.macs / total if each in COMPUTED else 0.0 for each in own])
         for group, own in zip(layout.groups, options, strict=True)
     )
 

@@ -167,3 +167,120 @@ def test_sensitivity_by_the_metric_itself_and_by_several_processes(cli, tmp_path
 
     assert code == 0, said
     assert chosen(tmp_path).share >= 0.6
+
+
+CAST = {"kind": "cast", "format": "fp16"}
+
+
+def run_stages(cli, tmp_path, job, mixed, *after, **changes):
+    stages = [{"kind": "ptq", "mixed": {"images": 4, **mixed}}, *after]
+    (tmp_path / "recipe.yaml").write_text(json.dumps({**job, **ORT, "contract": CONTRACT, "stages": stages, **changes}))
+    code, out, complaint = cli("run", "recipe.yaml", "--out", "out")
+    return code, " ".join((out + complaint).split())
+
+
+def precisions(tmp_path):
+    layers = json.loads((tmp_path / "out" / "report.json").read_text())["layers"]
+    return {layer["name"]: layer["precision"] for layer in layers}
+
+
+def test_beside_int8_a_cast_is_chosen_for_and_what_loses_most_stays_fp32(cli, tmp_path, job):
+    mixed = {"times": "roofline", "machine": "orin-agx", "speedup": 1.5, "min_macs": 0.1}
+    code, said = run_stages(cli, tmp_path, job, mixed, {"kind": "correct_bias", "images": 4}, CAST)
+
+    assert code == 0, said
+    found, layers = chosen(tmp_path), precisions(tmp_path)
+    assert found.format == "int8"
+    assert "estimated for orin-agx" in found.times
+    assert {name for name, each in layers.items() if each == "float"} == set(found.fp32_layers)
+    assert {name for name, each in layers.items() if each != "int8"} == set(found.float_layers)
+    assert set(layers.values()) >= {"int8", "fp16"}
+
+
+def test_a_cast_without_a_need_for_speed_keeps_every_layer_in_fp32(cli, tmp_path, job):
+    code, said = run_stages(cli, tmp_path, job, {"times": "macs", "min_macs": 0.3}, CAST)
+
+    assert code == 0, said
+    assert "fp16" not in precisions(tmp_path).values()
+
+
+@pytest.mark.parametrize(
+    ("formats", "expected"), [(["fp8"], "fp8"), (["int8", "fp8"], "int8"), (["int8 weights"], "int8 weights")]
+)
+def test_of_several_formats_the_network_gets_the_one_that_loses_less(cli, tmp_path, job, formats, expected):
+    # INT8 has three bits more for values of one size than FP8; weights alone lose nothing of activations.
+    goal = {"speedup": 1.05, "times_file": "times.json"} if expected == "int8 weights" else {"min_macs": 0.6}
+    if "times_file" in goal:
+        profile = ["profile", "net.onnx", "--out", "times.json", "--backend", "ort", "--precision", "int8 weights"]
+        assert cli(*profile, "--seconds", "0.1")[0] == 0
+        table = json.loads((tmp_path / "times.json").read_text())
+        for own in table["layers_ms"].values():
+            own |= {"fp32": 1.0, "int8 weights": 0.5}
+        (tmp_path / "times.json").write_text(json.dumps({**table, "others_ms": 0.0, "conversions": FREE}))
+    code, said = run_stages(cli, tmp_path, job, {"times": "macs", "formats": formats, **goal})
+
+    assert code == 0, said
+    assert chosen(tmp_path).format == expected
+    assert set(precisions(tmp_path).values()) - {"float"} == {expected}
+
+
+FREE = [
+    {"of": of, "to": to, "call_ms": 0.0, "million_ms": 0.0}
+    for of, to in (("fp32", "int8 weights"), ("int8 weights", "fp32"))
+]
+
+
+@pytest.mark.usefixtures("judged")
+def test_what_is_tried_goes_through_the_cast_too(cli, tmp_path, job, monkeypatch):
+    seen = []
+
+    def beside(self, before, made):
+        seen.append({layer.precision for layer in made.layers})
+        return Outcome(0.0, float(sum(layer.precision == "float" for layer in made.layers)), 1.0)
+
+    monkeypatch.setattr(Judge, "beside", beside)
+    mixed = {"times": "roofline", "machine": "orin-agx", "metric": "mIoU", "max_drop_relative": 1.0}
+    code, said = run_stages(cli, tmp_path, job, mixed, CAST)
+
+    assert code == 0, said
+    assert any("fp16" in precisions for precisions in seen) or all(precisions == {"int8"} for precisions in seen)
+    assert set(precisions(tmp_path).values()) in seen
+
+
+@pytest.mark.parametrize(
+    ("mixed", "after", "changes", "complaint"),
+    [
+        (
+            {"times": "roofline", "machine": "orin-agx", "formats": ["fp8"], "speedup": 2},
+            (),
+            {},
+            "stages[0].mixed.machine: expected one that computes in fp8, orin-agx@jetpack-7.2.2 does in fp32, fp16",
+        ),
+        (
+            {"times": "roofline", "machine": "orin-agz", "speedup": 2},
+            (),
+            {},
+            "stages[0].mixed.machine: target: expected a name or a YAML file, got 'orin-agz'",
+        ),
+        ({"times": "roofline", "speedup": 2}, (), {}, "expected times: roofline and machine, got one of them"),
+        (
+            {"times": "macs", "min_macs": 0.5, "formats": ["int8", "int8 weights"]},
+            ({"kind": "correct_bias", "images": 4},),
+            {},
+            "stages[0].mixed.formats: expected int8 or fp8 before `correct_bias`, got int8 weights",
+        ),
+        (
+            {"times": "macs", "min_macs": 0.5, "formats": ["int8", "fp8"]},
+            (),
+            {"target": {"engines": [{"backend": "ort"}, {"backend": "trt", "target": "orin-agx", "required": False}]}},
+            "stages[0].mixed.formats: expected GPUs from sm89 on, sm87 has no FP8",
+        ),
+    ],
+)
+def test_what_no_stage_or_machine_takes_is_one_line_before_any_work(
+    cli, tmp_path, job, mixed, after, changes, complaint
+):
+    code, said = run_stages(cli, tmp_path, job, mixed, *after, **changes)
+
+    assert (code, complaint in said) == (2, True), said
+    assert not (tmp_path / "out" / "state").exists()

@@ -15,7 +15,7 @@ NAMES = ("first", "left", "last")
 
 def applied(stages, network, images):
     artifact = Artifact(network)
-    for stage in stages:
+    for stage in filter(None, stages):
         artifact = apply(stage, artifact, images)
     return artifact.model
 
@@ -41,8 +41,19 @@ def test_the_stages_compute_what_the_search_has_measured(formats, network, image
     assert np.array_equal(*(open_model(model).run(None, images[0])[0] for model in models))
 
 
-def test_an_assignment_of_fp32_alone_needs_no_stage(formats):
-    assert stages_for(formats("int8").layout, dict.fromkeys(NAMES, "fp32"), Ptq(kind="ptq")) == ()
+def test_an_assignment_of_fp32_alone_quantizes_no_layer_and_casts_none(formats, network, images):
+    stages = stages_for(formats("int8").layout, dict.fromkeys(NAMES, "fp32"), Ptq(kind="ptq"))
+
+    assert stages[1] is None
+    assert {layer.precision for layer in planned_layers(applied(stages, network(), images))} == {"float"}
+
+
+def test_a_recipe_s_own_cast_keeps_its_settings_and_is_there_without_a_layer(formats):
+    own = Cast(kind="cast", format="bf16", keep_float=("left",))
+
+    _, cast = stages_for(formats("int8").layout, dict.fromkeys(NAMES, "fp32"), Ptq(kind="ptq"), own)
+
+    assert cast == Cast(kind="cast", format="bf16", keep_float=("left", "first", "left", "right", "last"))
 
 
 def test_the_stages_keep_the_settings_of_ptq_and_name_every_float_layer(formats):

@@ -1,17 +1,12 @@
 import numpy as np
 import pytest
 
-from avcompress.quant.placement.onnx_view import graph_view
-from avcompress.quant.placement.policy import place
-from avcompress.recipe import KeepFloat
 from avcompress.search.groups import OUTSIDE, Group, Layout, Passage
 from avcompress.search.latency.table import Conversion, PrecisionTable
 from avcompress.search.sensitivity.values import Sensitivity
 from avcompress.search.solve.problem import Budget, problem_of
 from avcompress.search.solve.program import solve_exactly
-from avcompress.search.solve.rules import assign_by_rules, precisions_on
 from avcompress.spec import DataError
-from engines.profile_load import load_profile
 
 LAYOUT = Layout(
     groups=(Group("a", ("a", "a2"), 10), Group("b", ("b",), 20)),
@@ -72,28 +67,6 @@ def test_a_loss_or_a_time_that_nobody_measured_is_refused():
     timeless = TABLE.model_copy(update={"layers_ms": {"a": {"fp32": 1.0, "int8": 1.0}, "a2": {"fp32": 1.0}}})
     with pytest.raises(DataError, match="what layer 'a2' takes in int8"):
         problem_of(LAYOUT, CHOICES, SENSITIVITY, timeless)
-
-
-def test_rules_quantize_a_group_of_which_every_layer_is_planned_so(formats):
-    made = formats("int8", "fp16")
-    planned = place(graph_view(made.model), KeepFloat(head=True, layers=("right",))).layers
-
-    found = assign_by_rules(made.layout, made.choices, planned, otherwise="fp16")
-
-    assert found == {"first": "int8", "left": "fp16", "last": "fp16"}
-
-
-@pytest.mark.parametrize(
-    ("target", "precisions"),
-    [
-        ("orin-agx@jetpack-6.2", ("fp32", "fp16", "bf16", "int8", "int8 weights")),
-        ("orin-agx@jetpack-5.1", ("fp32", "fp16", "int8")),
-        ("cpu", ("fp32", "int8", "int8 weights")),
-        ("rtx-4090", ("fp32", "fp16", "bf16", "int8", "fp8", "int8 weights")),
-    ],
-)
-def test_a_target_says_what_layers_can_be_computed_in(target, precisions):
-    assert precisions_on(load_profile(target)) == precisions
 
 
 def test_losses_and_times_are_in_the_order_of_the_options():
