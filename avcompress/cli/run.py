@@ -30,6 +30,12 @@ def run(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
     json_file: JsonFile = None,
     junit_file: JunitFile = None,
     cache: Cache = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray", help="Measure what layers lose (ptq.mixed) on a Ray cluster: its host:port, auto, or local."
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Run a recipe: stages, engines, measurements, verdict, report.
@@ -51,6 +57,7 @@ def run(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
         out=out.resolve(),
         resume=resume,
         cache=check_cache(cache, out),
+        ray=ray,
     )
     outcome = execute(job, open_watch(console, quiet))
     if outcome is None:  # another process of torchrun's tells

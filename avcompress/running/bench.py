@@ -35,7 +35,7 @@ from avcompress.recipe_prune import Prune, Sparsify
 from avcompress.recipe_qat import Qat
 from avcompress.recipe_rewrite import Rewrite
 from avcompress.recipe_training import Train
-from avcompress.running.choice_checks import check_choices, check_floors
+from avcompress.running.choice_checks import check_choices, check_cluster, check_floors
 from avcompress.running.targeting import engine_of
 from avcompress.running.training_checks import check_training
 from avcompress.spec import MissingError, RecipeError, Track
@@ -61,6 +61,7 @@ class Job:
     Attributes:
         resume: keep the finished steps of an earlier run in `out`.
         cache: a folder of finished steps that this run shares with others.
+        ray: the address of a Ray cluster, as `connected` takes it, for what a choice of precisions measures.
     """
 
     recipe: Recipe
@@ -69,6 +70,7 @@ class Job:
     out: Path
     resume: bool = False
     cache: Path | None = None
+    ray: str | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ def prepare(job: Job, watch: Watch) -> Bench:
     recipe = job.recipe
     inputs = find_inputs(recipe, job.recipe_path.parent, job.data_root)
     check_recipe(recipe)
+    check_cluster(recipe, job.ray)
     engines, notes = usable_engines(recipe)
     validation = open_source(recipe.data.validation, job.data_root, recipe.classes)
     classes = recipe.classes or validation.classes

@@ -29,6 +29,15 @@ def check_choices(recipe: Recipe) -> None:
             _check_machine(f"{where}.machine", mixed.machine, offered(recipe, stage))
 
 
+def check_cluster(recipe: Recipe, address: str | None) -> None:
+    """A cluster is given only where there is work for it; raises RecipeError."""
+    if address is not None and all(mixed.sensitivity == "metric" for _, _, mixed in _choices(recipe)):
+        raise RecipeError(
+            "--ray: expected a recipe with `ptq` and mixed, whose sensitivity is no metric, got none: nothing else of "
+            "a run is done on a cluster; leave --ray out"
+        )
+
+
 def check_floors(recipe: Recipe, classes: tuple[str, ...]) -> None:
     """Every floor that a choice is held to is of a metric that is measured; raises RecipeError."""
     known = metric_names(recipe.task, classes)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +27,7 @@ from avcompress.search.latency.measured import Measured
 from avcompress.search.latency.roofline import Roofline
 from avcompress.search.latency.source import FromFile, LatencySource, Subject
 from avcompress.search.pool import Here, Pool, Processes
+from avcompress.search.ray_pool import connected
 from avcompress.search.sensitivity.measure import Material, Metric, measure_sensitivity
 from avcompress.search.solve.evolve import POPULATION, Evolution, evolve
 from avcompress.search.solve.front import Solve, front
@@ -123,14 +126,25 @@ class PrecisionChoice:
         mixed, recipe = self.mixed, self.bench.recipe
         material = Material(formats, batches, mixed.images, recipe.task, recipe.preprocess.size, mixed.seed)
         metric: Metric | None = None
-        pool: Pool = Here() if mixed.workers == 1 else Processes(mixed.workers)
-        if mixed.sensitivity == "metric":  # what measures it holds the run's images, and stays in this process
+        if mixed.sensitivity == "metric":
             judge, source = Judge(self.bench, self.engine, mixed.metric, cache), self.bench.selection
-            metric, pool = Metric(lambda network: judge(network).metric, str(self.key), len(source)), Here()
-        sensitivity = measure_sensitivity(mixed.sensitivity, material, cache, pool, metric, self.track)
+            metric = Metric(lambda network: judge(network).metric, str(self.key), len(source))
+        with self._pool() as pool:
+            sensitivity = measure_sensitivity(mixed.sensitivity, material, cache, pool, metric, self.track)
         subject = Subject(formats.model, formats.layout, formats.choices, formats.assigned)
         table = self._times.table(subject)
         return problem_of(formats.layout, formats.choices, sensitivity, table), table.says
+
+    @contextlib.contextmanager
+    def _pool(self) -> Iterator[Pool]:
+        address = self.bench.job.ray
+        if self.mixed.sensitivity == "metric":  # what measures it holds the run's images, and stays in this process
+            yield Here()
+        elif address is not None:
+            with connected(address) as cluster:
+                yield cluster
+        else:
+            yield Here() if self.mixed.workers == 1 else Processes(self.mixed.workers)
 
     @property
     def _times(self) -> LatencySource:

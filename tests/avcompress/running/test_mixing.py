@@ -1,6 +1,7 @@
 """`ptq` with `mixed`: what is chosen, what it is held to, and what cannot be kept, in one line."""
 
 import json
+import shutil
 
 import onnx
 import pytest
@@ -167,6 +168,27 @@ def test_sensitivity_by_the_metric_itself_and_by_several_processes(cli, tmp_path
 
     assert code == 0, said
     assert chosen(tmp_path).share >= 0.6
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_what_layers_lose_is_measured_on_a_cluster_as_it_is_here(cli, tmp_path, job):
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    mixed = {"min_macs": 0.6, "sensitivity": "output"}
+    run(cli, tmp_path, job, mixed)
+    here = chosen(tmp_path)
+    shutil.rmtree(tmp_path / "out")
+    code, said = run(cli, tmp_path, job, mixed, "--ray", "local")
+
+    assert code == 0, said
+    assert chosen(tmp_path) == here
+
+
+def test_a_cluster_without_work_for_it_is_refused(cli, tmp_path, job):
+    code, said = run(cli, tmp_path, job, {"metric": "mIoU", "sensitivity": "metric"}, "--ray", "local")
+
+    assert code == 2
+    assert "--ray: expected a recipe with `ptq` and mixed, whose sensitivity is no metric" in said
 
 
 CAST = {"kind": "cast", "format": "fp16"}
