@@ -87,7 +87,7 @@ def test_each_camera_s_results_are_its_own(play):
 def test_what_cannot_be_read_is_told_and_the_others_are_served(play, bad, message):
     heard = play([(0, "front", picture(0)), (100, "front", bad)])
     level, text, values = heard.statuses["camera front"]
-    assert level == 2
+    assert level == 2, text
     assert text.startswith(message)
     assert (values["received"], values["published"], values["dropped_rejected"]) == ("2", "1", "1")
     heard = heard.counts["front"]
