@@ -6,9 +6,9 @@ Both get the float network of the recipe, its calibration images, and its select
 same floor: `mixed.max_drop_relative`. What they make is judged on the recipe's validation images, which neither has
 seen, and timed on OpenVINO in turns with the float network: one thread, time of the processor. NNCF runs in a virtual
 environment of its own, which is made once; it works on OpenVINO's networks, with weights of half of INT8's range, as
-CPUs without VNNI need them. By itself it takes YOLOX-nano to less than half of its AP, all depthwise convolutions in
-INT8, and goes back from there, one network after the other: `--spare GroupConvolution` tells it beforehand what our
-search has to find, and `--subset` lets it rank layers by fewer images.
+CPUs without VNNI need them. It goes back from all of it in INT8, one network after the other, which takes hours:
+`--spare GroupConvolution` tells it beforehand what our search has to find, and `--subset` lets it rank layers by fewer
+images.
 """
 
 import argparse
