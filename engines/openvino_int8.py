@@ -31,7 +31,9 @@ _LEVEL = 127
 _WEIGHTED = frozenset(
     {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"}
 )
-_PASSES = frozenset({"Convert", "Multiply", "Subtract", "Reshape", "Transpose", "Unsqueeze", "Squeeze"})
+_SCALES = frozenset({"Multiply", "Subtract"})
+_SHAPES = frozenset({"Convert", "Reshape", "Transpose", "Unsqueeze", "Squeeze"})
+"""What else they take is a shape: of depthwise weights it is computed, when the network is compiled."""
 _BITS = 8
 _PROBE = f"""
 <ir_version: 8, opset_import: ["" : 13]>
@@ -66,10 +68,11 @@ def _reach(product: Any) -> int:
 
 def _leaves(op: Any) -> Iterator[Any]:
     """What an operand is made of, through what changes no integer."""
-    if op.get_type_name() not in _PASSES:
+    kind = op.get_type_name()
+    if kind not in _SCALES | _SHAPES:
         yield op
         return
-    for value in op.input_values():
+    for value in op.input_values() if kind in _SCALES else op.input_values()[:1]:
         yield from _leaves(value.get_node())
 
 

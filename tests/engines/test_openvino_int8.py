@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper, parser
+from onnx import helper, numpy_helper, parser
 
 import engines.openvino_int8
 from avcompress.recipe import OpenVinoEngine
@@ -77,6 +77,19 @@ def test_one_weight_beyond_half_of_the_range_is_enough_to_need_all_of_it():
     values[3, 4] = HALF + 1
     weight.CopyFrom(numpy_helper.from_array(values, "weight"))
     assert reach(model) == FULL
+
+
+def test_a_depthwise_convolution_in_float_beside_them_changes_nothing(tmp_path):
+    model = quantized_conv(3, reach=HALF)
+    depthwise = helper.make_node("Conv", ["x", "kernels"], ["filtered"], name="depthwise", group=32, pads=[1] * 4)
+    model.graph.node.insert(0, depthwise)
+    model.graph.node[1].input[0] = "filtered"
+    kernels = np.random.default_rng(1).normal(0, 1, (32, 1, 3, 3)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(kernels, "kernels"))
+    onnx.save(model, tmp_path / "net.onnx")
+
+    built = build_openvino(tmp_path / "net.onnx", tmp_path, SETTINGS).precisions
+    assert built == {"depthwise": "fp32", "Conv_3": "int8"}
 
 
 def test_where_the_scale_comes_first_the_weights_are_found_all_the_same():
