@@ -27,6 +27,11 @@ class Mixed(Model):
     max_drop_relative: Fraction = Field(
         0.001, description="how far the metric may fall, as a share of the float network's: 0.001 keeps 99.9 %"
     )
+    held_by: Literal["movement", "metric"] = Field(
+        "movement",
+        description="when a tried choice is kept: metric: its own is within the fall, chance included; movement: "
+        "and what its answers' movement costs, by all tried choices, is, too",
+    )
     min_macs: Fraction = Field(0.0, description="share of the multiply-accumulates that is quantized, at least")
     speedup: Annotated[float, Field(gt=1)] | None = Field(
         None, description="how many times as fast as the float network a choice shall be, by the times below"

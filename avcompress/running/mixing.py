@@ -225,7 +225,7 @@ class _Options:
             # The fastest is that of the target, whatever this machine thinks of it.
             return replace(outcome, ms=problem.taken_ms(problem.choice(assignment)), here_ms=outcome.ms)
 
-        limits = Limits(loss=mixed.max_drop_relative * before.metric)
+        limits = Limits(mixed.max_drop_relative * before.metric, by_movement=mixed.held_by == "movement")
         found = verify(problem, offered, limits, evaluate, mixed.tries)
         best = found.nearest
         made = self.chosen(says, best.assignment, best.predicted)

@@ -61,14 +61,24 @@ FREE = Price(0.0, 0.0)
 
 @dataclass(frozen=True)
 class Limits:
-    """What must be kept: the most that the metric may fall, and a deadline, if there is one."""
+    """What must be kept: the most that the metric may fall, and a deadline, if there is one.
+
+    Attributes:
+        by_movement: whether the price of a movement counts beside the metric itself.
+    """
 
     loss: float
     ms: float = float("inf")
+    by_movement: bool = True
+
+    def believed(self, outcome: Outcome, price: Price) -> float:
+        """What the metric is taken to have lost; NaN where anything is."""
+        priced = price.most * outcome.moved if self.by_movement else outcome.loss
+        return float(np.maximum(outcome.loss, priced))
 
     def broken(self, outcome: Outcome, price: Price = FREE) -> tuple[Term, ...]:
         """The limits that an outcome does not keep, by its own metric or by its movement's price; NaN keeps none."""
-        kept = outcome.loss <= self.loss and price.most * outcome.moved <= self.loss
+        kept = self.believed(outcome, price) <= self.loss
         loss: tuple[Term, ...] = () if kept else ("loss",)
         return loss if outcome.ms <= self.ms else (*loss, "ms")
 
@@ -118,10 +128,12 @@ class Verified:
     Attributes:
         tried: each choice.
         price: of a movement of 1, in the metric, by all of them.
+        limits: that they are held to.
     """
 
     tried: tuple[Tried, ...]
     price: Price
+    limits: Limits
 
     @property
     def best(self) -> Tried | None:
@@ -137,7 +149,7 @@ class Verified:
     def _off(self, tried: Tried) -> tuple[int, bool, float]:
         """How many limits are broken, rather the deadline than the metric's, and by how much."""
         lost = "loss" in tried.broken
-        lost_by = max(tried.outcome.loss, self.price.most * tried.outcome.moved)
+        lost_by = self.limits.believed(tried.outcome, self.price)
         return len(tried.broken), lost, lost_by if lost else tried.outcome.ms
 
     @property
@@ -237,4 +249,5 @@ class _Search:
                 for each, outcome in self.found.items()
             ),
             price,
+            self.limits,
         )

@@ -85,6 +85,21 @@ def test_the_fastest_choice_that_keeps_the_floor_is_taken(cli, tmp_path, job):
     assert found.price == pytest.approx(0.01)
 
 
+@pytest.mark.parametrize(("held_by", "kept"), [("movement", False), ("metric", True)])
+def test_a_metric_that_chance_has_kept_counts_where_the_recipe_says_so(cli, tmp_path, job, monkeypatch, held_by, kept):
+    def beside(self, before, made):
+        convolutions = sum(layer.precision == "int8" for layer in made.layers)
+        # All of it loses a tenth for each, but for one network that happens to lose nothing.
+        return Outcome(0.0 if convolutions == 3 else 0.1 * convolutions, 10.0 - convolutions, float(convolutions))
+
+    monkeypatch.setattr(Judge, "beside", beside)
+    run(cli, tmp_path, job, {"metric": "mIoU", "max_drop_relative": 0.05, "held_by": held_by})
+
+    found = chosen(tmp_path)
+    assert any(each.share == 1.0 and each.drop == 0.0 for each in found.tried)
+    assert (found.share == 1.0) == kept
+
+
 @pytest.mark.usefixtures("judged")
 def test_a_floor_that_no_choice_keeps_is_told_and_the_nearest_is_taken(cli, tmp_path, job):
     code, _ = run(cli, tmp_path, job, {"metric": "mIoU", "max_drop_relative": 0.0, "min_macs": 0.6})
