@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument(
         "--spare", default="-", help="what NNCF leaves float from the start: kinds and names of operators"
     )
+    parser.add_argument("--networks", type=int, default=sys.maxsize, help="that NNCF may try; default: no end")
     parser.add_argument("--arms", default="ours,nncf", help="which are made anew; others are taken from OUT, if there")
     arguments = parser.parse_args()
     if arguments.data_root is None:
@@ -72,7 +73,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     arms = arguments.arms.split(",")
     seconds = {}
-    make_nncf = partial(bench.make_nncf, arguments.subset or bench.mixed.images, arguments.spare)
+    make_nncf = partial(bench.make_nncf, arguments.subset or bench.mixed.images, arguments.spare, arguments.networks)
     for name, make in (("ours", bench.make_ours), ("nncf", make_nncf)):
         if name in arms:
             start = time.monotonic()
@@ -145,7 +146,7 @@ class Bench:
         if ended.returncode not in (0, 1):
             raise SystemExit(f"ours: exit code {ended.returncode}")
 
-    def make_nncf(self, subset: int, spared: str) -> None:
+    def make_nncf(self, subset: int, spared: str, networks: int) -> None:
         """Let NNCF quantize, and tell it the metric of whatever it asks about."""
         python = peer_python("nncf-openvino", self.out / "environments")
         onnx.save(self.network, self.out / "float.onnx")
@@ -153,7 +154,7 @@ class Bench:
         folders = [
             self._write(source, name) for source, name in ((calibration, "calibration"), (self.selection, "judged"))
         ]
-        settings = [str(self.mixed.max_drop_relative), str(subset), spared]
+        settings = [str(self.mixed.max_drop_relative), str(subset), spared, str(networks)]
         script = [python, PEERS / "run_nncf_accuracy.py", self.out / "float.onnx", *folders, *settings]
         (self.out / "nncf").mkdir(exist_ok=True)
         judge = Answers(self.trial(self.selection))

@@ -1,10 +1,11 @@
-"""NNCF's quantization with accuracy control: FLOAT.onnx CALIBRATION SELECTION MAX_DROP SUBSET SPARED OUT.xml.
+"""NNCF's quantization with accuracy control: FLOAT.onnx CALIBRATION SELECTION MAX_DROP SUBSET SPARED NETWORKS OUT.xml.
 
 CALIBRATION and SELECTION are folders of images as the network takes them, one .npy each. What the metric is, our side
 knows: for every network that NNCF asks about, its answers on SELECTION are written to a file, whose name goes to
 standard output; the metric comes back on standard input. MAX_DROP is a share of the float network's metric, SUBSET the
 images that rank layers, SPARED what stays float from the start, with commas between: kinds of OpenVINO's operators, and
-names of some, which have a / in them; or -. Weights use half of INT8's range, which CPUs without VNNI need.
+names of some, which have a / in them; or -. After so many NETWORKS it gives up. Weights use half of INT8's range, which
+CPUs without VNNI need.
 """
 
 import sys
@@ -23,7 +24,7 @@ ASK = "judge "
 
 
 def main(arguments: list[str]) -> None:
-    network, calibration, selection, max_drop, subset, spared, out = arguments
+    network, calibration, selection, max_drop, subset, spared, networks, out = arguments
     answers, kept = Path(out).with_suffix(".npy"), [part for part in spared.split(",") if part != "-"]
 
     def load(path: Path) -> np.ndarray:
@@ -52,7 +53,9 @@ def main(arguments: list[str]) -> None:
         ),
         subset_size=len(images),
         advanced_quantization_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
-        advanced_accuracy_restorer_parameters=AdvancedAccuracyRestorerParameters(ranking_subset_size=int(subset)),
+        advanced_accuracy_restorer_parameters=AdvancedAccuracyRestorerParameters(
+            max_num_iterations=int(networks), ranking_subset_size=int(subset)
+        ),
     )
     ov.save_model(quantized, out, compress_to_fp16=False)
 
