@@ -76,6 +76,12 @@ class Mixed(Model):
             raise ValueError("expected a metric for sensitivity: metric, got none; name it, or take output")
         if (self.times == "roofline") != (self.machine is not None):
             raise ValueError("expected times: roofline and machine, got one of them; give both, or leave out both")
+        counted = self.min_macs > 0 or (self.times == "macs" and self.times_file is None)
+        if counted and "int8 weights" in (self.formats or ()):
+            raise ValueError(
+                "expected times that are no macs, and no min_macs, with int8 weights, got one of the two: "
+                "they compute in float; leave them out, or measure times"
+            )
         if self.speedup is not None and self.times == "macs" and self.times_file is None:
             raise ValueError("expected measured times with speedup, got macs, which are no time; use min_macs instead")
         return self

@@ -61,10 +61,11 @@ def _check_machine(where: str, name: str, wanted: Sequence[Precision]) -> None:
         machine = load_profile(name)
     except RecipeError as error:
         raise RecipeError(f"{where}: {error}") from error
-    able = precisions_on(machine)
+    # Weights alone are computed in what float there is; of all else the estimate needs the rate.
+    able = [each for each in precisions_on(machine) if each == "int8 weights" or each in machine.profile.peak]
     missing = [each for each in wanted if each not in able]
     if missing:
         raise RecipeError(
-            f"{where}: expected one that computes in {missing[0]}, {machine.name} does in {', '.join(able)}; choose "
-            "among others, or name another machine"
+            f"{where}: expected one whose rate in {missing[0]} is known, of {machine.name} it is in {', '.join(able)}; "
+            "choose among these, or name another machine"
         )

@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from avcompress.checkpoint import artifact_files, load_artifact
 from avcompress.files import sha256_file, write_atomically
 from avcompress.recipe import Cast, CorrectBias, Engine, Ptq, WeightOnly
@@ -79,6 +81,9 @@ class PrecisionChoice:
         source = bench.selection
         known: list[object] = [self.stage.model_dump(), self.engine.model_dump(exclude={"required"}), self.corrections]
         known += [self.cast.model_dump()] if self.cast is not None else []
+        if self.mixed.machine is not None:
+            machine = load_profile(self.mixed.machine)
+            known += [machine.profile.model_dump(mode="json"), machine.name]
         known += [bench.recipe.task.model_dump(), bench.recipe.preprocess.model_dump(), bench.classes]
         known += [sha256_file(self._times_path)] if self._times_path is not None else [describe_machine().cpu]
         return [*known, bench.calibration.fingerprint, source.fingerprint, runtime_versions()]
@@ -133,7 +138,12 @@ class PrecisionChoice:
             sensitivity = measure_sensitivity(mixed.sensitivity, material, cache, pool, metric, self.track)
         subject = Subject(formats.model, formats.layout, formats.choices, formats.assigned)
         table = self._times.table(subject)
-        return problem_of(formats.layout, formats.choices, sensitivity, table), table.says
+        # 16 bits may overflow: what has no finite loss is no choice; FP32 loses nothing.
+        able = {
+            group: tuple(each for each in own if np.isfinite(sensitivity.loss(group, each)))
+            for group, own in formats.choices.items()
+        }
+        return problem_of(formats.layout, able, sensitivity, table), table.says
 
     @contextlib.contextmanager
     def _pool(self) -> Iterator[Pool]:

@@ -47,8 +47,13 @@ class Previous:
 
     @property
     def ptq(self) -> Ptq:
-        """The stage that quantized it."""
-        return next(stage for stage in self.recipe.stages if isinstance(stage, Ptq))
+        """The stage that quantized it, in the format that it chose."""
+        stage = next(stage for stage in self.recipe.stages if isinstance(stage, Ptq))
+        if stage.mixed is None:
+            return stage
+        if any(layer.precision == "fp8" for layer in self.planned):
+            return stage.model_copy(update={"format": "fp8", "activations": "symmetric"})
+        return stage.model_copy(update={"format": "int8"})
 
     @property
     def cast(self) -> Cast | None:

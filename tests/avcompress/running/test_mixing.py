@@ -1,13 +1,16 @@
 """`ptq` with `mixed`: what is chosen, what it is held to, and what cannot be kept, in one line."""
 
 import json
+import math
 import shutil
 
 import onnx
 import pytest
 
+from avcompress.running import mixing
 from avcompress.running.judge import Judge
 from avcompress.search.chosen import Chosen
+from avcompress.search.sensitivity.measure import measure_sensitivity
 from avcompress.search.verify import Outcome
 
 CONTRACT = {"accuracy": [{"metric": "mIoU", "min": 0.0}]}
@@ -267,6 +270,22 @@ FREE = [
 ]
 
 
+def test_what_overflows_in_16_bits_is_no_choice(cli, tmp_path, job, monkeypatch):
+    def measured(*given):
+        found = measure_sensitivity(*given)
+        for own in found.losses.values():
+            if "fp16" in own:
+                own["fp16"] = math.nan
+        return found
+
+    monkeypatch.setattr(mixing, "measure_sensitivity", measured)
+    mixed = {"times": "roofline", "machine": "orin-agx", "speedup": 1.2}
+    code, said = run_stages(cli, tmp_path, job, mixed, CAST)
+
+    assert code == 0, said
+    assert "fp16" not in precisions(tmp_path).values()
+
+
 @pytest.mark.usefixtures("judged")
 def test_what_is_tried_goes_through_the_cast_too(cli, tmp_path, job, monkeypatch):
     seen = []
@@ -291,7 +310,7 @@ def test_what_is_tried_goes_through_the_cast_too(cli, tmp_path, job, monkeypatch
             {"times": "roofline", "machine": "orin-agx", "formats": ["fp8"], "speedup": 2},
             (),
             {},
-            "stages[0].mixed.machine: expected one that computes in fp8, orin-agx@jetpack-7.2.2 does in fp32, fp16",
+            "stages[0].mixed.machine: expected one whose rate in fp8 is known, of orin-agx@jetpack-7.2.2 it is in",
         ),
         (
             {"times": "roofline", "machine": "orin-agz", "speedup": 2},
@@ -299,9 +318,21 @@ def test_what_is_tried_goes_through_the_cast_too(cli, tmp_path, job, monkeypatch
             {},
             "stages[0].mixed.machine: target: expected a name or a YAML file, got 'orin-agz'",
         ),
+        (
+            {"times": "roofline", "machine": "orin-nano", "speedup": 2},
+            (),
+            {},
+            "stages[0].mixed.machine: expected one whose rate in fp32 is known, of orin-nano",
+        ),
+        (
+            {"times": "macs", "min_macs": 0.3, "formats": ["int8 weights"]},
+            (),
+            {},
+            "expected times that are no macs, and no min_macs, with int8 weights",
+        ),
         ({"times": "roofline", "speedup": 2}, (), {}, "expected times: roofline and machine, got one of them"),
         (
-            {"times": "macs", "min_macs": 0.5, "formats": ["int8", "int8 weights"]},
+            {"times": "measured", "speedup": 2, "formats": ["int8", "int8 weights"]},
             ({"kind": "correct_bias", "images": 4},),
             {},
             "stages[0].mixed.formats: expected int8 or fp8 before `correct_bias`, got int8 weights",
