@@ -79,8 +79,8 @@ class Mixed(Model):
         counted = self.min_macs > 0 or (self.times == "macs" and self.times_file is None)
         if counted and "int8 weights" in (self.formats or ()):
             raise ValueError(
-                "expected times that are no macs, and no min_macs, with int8 weights, got one of the two: "
-                "they compute in float; leave them out, or measure times"
+                "expected times and no min_macs for int8 weights, which compute in float, got macs to count; measure "
+                "times, or leave int8 weights out"
             )
         if self.speedup is not None and self.times == "macs" and self.times_file is None:
             raise ValueError("expected measured times with speedup, got macs, which are no time; use min_macs instead")

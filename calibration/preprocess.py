@@ -139,7 +139,7 @@ def mask_to_network(mask: Array, settings: Preprocess) -> Array:
 
     Returns (height, width) uint8 of the network's size. Raises DataError for any other dtype or rank.
     """
-    placed = _place(*_mask_size(mask), settings)
+    placed = _place(*_mask_size(mask, "uint8"), settings)
     return _fill(_resize(mask, placed, cv2.INTER_NEAREST_EXACT), placed, settings, VOID)
 
 
@@ -153,7 +153,7 @@ def mask_to_image(mask: Array, geometry: Geometry, settings: Preprocess) -> Arra
 
     Returns (H, W) of the image's size and the mask's dtype. Raises DataError for any other dtype or rank.
     """
-    _mask_size(mask, np.uint16)
+    _mask_size(mask, "uint8", "uint16")
     whole = _resize(mask, _Placed(0, 0, *settings.size), cv2.INTER_NEAREST_EXACT)
     placed = _place(geometry.height, geometry.width, settings)
     inside = whole[placed.top : placed.top + placed.height, placed.left : placed.left + placed.width]
@@ -162,7 +162,8 @@ def mask_to_image(mask: Array, geometry: Geometry, settings: Preprocess) -> Arra
     return np.array(resized)
 
 
-def _mask_size(mask: Array, also: type[np.generic] = np.uint8) -> tuple[int, int]:
-    if mask.dtype not in {np.dtype(np.uint8), np.dtype(also)} or mask.ndim != 2 or not mask.size:
-        raise DataError(f"mask: expected (H, W) uint8, got {mask.shape} {mask.dtype}; convert it first")
+def _mask_size(mask: Array, *types: str) -> tuple[int, int]:
+    if mask.dtype.name not in types or mask.ndim != 2 or not mask.size:
+        wanted = " or ".join(types)
+        raise DataError(f"mask: expected (H, W) {wanted}, got {mask.shape} {mask.dtype}; convert it first")
     return mask.shape[0], mask.shape[1]

@@ -20,9 +20,9 @@ from engines.exact_exp import exact_exp
 from engines.nms import Floats, Indices, Labels, keep_best
 
 Size = tuple[int, int]
+"""Height, width."""
 ClassMap = NDArray[np.uint8] | NDArray[np.uint16]
 """(H, W), the class of each pixel; uint16 where there are more than 256."""
-"""Height, width."""
 
 _EXP_MAX = 80.0  # e^80 strides still fit in float32
 _FAR = 1e6  # pixels: boxes are cut there, so that no area overflows

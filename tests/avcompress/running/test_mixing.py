@@ -328,7 +328,7 @@ def test_what_is_tried_goes_through_the_cast_too(cli, tmp_path, job, monkeypatch
             {"times": "macs", "min_macs": 0.3, "formats": ["int8 weights"]},
             (),
             {},
-            "expected times that are no macs, and no min_macs, with int8 weights",
+            "expected times and no min_macs for int8 weights, which compute in float, got macs to count",
         ),
         ({"times": "roofline", "speedup": 2}, (), {}, "expected times: roofline and machine, got one of them"),
         (
