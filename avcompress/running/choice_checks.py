@@ -67,5 +67,5 @@ def _check_machine(where: str, name: str, wanted: Sequence[Precision]) -> None:
     if missing:
         raise RecipeError(
             f"{where}: expected one whose rate in {missing[0]} is known, of {machine.name} it is in {', '.join(able)}; "
-            "choose among these, or name another machine"
+            "name another machine, or measure times"
         )
