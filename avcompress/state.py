@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,7 +38,8 @@ class _Record(BaseModel):
     files: dict[str, str]
 
 
-def _hashes(folder: Path) -> dict[str, str]:
+def hashes(folder: Path) -> dict[str, str]:
+    """sha256 of every file in a folder, by its path there; a step's own record is left out."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != RECORD)
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(files)}
 
@@ -69,7 +69,7 @@ class State:
         """Whether a step is finished, with any key, and its files are those that it wrote."""
         try:
             record = _Record.model_validate_json((self.folder / name / RECORD).read_bytes())
-            return record.files == _hashes(self.folder / name)
+            return record.files == hashes(self.folder / name)
         except (OSError, ValueError):
             return False
 
@@ -90,16 +90,12 @@ class State:
                 link_folder(final, shared)
         return final
 
-    def forget(self, name: str) -> None:
-        """Forget one finished step."""
-        shutil.rmtree(self.folder / name, ignore_errors=True)
-
 
 def _finished(folder: Path, key: str) -> float | None:
     """How long the step in this folder took; None where it is not whole, or has another key."""
     try:
         record = _Record.model_validate_json((folder / RECORD).read_bytes())
-        whole = record.key == key and record.files == _hashes(folder)
+        whole = record.key == key and record.files == hashes(folder)
     except (OSError, ValueError):
         return None
     return record.seconds if whole else None
@@ -110,5 +106,5 @@ def _take(final: Path, key: str, compute: Callable[[Path], None]) -> None:
     with atomic_folder(final) as folder:
         compute(folder)
         seconds = round(time.monotonic() - start, 3)
-        record = _Record(key=key, seconds=seconds, files=_hashes(folder))
+        record = _Record(key=key, seconds=seconds, files=hashes(folder))
         write_atomically(folder / RECORD, record.model_dump_json(indent=1))

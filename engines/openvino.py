@@ -13,7 +13,7 @@ from avcompress.recipe import OpenVinoEngine
 from avcompress.spec import Array, EngineBuildError, EngineError, MissingError
 from engines.built import LAYERS, MODEL, Built
 from engines.layer_map import UNKNOWN, BuilderLayer, layers_json
-from engines.network import float_nodes, read_network, weighted_nodes
+from engines.network import float_nodes, read_network, weighted_nodes, with_weights
 from engines.openvino_dialect import in_fp32, with_fake_quantize
 from engines.openvino_int8 import int8_properties, weight_reach
 from engines.session import InputSpec, check_inputs, closed, one_line
@@ -34,7 +34,7 @@ def build_openvino(onnx: Path, folder: Path, settings: OpenVinoEngine) -> Built:
     import openvino
 
     start = time.monotonic()
-    network = read_network(onnx)
+    network = with_weights(read_network(onnx), onnx)
     weighted = weighted_nodes(network)
     outputs = {name: node.name for node in network.graph.node for name in node.output}
     target = folder / MODEL["openvino"]

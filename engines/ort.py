@@ -15,7 +15,7 @@ import numpy as np
 from avcompress.recipe import OrtEngine, OrtProvider
 from avcompress.spec import Array, EngineBuildError, EngineError, MissingError
 from engines.built import MODEL, Built
-from engines.network import read_network
+from engines.network import read_network, with_weights
 from engines.ort_dialect import with_float_kernels
 from engines.session import InputSpec, check_inputs, closed, one_line
 
@@ -139,19 +139,20 @@ def _nodes_by_provider(session: Any) -> Mapping[str, int]:
 
 
 def build_ort(onnx: Path, folder: Path, settings: OrtEngine = REFERENCE) -> Built:
-    """Copy the network into `folder` as model.onnx, and load it once; raises EngineBuildError, MissingError.
+    """Copy the network into `folder` as model.onnx, with its weights, and load it once.
 
     On the CPU alone, FP16 and BF16 operators are computed in FP32, each result rounded to its type; other providers
-    get the network as it is.
+    get the network as it is. Raises EngineBuildError, MissingError.
     """
     import onnxruntime
 
     start = time.monotonic()
-    network = read_network(onnx)
+    parsed = read_network(onnx)
+    network = with_weights(parsed, onnx)
     target = folder / MODEL["ort"]
     on_cpu = set(_names(settings.providers)) == {CPU}
     runnable = with_float_kernels(network) if on_cpu else network
-    if runnable is network:
+    if runnable is parsed:
         shutil.copyfile(onnx, target)
     else:
         target.write_bytes(runnable.SerializeToString())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ from avcompress.running.bench import Bench
 from avcompress.running.compress import Compressed
 from avcompress.running.provenance import calibration_facts, familiar_of
 from avcompress.spec import EngineError, Track
-from avcompress.state import State, step_key
+from avcompress.state import hashes, step_key
+from avcompress.step_cache import link_folder
 from engines.build import Built, build_engine
 from engines.machine import building_gpu
 from engines.manifest import Manifest, network_tensors, read_manifest, write_manifest
 from validation.machine import runtime_versions
 
-RESULT = "result.json"
+ENGINE, RESULT = "engine", "result.json"
 
 
 def build_all(bench: Bench, compressed: Compressed) -> tuple[Built, ...]:
@@ -37,20 +38,20 @@ def engine_key(built: Built, engine: Engine) -> str:
 
 
 def _build(bench: Bench, compressed: Compressed, engine: Engine) -> Built:
-    final = bench.job.out / "engines" / engine.backend
-    key = step_key("build", sha256_file(compressed.network), _settings(engine), runtime_versions())
-    name = f"build-{engine.backend}"
+    gpu = building_gpu(engine)
+    key = step_key(
+        "build", sha256_file(compressed.network), _settings(engine), runtime_versions(), gpu and gpu.model_dump()
+    )
 
     def compute(folder: Path, track: Track) -> None:
-        built = build_engine(compressed.network, final, engine, track)
+        built = build_engine(compressed.network, folder / ENGINE, engine, track)
         write_atomically(folder / RESULT, json.dumps(asdict(built), default=str))
 
-    # Its result lies in this run's own folder, so that no cache holds it.
-    steps = replace(bench.steps, state=State(bench.state.folder))
-    if steps.state.seconds(name, key) is not None and not _is_whole(final):
-        steps.state.forget(name)  # the engine was lost or altered since
-    folder = steps.take(name, f"build {engine.backend}", key, compute)
+    folder = bench.steps.take(f"build-{engine.backend}", f"build {engine.backend}", key, compute)
     facts = json.loads((folder / RESULT).read_text())
+    final = bench.job.out / "engines" / engine.backend
+    if not _holds(final, folder / ENGINE):
+        link_folder(folder / ENGINE, final)
     # Outside the step: a changed contract alone builds nothing anew, and must travel with the engine all the same.
     write_manifest(final, _manifest(bench, compressed, engine, facts))
     lists = {name: tuple(facts.get(name, ())) for name in ("files", "notes", "flags")}
@@ -85,9 +86,10 @@ def _settings(engine: Engine) -> dict[str, Any]:
     return engine.model_dump(exclude={"required"})
 
 
-def _is_whole(folder: Path) -> bool:
+def _holds(folder: Path, engine: Path) -> bool:
+    """Whether a folder has its manifest, and the engine's files as they were built."""
     try:
-        read_manifest(folder)
+        files = read_manifest(folder).files
     except EngineError:
         return False
-    return True
+    return {name: entry.sha256 for name, entry in files.items()} == hashes(engine)

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import yaml
 
 from avcompress.state import State
 from avcompress.step_cache import StepCache
+from engines.manifest import read_manifest
 
 
 def writing(calls: list[str], text: str = "42") -> Callable[[Path], None]:
@@ -47,8 +49,6 @@ def test_another_key_or_kind_of_step_is_computed(tmp_path: Path, name: str, key:
 
 
 def test_a_run_keeps_its_steps_when_the_cache_is_removed_and_the_cache_when_the_run_is(tmp_path: Path) -> None:
-    import shutil
-
     calls: list[str] = []
     state(tmp_path, "a").step("ptq", "key", writing(calls))
     shutil.rmtree(tmp_path / "a")
@@ -123,8 +123,39 @@ def test_a_second_run_with_the_cache_computes_only_what_its_recipe_changes(
     for step in ("read the validation labels", "calibrate", "predict, float network"):
         assert any(step in line for line in kept), second[1]
     assert not any("quantize" in line or "build ort" in line for line in kept)
-    # Engines lie in each run's own folder.
     assert json.loads((tmp_path / "b" / "report.json").read_text())["passed"]
+
+
+def test_a_run_that_comes_to_the_same_network_takes_its_engine_from_the_cache(
+    cli: Callable[..., tuple[int, str, str]], job: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(job))
+    cli("run", str(recipe), "--out", "a", "--cache", "cache")
+    job["name"] = "another"
+    recipe.write_text(yaml.safe_dump(job))
+    shutil.rmtree(tmp_path / "a")
+    code, out, err = cli("run", str(recipe), "--out", "b", "--cache", "cache")
+
+    assert (code, err) == (0, "")
+    assert any("build ort" in line and "kept from the last run" in line for line in out.splitlines()), out
+    assert read_manifest(tmp_path / "b" / "engines" / "ort").name == "another"
+
+
+def test_an_engine_that_was_lost_since_is_put_back_without_building_it(
+    cli: Callable[..., tuple[int, str, str]], job: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(job))
+    cli("run", str(recipe), "--out", "a")
+    built = (tmp_path / "a" / "engines" / "ort" / "model.onnx").read_bytes()
+    shutil.rmtree(tmp_path / "a" / "engines" / "ort")
+    code, out, _ = cli("run", str(recipe), "--out", "a", "--resume")
+
+    assert code == 0
+    assert any("build ort" in line and "kept from the last run" in line for line in out.splitlines()), out
+    assert read_manifest(tmp_path / "a" / "engines" / "ort")
+    assert (tmp_path / "a" / "engines" / "ort" / "model.onnx").read_bytes() == built
 
 
 def test_a_cache_that_is_a_file_or_within_the_output_is_refused(

@@ -2,8 +2,10 @@ import errno
 import importlib.util
 import os
 
+import numpy as np
 import onnx
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 from avcompress.recipe import OpenVinoEngine, OrtEngine, RtxEngine
 from avcompress.spec import EngineBuildError, MissingError, OutputError
@@ -104,3 +106,42 @@ def test_a_backend_that_blames_the_network_for_a_full_disk_is_corrected(net, tmp
     with pytest.raises(OutputError, match="No space left"):
         build_engine(net, tmp_path / "engine", OPENVINO)
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def beside(model, path):
+    """The network with its weights in a file beside it."""
+    whole = onnx.ModelProto.FromString(model.SerializeToString())  # saving takes the weights out
+    onnx.save(whole, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    return path
+
+
+@pytest.mark.parametrize("engine", [ORT, OPENVINO], ids=["ort", "openvino"])
+def test_weights_that_lie_beside_the_network_come_along(two_convs, tmp_path, engine):
+    x = np.random.default_rng(0).normal(size=(1, 16, 16, 16)).astype(np.float32)
+    network = beside(two_convs, tmp_path / "net.onnx")
+    folder = build_engine(network, tmp_path / "engine", engine).folder
+    network.unlink()
+    (tmp_path / "weights.bin").unlink()
+
+    with open_engine(folder, engine) as session:
+        found = session.run({"x": x})["y"]
+
+    expected = ReferenceEvaluator(two_convs).run(None, {"x": x})[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", [ORT, OPENVINO], ids=["ort", "openvino"])
+@pytest.mark.parametrize(("kept", "message"), [(None, "'weights.bin' beside it, got none"), (100, "readable weights")])
+def test_weights_that_are_lost_or_truncated_are_told_in_one_line(two_convs, tmp_path, engine, kept, message):
+    network = beside(two_convs, tmp_path / "net.onnx")
+    weights = tmp_path / "weights.bin"
+    if kept is None:
+        weights.unlink()
+    else:
+        weights.write_bytes(weights.read_bytes()[:kept])
+
+    with pytest.raises(EngineBuildError, match=message) as caught:
+        build_engine(network, tmp_path / "engine", engine)
+
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "engine").exists()
