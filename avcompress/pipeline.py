@@ -102,7 +102,7 @@ def conclude(
     for line in news:
         bench.watch.note(line)
     with bench.watch.step("write the report", reused=False):
-        write_report(report, pictures(findings), bench.job.out)
+        write_report(report, pictures(findings, report.beside), bench.job.out)
     return Outcome(report, verdict, bench.job.out)
 
 

@@ -14,7 +14,6 @@ from validation.pictures import Names, Picture, Seen, Story, picture_boxes, pict
 from validation.predictions import BoxPredictions, MaskPredictions, Predictions
 
 SHOWN = 6
-REFERENCE = "float"
 
 
 class Compared(NamedTuple):
@@ -25,13 +24,15 @@ class Compared(NamedTuple):
     changes: Changes
 
 
-def worst_pictures(source: Source, compared: Compared, engine: str, most: int = SHOWN) -> tuple[Picture, ...]:
+def worst_pictures(
+    source: Source, compared: Compared, called: tuple[str, str], most: int = SHOWN
+) -> tuple[Picture, ...]:
     """The images with most change for the worse, worst first; none where nothing got worse.
 
     Args:
         source: the validation images, not corrupted.
         compared: on these images.
-        engine: what the network is called.
+        called: what the reference and the network are.
         most: how many.
 
     Raises DataError when an image cannot be read any more.
@@ -45,8 +46,8 @@ def worst_pictures(source: Source, compared: Compared, engine: str, most: int = 
         return tuple(
             picture_boxes(
                 source[places[found.name]],
-                Seen(REFERENCE, _of_image(reference, found.image, changes.threshold)),
-                Seen(engine, _of_image(network, found.image, changes.threshold)),
+                Seen(called[0], _of_image(reference, found.image, changes.threshold)),
+                Seen(called[1], _of_image(network, found.image, changes.threshold)),
                 _story(changes, found.image),
                 classes,
             )
@@ -54,7 +55,7 @@ def worst_pictures(source: Source, compared: Compared, engine: str, most: int = 
         )
     if not (isinstance(reference, MaskPredictions) and isinstance(network, MaskPredictions)):
         raise TypeError("pictures: expected masks of both networks")
-    names = Names(REFERENCE, engine, classes)
+    names = Names(*called, classes)
     return tuple(
         picture_masks(
             source[places[found.name]],

@@ -150,7 +150,7 @@ def compare(job: CompareJob, watch: Watch) -> Compared:
     verdict = Verdict(regressions(findings, A, job.min_sqnr_db))
     report, _ = compose_report(findings, _background(pair, ground, steps, findings, notes), verdict)
     if job.out is not None:
-        write_report(report, pictures(findings), job.out)
+        write_report(report, pictures(findings, report.beside), job.out)
     return Compared(differences.model_copy(update={"report": report}), verdict, findings, notes, job.out)
 
 

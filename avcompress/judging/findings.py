@@ -89,13 +89,16 @@ def compare(trial: Trial, truth: Truth, reference: Measured, engines: Mapping[st
     )
 
 
-def pictures(findings: Findings) -> tuple[Picture, ...]:
-    """The images that changed most for the worse, by the first engine that was compared, rather one that was timed."""
+def pictures(findings: Findings, beside: str) -> tuple[Picture, ...]:
+    """The images that changed most for the worse, by the first engine that was compared, rather one that was timed.
+
+    `beside` is what the reference is called.
+    """
     compared = list(findings.comparisons)
     timed = [name for name in compared if findings.engines[name].latency]
     for name in (timed or compared)[:1]:
         before, after = findings.reference.predictions, findings.engines[name].predictions
-        return worst_pictures(findings.trial.source, Compared(before, after, findings.changes[name]), name)
+        return worst_pictures(findings.trial.source, Compared(before, after, findings.changes[name]), (beside, name))
     return ()
 
 

@@ -110,7 +110,7 @@ def validate(job: ValidateJob, watch: Watch) -> Validated:
         store_baseline(job.save_baseline, findings, _network_sha256(setting), source)
     if job.out is not None:
         with watch.step("write the report", reused=False):
-            write_report(report, pictures(findings), job.out)
+            write_report(report, pictures(findings, report.beside), job.out)
     return Validated(report, verdict, job.out)
 
 

@@ -129,13 +129,16 @@ def test_the_image_that_lost_most_is_pictured_first_and_only_those_that_got_wors
     labels, source = truth(objects=objects), Images()
 
     changes = find_changes(labels, every, part, 0.3)
-    pictures = worst_pictures(source, Compared(every, part, changes), "ort")
+    pictures = worst_pictures(source, Compared(every, part, changes), ("reference", "ort"))
 
     assert [picture.name for picture in pictures] == source.asked == ["b.jpg"]
     assert pictures[0].caption == "1 lost (person)"
-    assert worst_pictures(source, Compared(every, every, find_changes(labels, every, every, 0.3)), "ort") == ()
+    assert [panel.title for panel in pictures[0].panels] == ["reference", "ort"]
+    assert (
+        worst_pictures(source, Compared(every, every, find_changes(labels, every, every, 0.3)), ("float", "ort")) == ()
+    )
     with pytest.raises(TypeError, match="detections of both"):
-        worst_pictures(source, Compared(MaskPredictions((), ()), part, changes), "ort")
+        worst_pictures(source, Compared(MaskPredictions((), ()), part, changes), ("float", "ort"))
 
 
 def test_the_mask_that_got_worse_is_pictured():
@@ -144,7 +147,7 @@ def test_the_mask_that_got_worse_is_pictured():
     labels, source = truth(masks=(right, right)), Images(label)
     before, after = (MaskPredictions(("a.jpg", "b.jpg"), pngs) for pngs in ((right, right), (right, worse)))
 
-    pictures = worst_pictures(source, Compared(before, after, find_changes(labels, before, after)), "ort")
+    pictures = worst_pictures(source, Compared(before, after, find_changes(labels, before, after)), ("float", "ort"))
 
     assert [picture.name for picture in pictures] == ["b.jpg"]
     assert pictures[0].caption == "100.00% of the labelled pixels got worse, 0.00% better"

@@ -128,9 +128,8 @@ def _accuracy_figure(report: Report) -> list[Figure]:
     worst = min(known, key=lambda engine: known[engine])
     drop = drop_of(report, worst, name)
     interval = f" {ends(drop)}" if drop.low is not None else ""
-    beside = "reference" if report.reference else "float"
     value = metric(report.accuracy.reference.get(name))
-    context = f"{beside} {value}, drop {metric(drop.value)}{interval}"
+    context = f"{report.beside} {value}, drop {metric(drop.value)}{interval}"
     return [Figure(f"{name}, {worst}", metric(known[worst]), context)]
 
 

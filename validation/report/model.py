@@ -144,6 +144,11 @@ class Report(Model):
     versions: dict[str, str] = Field(description="of this tool and of the libraries it used")
     provenance: Provenance | None = Field(None, description="command, seeds, hashes")
 
+    @property
+    def beside(self) -> str:
+        """What the reference is called in a word or two."""
+        return "reference" if self.reference else "float"
+
     @model_validator(mode="after")
     def _verdict_follows_from_the_contract(self) -> Report:
         follows = bool(self.contract) and all(line.passed for line in self.contract)
