@@ -109,14 +109,28 @@ class Contract(Model):
     @model_validator(mode="after")
     def _can_be_kept(self) -> Contract:
         for least, most in itertools.product(self.accuracy, repeat=2):
-            same = (least.metric, least.slice) == (most.metric, most.slice)
-            if same and least.min is not None and most.max is not None and least.min > most.max:
-                where = f" of {least.slice}" if least.slice else ""
+            if least.min is None or most.max is None or least.min <= most.max:
+                continue
+            if _is_never_less(most, least):
+                first, second = (f"{t.metric} of {t.slice}" if t.slice else t.metric for t in (least, most))
                 raise ValueError(
-                    f"expected limits that one network can keep, got {least.metric}{where} >= {least.min:g} and "
-                    f"<= {most.max:g}; mend one of them"
+                    f"expected limits that one network can keep, got {first} >= {least.min:g} and "
+                    f"{second} <= {most.max:g}; mend one of them"
                 )
         return self
+
+
+_MEANS = {"AP": "AP", "IoU": "mIoU"}
+"""What is the mean of a figure over all classes."""
+
+
+def _is_never_less(one: AccuracyTerm, than: AccuracyTerm) -> bool:
+    """Whether a figure cannot be below another: no class, mean or band is below the worst class or band."""
+    family, _, part = than.metric.partition("/")
+    is_of_worst = part == "*" and (one.metric.startswith(f"{family}/") or one.metric == _MEANS.get(family))
+    kind, _, band = (than.slice or "").partition(":")
+    is_there = one.slice == than.slice or (band == "*" and (one.slice or "").startswith(f"{kind}:"))
+    return is_there and (is_of_worst or one.metric == than.metric)
 
 
 class Measure(Model):
