@@ -757,3 +757,89 @@ def test_two_swaps_before_a_frame_leave_the_last_one(bench, engine):
     b.serve(2)
     assert b.port.published[-1].engine == "tiny revision 3, ort"
     assert [name for name, e in b.engines.items() if e.is_open and name != "small"] == ["3"]
+
+
+def test_a_roll_back_leads_to_what_served_before_which_is_the_fallback_where_the_primary_was_too_slow(bench, engine):
+    b = bench(fallback=True, fall_back_after=2, return_after=4).start()
+    b.slow(11)
+    b.serve(2)
+    b.slow(1, "small")
+    b.serve(2)
+    b.engines["new"] = engine(revision=2)
+    b.slow(11, "new")
+    b.node.swap("new")
+    b.serve(2)
+    status = b.status("engine")
+    assert status.values["last_swap"] == "swap: rolled back: it missed the deadline too often"
+    assert (status.values["active_engine"], status.values["inferences_to_return"]) == ("small revision 1, ort", "2")
+    b.serve(2)
+    assert b.port.published[-1].engine.startswith("small")
+    assert b.status("engine").values["return_count"] == "1"
+
+
+def test_misses_and_fallbacks_are_counted_on_over_swaps_and_activations_until_the_node_is_configured_anew(
+    bench, engine
+):
+    b = bench(fallback=True, fall_back_after=2, probation=3).start()
+    b.engines |= {"late": engine(revision=2), "good": engine(revision=3)}
+
+    def counted():
+        watch = b.node.snapshot().watch
+        return watch.total_misses, watch.fallbacks
+
+    b.slow(11)
+    b.serve(2)
+    assert counted() == (2, 1)
+    b.slow(11, "late")
+    b.node.swap("late")
+    b.serve(2)  # rolled back, by a miss that counts as every other: no fallback
+    assert counted() == (4, 1)
+    b.node.swap("good")
+    b.serve(3)
+    assert counted() == (4, 1)
+    b.node.transition("deactivate")
+    b.node.transition("activate")
+    assert counted() == (4, 1)
+    b.node.transition("deactivate")
+    b.node.transition("cleanup")
+    assert counted() == (4, 1)
+    b.node.transition("configure")
+    assert counted() == (0, 0)
+
+
+def test_a_node_that_is_cleaned_up_on_its_fallback_is_not_on_it_any_more(bench):
+    b = bench(fallback=True, fall_back_after=2).start()
+    b.slow(11)
+    b.serve(2)
+    assert b.status("engine").level == Level.WARN
+    b.node.transition("deactivate")
+    b.node.transition("cleanup")
+    status = b.status("engine")
+    assert (status.level, status.values["is_on_fallback"]) == (Level.OK, "False")
+
+
+def test_a_new_primary_that_is_slow_at_once_does_not_pay_for_the_returns_of_the_one_before(bench, engine):
+    b = bench(fallback=True, fall_back_after=2, return_after=4, probation=1).start()
+    b.slow(11)
+    b.serve(2)
+    b.slow(1)
+    b.serve(4)  # back
+    b.engines["new"] = engine(revision=2)
+    b.node.swap("new")
+    b.serve()
+    b.slow(11, "new")
+    b.serve(2)
+    assert b.status("engine").values["inferences_to_return"] == "4"
+
+
+def test_a_trial_that_is_passed_ends_the_warning_of_a_swap_that_was_refused_meanwhile(bench, engine):
+    b = bench(probation=2).start()
+    b.engines["2"] = engine(revision=2)
+    b.node.swap("2")
+    b.serve()
+    with pytest.raises(EngineError):
+        b.node.swap("absent")
+    assert b.status("engine").level == Level.WARN
+    b.serve()
+    status = b.status("engine")
+    assert (status.level, status.values["last_swap"]) == (Level.OK, "swap: tiny revision 2, ort has passed its trial")
