@@ -31,6 +31,7 @@ from ros_nodes.core.port import Announcement, Port
 from ros_nodes.core.result import Moments, Result
 from ros_nodes.core.served import load_served
 from ros_nodes.core.settings import MS, Settings
+from ros_nodes.core.tracing import tracer
 
 
 class Node:
@@ -39,7 +40,9 @@ class Node:
     def __init__(self, settings: Settings, port: Port, clock: Clock = REAL, load: Load = load_served) -> None:
         self._settings, self._port, self._clock, self._load = settings, port, clock, load
         self._lock = threading.Condition()
-        self._state = State.UNCONFIGURED
+        # One announcement after the other: the last one is what subscribers believe.
+        self._announcing = threading.RLock()
+        self._state, self._trace = State.UNCONFIGURED, tracer()
         self._desk, self._engines, self._drift = Desk(settings), OnBoard(settings), DriftWatch(settings)
         self._job: Job | None = None
         # With those that hang and were given up: what they use cannot be closed.
@@ -193,6 +196,7 @@ class Node:
         finally:
             self._end(job)
         return True
+                self._tell(partial(self._trace, result, at_ns))
 
     def _take(self) -> Job | None:
         with self._lock:

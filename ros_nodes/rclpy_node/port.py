@@ -38,7 +38,6 @@ from ros_nodes.qos import LATCHED, Events, Qos
 from ros_nodes.rclpy_node.library import RclpyLibrary, message_type
 from ros_nodes.rclpy_node.quality import Listener, overridable, profile
 from ros_nodes.topics import DIAGNOSTICS, Topics, image_type
-from ros_nodes.tracing import tracer
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -60,7 +59,7 @@ class RclpyPort:
         self._name = node.get_fully_qualified_name().strip("/")
         self._events = Events()
         self._listener = Listener(node, self._events)
-        self._library, self._trace = RclpyLibrary(), tracer()
+        self._library = RclpyLibrary()
         self._topics = Topics(self._name, "detection")
         self._publishers: dict[str, Publisher] = {}
         self._subscriptions: list[Any] = []
@@ -151,14 +150,13 @@ class RclpyPort:
         self._send(self._topics.results(result.camera), result_message(result, self._library))
 
     def follow_up(self, result: Result, at_ns: int) -> None:
-        """See Port: how long it took since it came, and since its stamp; a picture, spans."""
+        """See Port: how long it took since it came, and since its stamp; a picture."""
         took_ns = at_ns - result.moments.arrived_ns
         latency_ns = self._now_ns() - (time.monotonic_ns() - at_ns) - result.header.stamp_ns
         for name, nanoseconds in zip(_DEBUG, (took_ns, latency_ns), strict=True):
             self._send(self._topics.debug(name), milliseconds(nanoseconds / 1e6, self._library))
         if self._overlay is not None:
             self._overlay.offer(result)
-        self._trace(result, at_ns)
 
     def _show(self, drawn: Drawn) -> None:
         self._send(self._topics.overlay(drawn.camera), picture_message(drawn.header, drawn.picture, self._library))
