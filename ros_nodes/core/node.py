@@ -418,5 +418,5 @@ class Node:
                 working_ns=None if job is None or job.done else now - job.first_ns,
                 moments=self._moments,
                 cameras=self._desk.views(now),
-                drift=self._drift.view,
+                drift=self._drift.view(self._engines.active),
             )
