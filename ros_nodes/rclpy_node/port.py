@@ -36,7 +36,7 @@ from ros_nodes.parameters import Told
 from ros_nodes.qos import DIAGNOSTICS as DIAGNOSTICS_QOS
 from ros_nodes.qos import LATCHED, Events, Qos
 from ros_nodes.rclpy_node.library import RclpyLibrary, message_type
-from ros_nodes.rclpy_node.quality import Listener, overridable, profile
+from ros_nodes.rclpy_node.quality import End, Listener, end_of, matches_all, overridable, profile
 from ros_nodes.topics import DIAGNOSTICS, Topics, image_type
 
 if TYPE_CHECKING:
@@ -62,8 +62,9 @@ class RclpyPort:
         self._library = RclpyLibrary()
         self._topics = Topics(self._name, "detection")
         self._publishers: dict[str, Publisher] = {}
-        self._subscriptions: list[Any] = []
-        self._deliver: Deliver | None = None
+        self._subscriptions: list[tuple[str, Any]] = []
+        self._ends: dict[str, End] = {}
+        self._wanted = False
         self._overlay: Overlay | None = None
         self._publisher(DIAGNOSTICS, DIAGNOSTICS_TYPE, DIAGNOSTICS_QOS)
 
@@ -72,16 +73,16 @@ class RclpyPort:
     def subscribe(self, cameras: tuple[str, ...], deliver: Deliver) -> None:
         """See Port."""
         self.settle()
-        self._deliver = deliver
+        self._wanted = True
         for camera, topic in image_topics(self._told.connection, self._name, cameras).items():
-            self._subscriptions.append(self._subscription(camera, topic))
+            made = self._subscription(camera, topic, deliver)
+            self._subscriptions.append((topic, made))
+            self._ends[topic] = end_of(made, publishes=False)
 
-    def _subscription(self, camera: str, topic: str) -> Any:
+    def _subscription(self, camera: str, topic: str, deliver: Deliver) -> Any:
         def receive(message: Message) -> None:
-            deliver, frame = self._deliver, frame_of(message)
-            if deliver is None:
-                return
-            if self._overlay is not None:
+            frame = frame_of(message)
+            if self._wanted and self._overlay is not None:
                 self._overlay.keep(camera, frame)
             deliver(camera, frame)
 
@@ -100,14 +101,16 @@ class RclpyPort:
         )
 
     def unsubscribe(self) -> None:
-        """See Port; `settle` destroys what delivers no more."""
-        self._deliver = None
+        """See Port; what comes until `settle` destroys the subscriptions, the core counts as `inactive`."""
+        self._wanted = False
 
     def settle(self) -> None:
-        """Destroy subscriptions that deliver to nobody; in the node's own callback group."""
-        if self._deliver is None:
+        """Destroy subscriptions that nobody wants any more; in the node's own callback group."""
+        if not self._wanted:
             while self._subscriptions:
-                self._node.destroy_subscription(self._subscriptions.pop())
+                topic, subscription = self._subscriptions.pop()
+                self._ends.pop(topic, None)
+                self._node.destroy_subscription(subscription)
 
     def close(self) -> None:
         """Destroy all that was made."""
@@ -166,8 +169,12 @@ class RclpyPort:
 
     def report(self, statuses: tuple[Status, ...]) -> None:
         """See Port; the status `transport` is the port's own."""
-        all_of_them = (*statuses, self._events.status())
+        all_of_them = (*statuses, self._events.status(self._unmatched()))
         self._send(DIAGNOSTICS, diagnostics(all_of_them, self._name, self._stamp(), self._library))
+
+    def _unmatched(self) -> list[str]:
+        ends = {topic: self._ends.get(topic) for topic in self._events.topics("incompatible_qos")}
+        return [topic for topic, end in ends.items() if end is not None and not matches_all(self._node, end)]
 
     def changed(self, step: Step) -> None:
         """See Port."""
@@ -181,7 +188,7 @@ class RclpyPort:
 
     def _publisher(self, topic: str, kind: str, qos: Qos) -> Publisher:
         if topic not in self._publishers:
-            self._publishers[topic] = self._listener.published(
+            made = self._publishers[topic] = self._listener.published(
                 topic,
                 lambda events: self._node.create_publisher(
                     message_type(kind),
@@ -191,6 +198,7 @@ class RclpyPort:
                     qos_overriding_options=overridable(),
                 ),
             )
+            self._ends[topic] = end_of(made, publishes=True)
         return self._publishers[topic]
 
     def _now_ns(self) -> int:
