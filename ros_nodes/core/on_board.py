@@ -110,7 +110,13 @@ class OnBoard:
         """After an inference that was given up as hanging; whether the node has to stop."""
         if self._old is not None:
             self._roll_back(reason)
-        return served is self._primary or served is self._fallback
+        stops = served is self._primary or served is self._fallback
+        if stops and self._next is not None:
+            # Nothing leads on from here but other engines: one that waited for a pause between two frames goes, too.
+            self._retired.append(self._next)
+            self._next = None
+            self.refuse(reason)
+        return stops
 
     # --- swap
 
@@ -171,6 +177,8 @@ class OnBoard:
 
     def retire_all(self) -> None:
         """Let every engine go; what was counted stays until others are boarded."""
+        if self._next is not None or self._old is not None:
+            self._swap_note, self._swap_failed = "", False
         self._retired += [e for e in (self._primary, self._fallback, self._next, self._old) if e is not None]
         self._primary = self._fallback = self._next = self._old = None
         self._trial, self.watch = 0, anew(self.watch)
