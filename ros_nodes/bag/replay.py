@@ -7,6 +7,7 @@ meanwhile wait, are superseded or grow stale just as they would have on a vehicl
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -117,7 +118,9 @@ def replay(bag: Path, out: Path, what: Replay, track: Track = untracked, load: L
 
         # Work that takes no time has no moment of its own; else results would overtake each other.
         port = BagPort(writer, what.node, clock.set_ns if what.free else clock.now_ns, keep)
-        node = Node(what.settings, port, Clock(clock.now_ns, clock.now_ns), load)
+        # No watchdog: nothing hangs, however long the deadline.
+        settings = what.settings.model_copy(update={"hang_ms": math.inf})
+        node = Node(settings, port, Clock(clock.now_ns, clock.now_ns), load)
         try:
             recorded_ns = _drive(node, frames, clock, what, track)
             snapshot = node.snapshot()

@@ -93,13 +93,12 @@ class DriftWatch:
         with self._lock:
             self._errors, self._error = self._errors + 1, one_line(error)
 
-    @property
-    def view(self) -> DriftView:
-        """What diagnostics say of it."""
+    def view(self, served: Served | None) -> DriftView:
+        """What diagnostics say of it, beside the engine that serves, if any."""
         with self._lock:
             return DriftView(
                 cameras={name: copy.copy(camera) for name, camera in self._cameras.items()},
-                known=self._familiar is not None,
+                known=served is not None and served.manifest.familiar is not None,
                 on=self._settings.drift_every > 0,
                 saved=self._samples.saved,
                 refused=self._samples.refused,

@@ -8,6 +8,7 @@ from ros_nodes.core.counts import Reason
 from ros_nodes.core.drift_watch import Glance
 from ros_nodes.core.intake import Waiting
 from ros_nodes.core.served import Served
+from ros_nodes.core.settings import MS
 
 Drop = Callable[[str, Reason], None]
 """Counts a camera's frame as dropped."""
@@ -39,6 +40,10 @@ class Job:
         self.first_ns = min(waiting.arrived_ns for waiting in self.batch)
         self._drop = drop
         self._leaving = 0
+
+    def hanging(self, now_ns: int) -> str:
+        """For how long there has been no answer, in words."""
+        return f"{self.served.name}: hangs: no answer for {(now_ns - self.taken_ns) / MS:.0f} ms"
 
     @property
     def pending(self) -> int:

@@ -31,6 +31,7 @@ from ros_nodes.core.port import Announcement, Port
 from ros_nodes.core.result import Moments, Result
 from ros_nodes.core.served import load_served
 from ros_nodes.core.settings import MS, Settings
+from ros_nodes.core.tracing import tracer
 
 
 class Node:
@@ -39,7 +40,9 @@ class Node:
     def __init__(self, settings: Settings, port: Port, clock: Clock = REAL, load: Load = load_served) -> None:
         self._settings, self._port, self._clock, self._load = settings, port, clock, load
         self._lock = threading.Condition()
-        self._state = State.UNCONFIGURED
+        # One announcement after the other: the last one is what subscribers believe.
+        self._announcing = threading.RLock()
+        self._state, self._trace = State.UNCONFIGURED, tracer()
         self._desk, self._engines, self._drift = Desk(settings), OnBoard(settings), DriftWatch(settings)
         self._job: Job | None = None
         # With those that hang and were given up: what they use cannot be closed.
@@ -102,19 +105,22 @@ class Node:
 
     def _activate(self) -> None:
         with self._lock:
-            if self._job is not None and self._job.hung:
-                raise EngineError(
-                    f"{self._job.served.name}: expected an engine that answers, got one that still hangs; clean up, "
-                    "and configure again"
-                )
+            self._refuse_hanging()
             if self._engines.primary is None:
                 raise EngineError("activate: expected an engine, got none; clean up, and configure again")
             self._engines.begin()
             self._desk.forget()
             self._drift.forget()
             self._moments = None
-        self._announce()
+        self._announce(State.ACTIVATING)
         self._port.subscribe(self._settings.cameras, self.receive)
+
+    def _refuse_hanging(self) -> None:
+        if self._job is not None and self._job.hung:
+            raise EngineError(
+                f"{self._job.served.name}: expected an engine that answers, got one that still hangs; clean up, and "
+                "configure again"
+            )
 
     def _stop(self) -> None:
         try:
@@ -124,6 +130,7 @@ class Node:
                 self._desk.clear()
                 if self._job is not None:
                     self._job.cancel("inactive")
+                self._swap_unless_serving()
 
     def _free(self) -> None:
         with self._lock:
@@ -176,7 +183,7 @@ class Node:
     def step(self) -> bool:
         """Serve the frames whose turn it is; False where there are none. One thread at a time."""
         job = self._take()
-        self._tell(self._announce)
+        self._tell(partial(self._announce, State.ACTIVE))
         if job is None:
             self._close_retired()
             return False
@@ -189,6 +196,7 @@ class Node:
             self._count_inference(job, results)
             for result, at_ns in out:
                 self._tell(partial(self._port.follow_up, result, at_ns))
+                self._tell(partial(self._trace, result, at_ns))
             self._drift.look(job.served, job.glances, self._clock.monotonic_ns())
         finally:
             self._end(job)
@@ -282,6 +290,7 @@ class Node:
             self._running.remove(job)
             if self._job is job:
                 self._job = None
+                self._swap_unless_serving()
                 self._lock.notify_all()
         self._close_retired()
 
@@ -308,7 +317,7 @@ class Node:
                 return
             job.hung = True
             job.cancel("hung")
-            reason = f"{job.served.name}: hangs: no answer for {(now - job.taken_ns) / MS:.0f} ms"
+            reason = job.hanging(now)
             if not self._engines.hung(job.served, reason):
                 self._give_up()
                 return
@@ -332,9 +341,9 @@ class Node:
             new = load_one(self._settings, self._load, folder)
             try:
                 with self._lock:
+                    self._refuse_hanging()
                     self._engines.offer(new)
-                    if self._state != State.ACTIVE and self._job is None:
-                        self._engines.swap()
+                    self._swap_unless_serving()
                     self._lock.notify_all()
             except BaseException:
                 close_all([new])
@@ -344,14 +353,34 @@ class Node:
                 self._engines.refuse(one_line(error))
             raise
 
-    def _announce(self) -> None:
-        """Tell subscribers of the engine, where it is new to them; raises what the transport does, and is due again."""
+    def _swap_unless_serving(self) -> None:
+        """Where no worker would do it between two frames."""
+        if self._state != State.ACTIVE and self._job is None:
+            self._engines.swap()
+
+    def _announce(self, during: State) -> None:
+        """Tell subscribers of the engine, where it is new to them and the node is in that state.
+
+        Raises what the transport does; the announcement is due again then.
+        """
+        with self._announcing:
+            news = self._news(during)
+            if news is None:
+                return
+            try:
+                self._port.announce(news)
+            except BaseException:
+                with self._lock:
+                    self._engines.is_new = True
+                raise
+
+    def _news(self, during: State) -> Announcement | None:
         with self._lock:
             primary, found = self._engines.primary, self._engines.limits
-            if not self._engines.is_new or primary is None or found is None or self._state == State.INACTIVE:
-                return
+            if not self._engines.is_new or primary is None or found is None or self._state != during:
+                return None
             self._engines.is_new = False
-        news = Announcement(
+        return Announcement(
             kind=primary.task.kind,
             name=primary.manifest.name,
             revision=primary.manifest.revision,
@@ -359,12 +388,6 @@ class Node:
             threshold=primary.threshold,
             deadline_ms=found.deadline_ns / MS,
         )
-        try:
-            self._port.announce(news)
-        except BaseException:
-            with self._lock:
-                self._engines.is_new = True
-            raise
 
     def _tell(self, message: Callable[[], None]) -> bool:
         """Whether the transport took it; what it raised is in the diagnostics."""
@@ -404,15 +427,17 @@ class Node:
         """All that diagnostics speak of, at one moment."""
         with self._lock:
             now, job = self._clock.monotonic_ns(), self._job
+            # Also of one that hangs since the node was deactivated.
+            fault = self._fault or (job.hanging(now) if job is not None and job.hung else "")
             return Snapshot(
                 now_ns=now,
                 state=self._state,
-                engines=self._engines.view(self._fault, self._transport_error),
+                engines=self._engines.view(fault, self._transport_error),
                 watch=self._engines.watch,
                 limits=self._engines.limits,
                 max_delay_ns=round(self._settings.max_consecutive_delay_ms * MS),
                 working_ns=None if job is None or job.done else now - job.first_ns,
                 moments=self._moments,
                 cameras=self._desk.views(now),
-                drift=self._drift.view,
+                drift=self._drift.view(self._engines.active),
             )

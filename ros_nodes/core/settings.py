@@ -81,14 +81,29 @@ class Settings(Model):
             raise ValueError(f"cameras: expected names that differ, got {', '.join(self.cameras)}")
         return self
 
+    @model_validator(mode="after")
+    def _waits_for_no_image_until_it_is_stale(self) -> Settings:
+        if self.batch_window_ms >= self.max_age_ms:
+            raise ValueError(
+                f"batch_window_ms: expected less than max_age_ms, {self.max_age_ms:g}, got {self.batch_window_ms:g}; "
+                "lower the one or raise the other, or every image is stale when its turn comes"
+            )
+        return self
+
 
 def limits(settings: Settings, manifest: Manifest) -> Limits:
     """The deadline, by the settings or else by the contract that travels with the engine, and what its misses do.
 
-    Raises RecipeError where neither names one.
+    Raises RecipeError where neither names one, or an inference would hang before it is late.
     """
+    deadline_ms = _deadline_ms(settings, manifest)
+    if settings.hang_ms <= deadline_ms:
+        raise RecipeError(
+            f"hang_ms: expected more than the deadline, {deadline_ms:g}, got {settings.hang_ms:g}; raise hang_ms: an "
+            "inference that is in time would be given up"
+        )
     return Limits(
-        deadline_ns=round(_deadline_ms(settings, manifest) * MS),
+        deadline_ns=round(deadline_ms * MS),
         fall_back_after=settings.fall_back_after,
         return_after=settings.return_after,
         return_share=settings.return_share,

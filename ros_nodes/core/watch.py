@@ -31,13 +31,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Watch:
-    """What has been seen of the deadline since the node was activated.
+    """What has been seen of the deadline, by `anew` since the primary began, and what was counted before that, too.
 
     Attributes:
         on_fallback: the engine that the next batch goes to.
         misses: in a row, on the engine of now.
         easy: batches in a row with room to spare, on the fallback.
         served: batches on the engine of now.
+        came_back: whether the primary has been taken again after the fallback.
         doublings: of `return_after`.
         total_misses: of all batches.
         fallbacks: how often the fallback was taken.
@@ -51,6 +52,7 @@ class Watch:
     misses: int = 0
     easy: int = 0
     served: int = 0
+    came_back: bool = False
     doublings: int = 0
     total_misses: int = 0
     fallbacks: int = 0
@@ -58,6 +60,23 @@ class Watch:
     took_ns: int | None = None
     late_since_ns: int | None = None
     late_until_ns: int = 0
+
+
+def anew(watch: Watch) -> Watch:
+    """Of a primary that begins: what was counted goes on, all else is forgotten."""
+    return Watch(total_misses=watch.total_misses, fallbacks=watch.fallbacks, returns=watch.returns)
+
+
+def resume(watch: Watch, before: Watch) -> Watch:
+    """Of a primary that another one has stood in for: it goes on where it was, without a miss in a row."""
+    return replace(
+        anew(watch),
+        on_fallback=before.on_fallback,
+        easy=before.easy,
+        served=before.served,
+        came_back=before.came_back,
+        doublings=before.doublings,
+    )
 
 
 def batches_to_return(watch: Watch, limits: Limits) -> int:
@@ -78,7 +97,7 @@ def miss(watch: Watch, limits: Limits, now_ns: int) -> Watch:
     )
     if not limits.has_fallback or watch.on_fallback or missed.misses < limits.fall_back_after:
         return missed
-    soon = watch.returns > 0 and missed.served <= batches_to_return(watch, limits)
+    soon = watch.came_back and missed.served <= batches_to_return(watch, limits)
     doublings = min(watch.doublings + 1, _MOST_DOUBLINGS) if soon else 0
     return replace(missed, on_fallback=True, misses=0, served=0, fallbacks=watch.fallbacks + 1, doublings=doublings)
 
@@ -103,4 +122,4 @@ def observe(watch: Watch, limits: Limits, now_ns: int, took_ns: int) -> Watch:
     )
     if kept.easy < batches_to_return(kept, limits):
         return kept
-    return replace(kept, on_fallback=False, easy=0, served=0, returns=watch.returns + 1)
+    return replace(kept, on_fallback=False, easy=0, served=0, came_back=True, returns=watch.returns + 1)

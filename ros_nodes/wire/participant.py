@@ -24,7 +24,7 @@ _LAST_DOMAIN = 230
 
 
 class Participant:
-    """Makes endpoints of a node, and keeps the graph of `ros_discovery_info` right; from any thread.
+    """Makes endpoints of a node until it is closed, and keeps the graph of `ros_discovery_info` right; from any thread.
 
     Raises MissingError without `cyclonedds`; EngineError where the network cannot be joined.
     """
@@ -42,6 +42,12 @@ class Participant:
         self._distro = network.distro
         self._graph = self._make_writer(TOPIC, ENTITIES, LATCHED, store=graph_store(network.distro))
         self._tell()
+
+    def close(self) -> None:
+        """Leave the network: its endpoints end with it, whoever still has a reference to them."""
+        # Cyclone's objects delete what is theirs when the last reference goes, but those of a cycle never do: by the
+        # time that they are collected, its own table of weak references has forgotten them.
+        self._domain.__del__()
 
     def writer(self, name: str, message: str, qos: Qos, user_data: str = "", store: Typestore | None = None) -> Writer:
         """A writer of a DDS topic; `user_data`: besides the hash of its type."""

@@ -75,6 +75,11 @@ def test_a_free_replay_serves_every_frame_however_long_it_takes(played):
     assert found.latencies["inference"].samples_ms == (250,) * 10
 
 
+def test_in_a_replay_nothing_hangs_so_a_deadline_may_be_as_long_as_it_likes(played):
+    found, _ = played(takes_ms=900, free=True, deadline_ms=3000, hang_ms=500)
+    assert (found.counts["front"].published, found.deadline_ms) == (10, 3000)
+
+
 def test_a_replay_gives_the_same_twice(played, tmp_path, bench, rigs):
     played(takes_ms=3)
     b = bench()

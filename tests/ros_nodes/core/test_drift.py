@@ -207,6 +207,17 @@ def test_an_older_bundle_is_served_and_says_that_nothing_is_known(rig):
     assert status.values["watched"] == "0"
 
 
+def test_before_the_first_image_the_bundle_is_asked_what_is_known(make_bench, rig):
+    assert drift(make_bench(drift_every=1)).message == "unconfigured"
+    assert drift(rig(known=False)).message == "no calibration statistics"
+    bench = rig()
+    assert drift(bench).message == "waiting for the first image"
+    bench.node.transition("deactivate")
+    assert drift(bench).message == "inactive"
+    bench.node.transition("activate")
+    assert show(bench, [scene(0)]).message == "OK"
+
+
 def test_it_can_be_turned_off(make_bench):
     bench = make_bench(drift_every=0)
     teach(bench)

@@ -1,7 +1,9 @@
 import math
+import threading
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from avcompress.spec import EngineError, RecipeError
 from ros_nodes.core.diagnostics import Level
@@ -385,6 +387,69 @@ def test_an_inference_that_outlives_its_activation_counts_for_nothing_in_the_nex
     assert b.dropped() == {"inactive": 1}
 
 
+def test_an_inference_that_hangs_after_the_deactivation_is_told_until_it_is_over(bench):
+    b = bench().start()
+    seen = []
+
+    def run(inputs):
+        b.node.transition("deactivate")
+        seen.append(b.status("engine"))
+        b.time.pass_ms(501)
+        b.node.watch()
+        seen.append(b.status("engine"))
+        return one_box_of(b, inputs)
+
+    b.engines["main"].run = run
+    b.serve()
+    assert [(int(one.level), one.message) for one in [*seen, b.status("engine")]] == [
+        (0, "OK"),
+        (2, "tiny revision 1, ort: hangs: no answer for 501 ms"),
+        (0, "OK"),
+    ]
+
+
+def test_a_worker_that_wakes_while_the_node_is_being_activated_announces_nothing(bench, monkeypatch):
+    b, seen = bench(), []
+    b.node.transition("configure")
+    forget = b.node._drift.forget
+
+    def forget_and_wake():
+        forget()
+        b.node.step()
+        seen.append(len(b.port.announced))
+
+    monkeypatch.setattr(b.node._drift, "forget", forget_and_wake)
+    assert b.node.transition("activate").outcome == "success"
+    assert (seen, len(b.port.announced)) == ([0], 1)
+
+
+def test_an_announcement_that_is_still_under_way_does_not_come_after_that_of_the_next_activation(bench, engine):
+    b = bench().start()
+    b.engines |= {"2": engine(revision=2), "3": engine(revision=3)}
+    announce, begun, release = b.port.announce, threading.Event(), threading.Event()
+
+    def slowly(announcement):
+        if announcement.revision == 2:
+            begun.set()
+            assert release.wait(20)
+        announce(announcement)
+
+    b.port.announce = slowly
+    b.node.swap("2")
+    worker = threading.Thread(target=b.node.step)
+    worker.start()
+    assert begun.wait(20)
+    b.node.transition("deactivate")
+    b.node.swap("3")
+    manager = threading.Thread(target=b.node.transition, args=("activate",))
+    manager.start()
+    manager.join(0.2)  # without the order, it is through by then
+    release.set()
+    for thread in (worker, manager):
+        thread.join(20)
+    assert [announcement.revision for announcement in b.port.announced] == [1, 2, 3]
+
+
 def test_what_was_seen_of_cameras_is_forgotten_when_the_node_is_activated_anew_but_not_what_was_counted(bench):
     b = bench().start()
     b.send_broken()
@@ -428,6 +493,20 @@ def test_a_node_without_an_engine_is_not_activated(bench):
 
 
 # --- the contract on board
+
+
+def test_a_window_in_which_every_image_grows_stale_is_refused(bench):
+    with pytest.raises(ValidationError, match="batch_window_ms: expected less than max_age_ms, 200, got 300; lower"):
+        bench(batch_window_ms=300, max_age_ms=200)
+
+
+@pytest.mark.parametrize("settings", [{"hang_ms": 10}, {"hang_ms": 500, "deadline_ms": 600}])
+def test_a_hang_that_would_come_before_the_deadline_is_refused_and_nothing_stays_open(bench, settings):
+    b = bench(**settings)
+    step = b.node.transition("configure")
+    assert (step.state, step.outcome) == (State.UNCONFIGURED, "failure")
+    assert step.reason.startswith("hang_ms: expected more than the deadline, ")
+    assert not b.engines["main"].is_open
 
 
 def test_the_deadline_is_the_contract_s_unless_the_settings_have_another(bench):
@@ -749,6 +828,58 @@ def test_a_swap_while_another_is_on_trial_ends_that_trial(bench, engine):
     assert b.port.published[-1].engine == "tiny revision 2, ort"
 
 
+@pytest.mark.parametrize("over", [False, True])
+def test_a_swap_that_is_offered_while_the_primary_hangs_is_refused_with_that_reason(bench, engine, over):
+    b = bench().start()
+    b.engines["2"] = engine(revision=2)
+
+    def run(inputs):
+        b.time.pass_ms(501)
+        if over:  # the watchdog has seen it already
+            b.node.watch()
+            with pytest.raises(EngineError, match="expected an engine that answers, got one that still hangs"):
+                b.node.swap("2")
+        else:
+            b.node.swap("2")
+            b.node.watch()
+        return one_box_of(b, inputs)
+
+    b.engines["main"].run = run
+    b.serve()
+    assert (b.node.state, b.engines["2"].is_open) == (State.INACTIVE, False)
+    assert b.status("engine").values["last_swap"].startswith("swap: refused: tiny revision 1, ort: ")
+
+
+@pytest.mark.parametrize("when", ["before a frame", "during an inference"])
+def test_a_swap_that_is_offered_before_the_deactivation_takes_over_all_the_same(bench, engine, when):
+    b = bench().start()
+    b.engines["2"] = engine(revision=2)
+
+    def swap_and_stop(inputs=None):
+        b.node.swap("2")
+        b.node.transition("deactivate")
+        return inputs and one_box_of(b, inputs)
+
+    if when == "before a frame":
+        swap_and_stop()
+    else:
+        b.engines["main"].run = swap_and_stop
+        b.serve()
+    assert b.status("engine").values["last_swap"] == "swap: tiny revision 2, ort is on trial"
+    b.node.transition("activate")
+    assert [announcement.revision for announcement in b.port.announced] == [1, 2]
+
+
+def test_after_a_clean_up_no_swap_is_to_take_over(bench, engine):
+    b = bench().start()
+    b.engines["2"] = engine(revision=2)
+    b.node.swap("2")
+    b.node.transition("deactivate")
+    b.node.transition("cleanup")
+    assert b.status("engine").values["last_swap"] == ""
+    assert not b.engines["2"].is_open
+
+
 def test_two_swaps_before_a_frame_leave_the_last_one(bench, engine):
     b = bench(probation=1).start()
     b.engines |= {"2": engine(revision=2), "3": engine(revision=3)}
@@ -757,3 +888,89 @@ def test_two_swaps_before_a_frame_leave_the_last_one(bench, engine):
     b.serve(2)
     assert b.port.published[-1].engine == "tiny revision 3, ort"
     assert [name for name, e in b.engines.items() if e.is_open and name != "small"] == ["3"]
+
+
+def test_a_roll_back_leads_to_what_served_before_which_is_the_fallback_where_the_primary_was_too_slow(bench, engine):
+    b = bench(fallback=True, fall_back_after=2, return_after=4).start()
+    b.slow(11)
+    b.serve(2)
+    b.slow(1, "small")
+    b.serve(2)
+    b.engines["new"] = engine(revision=2)
+    b.slow(11, "new")
+    b.node.swap("new")
+    b.serve(2)
+    status = b.status("engine")
+    assert status.values["last_swap"] == "swap: rolled back: it missed the deadline too often"
+    assert (status.values["active_engine"], status.values["inferences_to_return"]) == ("small revision 1, ort", "2")
+    b.serve(2)
+    assert b.port.published[-1].engine.startswith("small")
+    assert b.status("engine").values["return_count"] == "1"
+
+
+def test_misses_and_fallbacks_are_counted_on_over_swaps_and_activations_until_the_node_is_configured_anew(
+    bench, engine
+):
+    b = bench(fallback=True, fall_back_after=2, probation=3).start()
+    b.engines |= {"late": engine(revision=2), "good": engine(revision=3)}
+
+    def counted():
+        watch = b.node.snapshot().watch
+        return watch.total_misses, watch.fallbacks
+
+    b.slow(11)
+    b.serve(2)
+    assert counted() == (2, 1)
+    b.slow(11, "late")
+    b.node.swap("late")
+    b.serve(2)  # rolled back, by a miss that counts as every other: no fallback
+    assert counted() == (4, 1)
+    b.node.swap("good")
+    b.serve(3)
+    assert counted() == (4, 1)
+    b.node.transition("deactivate")
+    b.node.transition("activate")
+    assert counted() == (4, 1)
+    b.node.transition("deactivate")
+    b.node.transition("cleanup")
+    assert counted() == (4, 1)
+    b.node.transition("configure")
+    assert counted() == (0, 0)
+
+
+def test_a_node_that_is_cleaned_up_on_its_fallback_is_not_on_it_any_more(bench):
+    b = bench(fallback=True, fall_back_after=2).start()
+    b.slow(11)
+    b.serve(2)
+    assert b.status("engine").level == Level.WARN
+    b.node.transition("deactivate")
+    b.node.transition("cleanup")
+    status = b.status("engine")
+    assert (status.level, status.values["is_on_fallback"]) == (Level.OK, "False")
+
+
+def test_a_new_primary_that_is_slow_at_once_does_not_pay_for_the_returns_of_the_one_before(bench, engine):
+    b = bench(fallback=True, fall_back_after=2, return_after=4, probation=1).start()
+    b.slow(11)
+    b.serve(2)
+    b.slow(1)
+    b.serve(4)  # back
+    b.engines["new"] = engine(revision=2)
+    b.node.swap("new")
+    b.serve()
+    b.slow(11, "new")
+    b.serve(2)
+    assert b.status("engine").values["inferences_to_return"] == "4"
+
+
+def test_a_trial_that_is_passed_ends_the_warning_of_a_swap_that_was_refused_meanwhile(bench, engine):
+    b = bench(probation=2).start()
+    b.engines["2"] = engine(revision=2)
+    b.node.swap("2")
+    b.serve()
+    with pytest.raises(EngineError):
+        b.node.swap("absent")
+    assert b.status("engine").level == Level.WARN
+    b.serve()
+    status = b.status("engine")
+    assert (status.level, status.values["last_swap"]) == (Level.OK, "swap: tiny revision 2, ort has passed its trial")
