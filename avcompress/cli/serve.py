@@ -135,9 +135,7 @@ def serve(  # noqa: PLR0913, PLR0917 (the options of a command)
         )
         network = Network(domain=domain, interface=interface, peers=tuple(peer or ()), distro=distro)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RecipeError(f"{where}: {first['msg']}, got {first['input']!r}; see avcompress serve --help") from error
+        raise RecipeError(_line(error, "--camera" if camera else "image_topics")) from None
     console, heard = open_console(), _signals()
     keep_freed_memory()
     with serving(said.settings, wiring, network, _teller(console, node, quiet), connection.autostart) as running:
@@ -145,6 +143,16 @@ def serve(  # noqa: PLR0913, PLR0917 (the options of a command)
             _swap(running, lambda: _bundle_of(_told(given, params, node), said), console, node)
     _show(console, running.counts)
     raise typer.Exit(Exit.MET)
+
+
+def _line(error: ValidationError, topics: str) -> str:
+    """The first mistake, by the option that holds it; `topics`: where those of the images are from."""
+    from avcompress.yaml_file import complaint
+
+    first = error.errors(include_url=False)[0]
+    name = str(first["loc"][0]) if first["loc"] else "topics"
+    option = {"topics": topics, "peers": "--peer"}.get(name, f"--{name}")
+    return f"{option}: {complaint(first)}"
 
 
 def _told(given: Mapping[str, Value], params: Path | None, node: str) -> Told:

@@ -174,6 +174,21 @@ def test_a_parameter_file_says_all_and_a_hang_up_swaps_in_the_bundle_that_it_nam
     assert "vision: not swapped: BUNDLE/manifest.json: expected" in out
 
 
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--peer", "no.such.invalid"], 3, "error: peer no.such.invalid: expected a name that this machine knows"),
+        (["--peer", "127.0.0.1:99999"], 2, "error: --peer: expected an IPv4 address or a name, and perhaps a port"),
+        (["--interface", ""], 2, "error: --interface: expected the name of a network interface, got ''; `ip link`"),
+    ],
+)
+def test_what_cyclone_would_end_the_process_for_is_one_line(bundle, options, code, message):
+    command = [sys.executable, "-m", "avcompress", "serve", str(bundle), "--camera", "front=/a", *options]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (found.returncode, found.stderr.count("\n")) == (code, 1), found.stderr
+    assert found.stderr.startswith(message)
+
+
 def test_without_a_camera_nothing_is_served(bundle):
     command = [sys.executable, "-m", "avcompress", "serve", str(bundle)]
     found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
