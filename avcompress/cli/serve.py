@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from ros_nodes.core.node import Node
     from ros_nodes.parameters import Told, Value
 
+Say = Callable[[str, bool], None]
+"""Prints a line of the node's; whether it matters: what does is said to people who want quiet, too."""
+
 # Windows has none.
 _RELOAD = getattr(signal, "SIGHUP", None)
 
@@ -137,10 +140,11 @@ def serve(  # noqa: PLR0913, PLR0917 (the options of a command)
     except ValidationError as error:
         raise RecipeError(_line(error, "--camera" if camera else "image_topics")) from None
     console, heard = open_console(), _signals()
+    say = _speaker(console, node, quiet)
     keep_freed_memory()
-    with serving(said.settings, wiring, network, _teller(console, node, quiet), connection.autostart) as running:
+    with serving(said.settings, wiring, network, _teller(say), connection.autostart) as running:
         while heard.get() == _RELOAD:
-            _swap(running, lambda: _bundle_of(_told(given, params, node), said), console, node)
+            _swap(running, lambda: _bundle_of(_told(given, params, node), said), say)
     _show(console, running.counts)
     raise typer.Exit(Exit.MET)
 
@@ -163,6 +167,8 @@ def _told(given: Mapping[str, Value], params: Path | None, node: str) -> Told:
     values = {**(read(params, node) if params else {}), **given}
     if "cameras" not in values:
         raise RecipeError("--camera: expected NAME=/TOPIC, or `cameras` in --params, got neither; name the cameras")
+    if not values.get("bundle"):
+        raise RecipeError("BUNDLE: expected its folder, or `bundle` in --params, got neither; name the bundle to serve")
     said = told(values)
     if said.connection.overlay_every_ms:
         raise RecipeError(
@@ -181,13 +187,15 @@ def _bundle_of(now: Told, before: Told) -> Path:
     return Path(now.settings.bundle)
 
 
-def _swap(running: Node, bundle: Callable[[], Path], console: Console, node: str) -> None:
+def _swap(running: Node, bundle: Callable[[], Path], say: Say) -> None:
     from engines.session import one_line
 
     try:
         running.swap(bundle())
     except Exception as error:  # whatever is wrong with it, the node goes on with what it has
-        console.print(f"{node}: not swapped: {one_line(error)}", soft_wrap=True, markup=False)
+        say(f"not swapped: {one_line(error)}", True)
+    else:
+        say(running.snapshot().engines.swap, False)
 
 
 def _signals() -> SimpleQueue[int]:
@@ -208,12 +216,18 @@ def _signals() -> SimpleQueue[int]:
     return heard
 
 
-def _teller(console: Console, node: str, quiet: bool) -> Callable[[Step], None]:
+def _speaker(console: Console, node: str, quiet: bool) -> Say:
+    def say(text: str, matters: bool) -> None:
+        if matters or not quiet:
+            console.print(f"{node}: {text}", soft_wrap=True, markup=False)
+
+    return say
+
+
+def _teller(say: Say) -> Callable[[Step], None]:
     def tell(step: Step) -> None:
-        if step.outcome != "success" or step.reason:
-            console.print(f"{node}: {step.state.label}: {step.reason}", soft_wrap=True, markup=False)
-        elif not quiet:
-            console.print(f"{node}: {step.state.label}", soft_wrap=True, markup=False)
+        went_well = step.outcome == "success" and not step.reason
+        say(step.state.label if went_well else f"{step.state.label}: {step.reason}", not went_well)
 
     return tell
 

@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from avcompress.spec import DataError, EngineError, Track, untracked
+from avcompress.spec import DataError, EngineError, RecipeError, Track, untracked
 from calibration.bag.reading import Recorded, open_bag
 from ros_nodes.bag.writing import BagPort, NewBag, Storage, new_bag
 from ros_nodes.core.clock import Clock
 from ros_nodes.core.counts import Counts
 from ros_nodes.core.lifecycle import State, Transition
 from ros_nodes.core.loading import Load
+from ros_nodes.core.names import node_name
 from ros_nodes.core.node import Node
 from ros_nodes.core.result import STAGES, Result
 from ros_nodes.core.served import load_served
@@ -100,13 +101,20 @@ class Replay:
     free: bool = False
     storage: Storage = "mcap"
 
+    def __post_init__(self) -> None:
+        try:
+            node_name(self.node)
+        except ValueError as error:
+            raise RecipeError(f"node: {error}") from None
+
 
 def replay(bag: Path, out: Path, what: Replay, track: Track = untracked, load: Load = load_served) -> Replayed:
     """Run a node over a bag, and write what it says into a new one.
 
-    Raises DataError for what is no bag, or has no images; EngineError when the bundle is refused or the node stopped;
-    OutputError when `out` cannot be written.
+    Raises RecipeError for an `out` inside of what is read; DataError for what is no bag, or has no images; EngineError
+    when the bundle is refused or the node stopped; OutputError when `out` cannot be written.
     """
+    _refuse_inside(out, bag, what.settings)
     clock, begun = JumpingClock(), time.perf_counter()
     with open_bag(bag, what.topics) as frames, new_bag(out, what.storage) as seen:
         if not len(frames):
@@ -132,6 +140,14 @@ def replay(bag: Path, out: Path, what: Replay, track: Track = untracked, load: L
         recorded_s=recorded_ns / 1e9,
         seconds=time.perf_counter() - begun,
     )
+
+
+def _refuse_inside(out: Path, bag: Path, settings: Settings) -> None:
+    """What is read must not change: a bundle with a file more is another one, and a bag's folder is the recorder's."""
+    drive = bag.parent if bag.is_file() and (bag.parent / "metadata.yaml").exists() else bag
+    for folder in (drive, Path(settings.bundle), Path(settings.fallback or settings.bundle)):
+        if out.resolve() != folder.resolve() and out.resolve().is_relative_to(folder.resolve()):
+            raise RecipeError(f"{out}: expected a new folder outside of {folder}, got one inside; give another one")
 
 
 def _latencies(rows: list[tuple[float, ...]], counts: Mapping[str, Counts]) -> dict[str, Latency]:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from avcompress.spec import DataError, EngineError, OutputError
+from avcompress.spec import DataError, EngineError, OutputError, RecipeError
 from calibration.frame import Header, RawImage
 from ros_nodes.bag.replay import JumpingClock, Replay, replay
 from ros_nodes.bag.writing import BagPort, new_bag
@@ -191,6 +191,23 @@ def test_a_topic_that_is_not_there_is_refused(tmp_path, bench, rigs):
     rigs.write_bag(tmp_path / "in", drive(1))
     with pytest.raises(DataError, match="expected images on /rear"):
         replay(tmp_path / "in", tmp_path / "out", Replay(bench().settings, {"front": "/rear"}), load=bench().load)
+
+
+@pytest.mark.parametrize("inside", ["in/seen", "in/a/seen", "in/in.mcap/../seen", "main/seen"])
+def test_a_new_bag_inside_of_what_is_read_is_refused(tmp_path, bench, rigs, inside, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rigs.write_bag(tmp_path / "in", drive(1))
+    (recorded,) = (path for path in (tmp_path / "in").iterdir() if path.suffix != ".yaml")
+    for bag in (tmp_path / "in", recorded):
+        with pytest.raises(RecipeError, match=r"expected a new folder outside of .*, got one inside; give another one"):
+            replay(bag, tmp_path / inside, Replay(bench().settings, TOPICS), load=bench().load)
+    assert len(list((tmp_path / "in").iterdir())) == 2
+    assert not (tmp_path / "main").exists()
+
+
+def test_what_is_no_name_of_a_node_is_refused(bench):
+    with pytest.raises(RecipeError, match=r"^node: expected a name of letters, digits and underscores"):
+        Replay(bench().settings, TOPICS, node="a/b")
 
 
 def test_a_bag_that_is_there_is_not_overwritten(tmp_path):
