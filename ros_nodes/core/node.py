@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from avcompress.spec import Array, DataError, EngineError, RecipeError
+from avcompress.spec import Array, EngineError, RecipeError
 from calibration.frame import Frame, to_rgb
 from engines.session import one_line
 from ros_nodes.core.clock import REAL, Clock
@@ -242,10 +242,10 @@ class Node:
         for waiting in job.batch:
             try:
                 image = to_rgb(waiting.frame)
-            except DataError as error:
+            except Exception as error:  # a decoder raises nearly anything; one camera's image stops no other camera
                 with self._lock:
                     job.drop(waiting.camera, "rejected")
-                    self._desk.reject(waiting.camera, error)
+                    self._desk.reject(waiting.camera, _undecoded(error))
                 continue
             with self._lock:
                 self._desk.measure(waiting.camera, image, self._clock.monotonic_ns())
@@ -441,3 +441,8 @@ class Node:
                 cameras=self._desk.views(now),
                 drift=self._drift.view(self._engines.active),
             )
+
+
+def _undecoded(error: Exception) -> str:
+    """Why an image could not be decoded; an error without words is named by its kind."""
+    return one_line(error) or f"image: expected one that can be decoded, got {type(error).__name__}; send smaller ones"

@@ -9,12 +9,11 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from avcompress.frozen import Model
 from avcompress.spec import RecipeError
 from engines.manifest import Manifest
+from ros_nodes.core.names import CameraName
 from ros_nodes.core.watch import Limits
 
 MS = 1_000_000
 """Nanoseconds of a millisecond."""
-
-CameraName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 
 class Settings(Model):
@@ -78,7 +77,7 @@ class Settings(Model):
     @model_validator(mode="after")
     def _names_each_camera_once(self) -> Settings:
         if len(set(self.cameras)) != len(self.cameras):
-            raise ValueError(f"cameras: expected names that differ, got {', '.join(self.cameras)}")
+            raise ValueError(f"cameras: expected names that differ, got {', '.join(self.cameras)}; name each once")
         return self
 
     @model_validator(mode="after")

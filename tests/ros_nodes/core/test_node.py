@@ -6,6 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from avcompress.spec import EngineError, RecipeError
+from calibration.frame import Header, RawImage
+from ros_nodes.core import node as node_module
 from ros_nodes.core.diagnostics import Level
 from ros_nodes.core.lifecycle import LifecycleError, State
 
@@ -134,6 +136,40 @@ def test_a_frame_that_cannot_be_read_is_rejected_and_the_next_one_served(bench, 
     b.serve()
     assert b.status("camera front").message == "OK"
     assert b.node.counts["front"].published == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "rejected: image: expected one that can be decoded, got MemoryError; send smaller ones"),
+        (ValueError("cannot reshape"), "rejected: cannot reshape"),
+    ],
+)
+def test_whatever_decoding_raises_rejects_that_image_and_stops_nothing(bench, monkeypatch, error, message):
+    b = bench(cameras=("front", "left")).start()
+    decode = node_module.to_rgb
+
+    def to_rgb(frame):
+        if frame.header.frame_id == "front_optical":
+            raise error
+        return decode(frame)
+
+    monkeypatch.setattr(node_module, "to_rgb", to_rgb)
+    b.send("front")
+    b.send("left")
+    b.node.step()
+    assert b.node.state == State.ACTIVE
+    assert [result.camera for result in b.port.published] == ["left"]
+    assert b.dropped("front") == {"rejected": 1}
+    assert b.status("camera front").message == message
+
+
+def test_a_raw_image_of_a_corrupt_step_is_served_by_the_bytes_that_it_has(bench):
+    b = bench().start()
+    header = Header(b.time.now // 10**9, b.time.now % 10**9, "front")
+    b.node.receive("front", RawImage(header, 1, 4, "rgb8", 2**32 - 1, np.zeros(12, np.uint8)))
+    assert b.node.step()
+    assert (b.node.state, b.node.counts["front"].published) == (State.ACTIVE, 1)
 
 
 def test_of_a_batch_with_a_corrupt_image_the_others_are_served(bench):

@@ -58,6 +58,26 @@ def test_samples_of_a_drift_are_written_by_a_thread_of_their_own(bench, tmp_path
         assert written.wait(PATIENCE_S)
 
 
+def test_what_the_last_image_is_kept_for_is_written_before_the_threads_end(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr("ros_nodes.core.threads._IDLE_S", 0.01)
+    b = real(bench, drift_samples=str(tmp_path), hang_ms=60_000)
+    entered, leave, order = threading.Event(), threading.Event(), []
+
+    def look(*_):
+        entered.set()
+        leave.wait(PATIENCE_S)
+        order.append("looked")
+
+    b.node._drift.look = look
+    b.node.save_samples = lambda: order.append("saved")
+    with Threads(b.node):
+        b.send()
+        assert entered.wait(PATIENCE_S)
+        threading.Timer(0.1, leave.set).start()
+    assert order[-1] == "saved"
+    assert "looked" in order
+
+
 def test_the_watchdog_gives_up_a_worker_that_hangs_and_a_new_one_serves(bench, engine):
     b = real(bench, hang_ms=500, deadline_ms=400)
     release, stuck = threading.Event(), b.engines["main"]

@@ -120,7 +120,7 @@ def test_parameters_that_are_wrong_from_the_start_are_told_by_configure(ros):
     world = ros(max_age_ms=0.0)
     until(world.statuses)
     assert not world.change("configure")
-    until(lambda: world.statuses()["engine"][1].startswith("max_age_ms: Input should be greater than 0"))
+    until(lambda: world.statuses()["engine"][1].startswith("max_age_ms: expected greater than 0"))
     assert world.set("max_age_ms", 50.0) == (True, "")
     world.start()
     assert world.node.core.settings.max_age_ms == 50.0
@@ -260,9 +260,9 @@ def test_parameters_are_described(ros):
     ("name", "value", "reason"),
     [
         ("return_share", 1.5, "out of range"),
-        ("max_age_ms", 0.0, "max_age_ms: Input should be greater than 0"),
+        ("max_age_ms", 0.0, "max_age_ms: expected greater than 0"),
         ("max_age_ms", "much", "Wrong parameter type"),
-        ("age_from", "birth", "Input should be 'stamp' or 'arrival'"),
+        ("age_from", "birth", "expected 'stamp' or 'arrival'"),
         ("allow_unsigned", False, "read-only"),
     ],
 )
