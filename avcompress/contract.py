@@ -16,6 +16,8 @@ Scenario = Literal["single_stream", "constant_stream", "multi_camera"]
 
 UNBOUNDED = ("false_alarms",)
 """Metrics that may be greater than 1."""
+LESS_IS_BETTER = ("false_alarms", "ece")
+"""Metrics, also by class, of which a network should have little."""
 
 
 class AccuracyTerm(Model):
@@ -125,12 +127,16 @@ _MEANS = {"AP": "AP", "IoU": "mIoU"}
 
 
 def _is_never_less(one: AccuracyTerm, than: AccuracyTerm) -> bool:
-    """Whether a figure cannot be below another: no class, mean or band is below the worst class or band."""
-    family, _, part = than.metric.partition("/")
-    is_of_worst = part == "*" and (one.metric.startswith(f"{family}/") or one.metric == _MEANS.get(family))
-    kind, _, band = (than.slice or "").partition(":")
-    is_there = one.slice == than.slice or (band == "*" and (one.slice or "").startswith(f"{kind}:"))
-    return is_there and (is_of_worst or one.metric == than.metric)
+    """Whether a figure cannot be below another: no class, mean or band is below the worst class or band.
+
+    Where less is better, the worst is the one that none is above.
+    """
+    worst, other = (one, than) if one.metric.partition("/")[0] in LESS_IS_BETTER else (than, one)
+    family, _, part = worst.metric.partition("/")
+    is_of_worst = part == "*" and (other.metric.startswith(f"{family}/") or other.metric == _MEANS.get(family))
+    kind, _, band = (worst.slice or "").partition(":")
+    is_there = other.slice == worst.slice or (band == "*" and (other.slice or "").startswith(f"{kind}:"))
+    return is_there and (is_of_worst or other.metric == worst.metric)
 
 
 class Measure(Model):

@@ -139,8 +139,9 @@ def read(path: Path, node: str) -> dict[str, Value]:
     for section in ("/**", node, f"/{node}"):
         values |= _flat(_section(path, tree, section))
     known = [parameter.name for parameter in parameters()]
-    for name in sorted(set(values).difference(known)):
-        raise RecipeError(f"{path}: {_unknown(name, values[name], known)}")
+    unknown = min(set(values).difference(known), default=None)
+    if unknown is not None:
+        raise RecipeError(f"{path}: {_unknown(unknown, values[unknown], known)}")
     return values
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ros_nodes.parameters import Told, Value
 
 Say = Callable[[str, bool], None]
-"""Prints a line of the node's; whether it matters: what does is said to people who want quiet, too."""
+"""Prints a line of the node's; one that matters also with --quiet."""
 
 # Windows has none.
 _RELOAD = getattr(signal, "SIGHUP", None)

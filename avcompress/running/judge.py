@@ -173,5 +173,5 @@ class Scorer:
         return trial_of(self.recipe, self.classes, source), read_truth(source)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Open images are not sent: what reads them is no data.
+        # Open images are not sent: they are read by functions that cannot be.
         return {each.name: getattr(self, each.name) for each in fields(self)}

@@ -147,7 +147,7 @@ def replay(bag: Path, out: Path, what: Replay, track: Track = untracked, load: L
 def _refuse_inside(out: Path, bag: Path, settings: Settings) -> None:
     """What is read must not change: a bundle with a file more is another one, and a bag's folder is the recorder's."""
     drive = bag.parent if bag.is_file() and (bag.parent / "metadata.yaml").exists() else bag
-    for folder in (drive, Path(settings.bundle), Path(settings.fallback or settings.bundle)):
+    for folder in (drive, *(Path(bundle) for bundle in (settings.bundle, settings.fallback) if bundle)):
         if out.resolve() != folder.resolve() and out.resolve().is_relative_to(folder.resolve()):
             raise RecipeError(f"{out}: expected a new folder outside of {folder}, got one inside; give another one")
 

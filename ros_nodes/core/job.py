@@ -24,6 +24,7 @@ class Job:
         served: the engine, which stays open as long as the job is not over.
         first_ns: when the first of its frames came.
         taken_ns: when it began.
+        hang_ns: how long it may take.
         missed: whether its deadline was found to have passed, so that it is not counted again.
         done: whether its results are out: what the worker does after that is no time of theirs.
         hung: whether it was given up as hanging.
@@ -31,8 +32,8 @@ class Job:
         glances: what went through the engine, for the drift watch.
     """
 
-    def __init__(self, served: Served, batch: Iterable[Waiting], taken_ns: int, drop: Drop) -> None:
-        self.served, self.taken_ns = served, taken_ns
+    def __init__(self, served: Served, batch: Iterable[Waiting], taken_ns: int, hang_ns: float, drop: Drop) -> None:
+        self.served, self.taken_ns, self.hang_ns = served, taken_ns, hang_ns
         self.missed = self.done = self.hung = self.cancelled = False
         self.glances: tuple[Glance, ...] = ()
         self._open = {waiting.camera: waiting for waiting in batch}

@@ -7,6 +7,7 @@ without it.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,9 +41,9 @@ class Node:
     def __init__(self, settings: Settings, port: Port, clock: Clock = REAL, load: Load = load_served) -> None:
         self._settings, self._port, self._clock, self._load = settings, port, clock, load
         self._lock = threading.Condition()
-        # One announcement after the other: the last one is what subscribers believe.
-        self._announcing = threading.RLock()
         self._state, self._trace = State.UNCONFIGURED, tracer()
+        # Who is announcing the engine: one after the other, for the last one is what subscribers believe.
+        self._announcer: object | None = None
         self._desk, self._engines, self._drift = Desk(settings), OnBoard(settings), DriftWatch(settings)
         self._job: Job | None = None
         # With those that hang and were given up: what they use cannot be closed.
@@ -112,7 +113,8 @@ class Node:
             self._desk.forget()
             self._drift.forget()
             self._moments = None
-        self._announce(State.ACTIVATING)
+            self._await_announcement()
+        self._announce(State.ACTIVATING, object())
         self._port.subscribe(self._settings.cameras, self.receive)
 
     def _refuse_hanging(self) -> None:
@@ -120,6 +122,16 @@ class Node:
             raise EngineError(
                 f"{self._job.served.name}: expected an engine that answers, got one that still hangs; clean up, and "
                 "configure again"
+            )
+
+    def _await_announcement(self) -> None:
+        """Let that of a worker end first; raises EngineError where it does not."""
+        found = self._engines.limits
+        patience_s = threading.TIMEOUT_MAX if found is None else min(found.hang_ns / 1e9, threading.TIMEOUT_MAX)
+        if not self._lock.wait_for(lambda: self._announcer is None, patience_s):
+            raise EngineError(
+                f"activate: expected the announcement that is under way to end, got none for {patience_s:g} s; look at "
+                "the transport, clean up, and configure again"
             )
 
     def _stop(self) -> None:
@@ -183,7 +195,7 @@ class Node:
     def step(self) -> bool:
         """Serve the frames whose turn it is; False where there are none. One thread at a time."""
         job = self._take()
-        self._tell(partial(self._announce, State.ACTIVE))
+        self._tell(partial(self._announce, State.ACTIVE, job or object()))
         if job is None:
             self._close_retired()
             return False
@@ -211,7 +223,8 @@ class Node:
             batch = () if served is None else self._desk.take(now, served.capacity)
             if served is None or not batch:
                 return None
-            self._job = Job(served, batch, now, self._desk.drop)
+            found = self._engines.limits
+            self._job = Job(served, batch, now, math.inf if found is None else found.hang_ns, self._desk.drop)
             self._running.append(self._job)
             return self._job
 
@@ -313,7 +326,7 @@ class Node:
             if late and not (job.missed or job.done or job.cancelled):
                 job.missed = True
                 self._engines.missed(now)
-            if now - job.taken_ns <= self._settings.hang_ms * MS:
+            if now - job.taken_ns <= job.hang_ns:
                 return
             job.hung = True
             job.cancel("hung")
@@ -325,6 +338,8 @@ class Node:
 
     def _give_up(self) -> None:
         # A thread cannot be ended. What it holds is closed when it comes back, if ever; another one takes its place.
+        if self._announcer is self._job:
+            self._announcer = None
         self._job, self._generation = None, self._generation + 1
         self._lock.notify_all()
 
@@ -358,28 +373,27 @@ class Node:
         if self._state != State.ACTIVE and self._job is None:
             self._engines.swap()
 
-    def _announce(self, during: State) -> None:
-        """Tell subscribers of the engine, where it is new to them and the node is in that state.
+    def _announce(self, during: State, by: object) -> None:
+        """Tell subscribers of the engine where it is new, the node is in that state, and nobody else is telling them.
 
         Raises what the transport does; the announcement is due again then.
         """
-        with self._announcing:
-            news = self._news(during)
-            if news is None:
-                return
+        while (news := self._news(during, by)) is not None:
+            told = False
             try:
                 self._port.announce(news)
-            except BaseException:
-                with self._lock:
-                    self._engines.is_new = True
-                raise
+                told = True
+            finally:
+                self._announced(by, told)
 
-    def _news(self, during: State) -> Announcement | None:
+    def _news(self, during: State, by: object) -> Announcement | None:
         with self._lock:
             primary, found = self._engines.primary, self._engines.limits
             if not self._engines.is_new or primary is None or found is None or self._state != during:
                 return None
-            self._engines.is_new = False
+            if self._announcer is not None:
+                return None
+            self._engines.is_new, self._announcer = False, by
         return Announcement(
             kind=primary.task.kind,
             name=primary.manifest.name,
@@ -388,6 +402,16 @@ class Node:
             threshold=primary.threshold,
             deadline_ms=found.deadline_ns / MS,
         )
+
+    def _announced(self, by: object, told: bool) -> None:
+        with self._lock:
+            # What a worker says that was given up meanwhile may be heard last: it is said anew.
+            given_up = self._announcer is not by
+            if not given_up:
+                self._announcer = None
+            if given_up or not told:
+                self._engines.is_new = True
+            self._lock.notify_all()
 
     def _tell(self, message: Callable[[], None]) -> bool:
         """Whether the transport took it; what it raised is in the diagnostics."""
@@ -445,4 +469,4 @@ class Node:
 
 def _undecoded(error: Exception) -> str:
     """Why an image could not be decoded; an error without words is named by its kind."""
-    return one_line(error) or f"image: expected one that can be decoded, got {type(error).__name__}; send smaller ones"
+    return one_line(error) or f"image: expected one that can be decoded, got {type(error).__name__}; look at the camera"

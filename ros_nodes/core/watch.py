@@ -6,6 +6,7 @@ fails soon after a return; so the two never alternate quickly.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 _MOST_DOUBLINGS = 5
@@ -20,6 +21,7 @@ class Limits:
         fall_back_after: misses in a row.
         return_after: batches in a row on the fallback that take at most `return_share` of the deadline.
         has_fallback: whether there is an engine to fall back to.
+        hang_ns: after which an inference is not waited for any more.
     """
 
     deadline_ns: int
@@ -27,6 +29,7 @@ class Limits:
     return_after: int = 100
     return_share: float = 0.8
     has_fallback: bool = False
+    hang_ns: float = math.inf
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from avcompress.contract import Contract
         ({"metric": "AP/*"}, {"metric": "AP"}),
         ({"metric": "AP", "slice": "distance:*"}, {"metric": "AP", "slice": "distance:far"}),
         ({"metric": "AP/*", "slice": "size:*"}, {"metric": "AP/car", "slice": "size:small"}),
+        ({"metric": "ece", "slice": "distance:far"}, {"metric": "ece", "slice": "distance:*"}),
     ],
 )
 def test_a_contract_that_no_network_can_keep_is_refused(least, most):
@@ -29,6 +30,7 @@ def test_a_contract_that_no_network_can_keep_is_refused(least, most):
         ({"metric": "AP"}, {"metric": "AP", "slice": "size:small"}),
         ({"metric": "recall/*"}, {"metric": "precision/car"}),
         ({"metric": "AP", "slice": "size:*"}, {"metric": "AP", "slice": "distance:far"}),
+        ({"metric": "ece", "slice": "distance:*"}, {"metric": "ece", "slice": "distance:far"}),
     ],
 )
 def test_limits_of_which_one_says_nothing_of_the_other_are_taken(least, most):

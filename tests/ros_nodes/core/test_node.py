@@ -141,7 +141,7 @@ def test_a_frame_that_cannot_be_read_is_rejected_and_the_next_one_served(bench, 
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (MemoryError(), "rejected: image: expected one that can be decoded, got MemoryError; send smaller ones"),
+        (MemoryError(), "rejected: image: expected one that can be decoded, got MemoryError; look at the camera"),
         (ValueError("cannot reshape"), "rejected: cannot reshape"),
     ],
 )
@@ -486,6 +486,59 @@ def test_an_announcement_that_is_still_under_way_does_not_come_after_that_of_the
     assert [announcement.revision for announcement in b.port.announced] == [1, 2, 3]
 
 
+def test_an_announcement_that_never_ends_holds_up_nobody(bench, engine):
+    b = bench(warmup=1).start()
+    b.engines["2"] = engine(revision=2)
+    announce, begun, release = b.port.announce, threading.Event(), threading.Event()
+
+    def stuck(announcement):
+        if announcement.revision == 2:
+            begun.set()
+            assert release.wait(20)
+        announce(announcement)
+
+    b.port.announce = stuck
+    b.node.swap("2")
+    b.send()
+    given_up = threading.Thread(target=b.node.step)
+    given_up.start()
+    assert begun.wait(20)
+    b.time.pass_ms(501)
+    b.node.watch()
+    b.serve(2)
+
+    assert (b.node.state, b.dropped(), len(b.port.published)) == (State.ACTIVE, {"hung": 1}, 2)
+    assert [one.revision for one in b.port.announced] == [1, 1]
+    release.set()
+    given_up.join(20)
+    # It was heard after the engine that serves again, which is told anew.
+    assert [one.revision for one in b.port.announced] == [1, 1, 2, 1]
+    assert b.is_exact()
+
+
+def test_an_activation_does_not_wait_for_ever_for_an_announcement(bench, engine):
+    b = bench(hang_ms=100).start()
+    b.engines["2"] = engine(revision=2)
+    begun, release = threading.Event(), threading.Event()
+
+    def stuck(_):
+        begun.set()
+        assert release.wait(20)
+
+    b.port.announce = stuck
+    b.node.swap("2")
+    worker = threading.Thread(target=b.node.step)
+    worker.start()
+    assert begun.wait(20)
+    b.node.transition("deactivate")
+    step = b.node.transition("activate")
+    release.set()
+    worker.join(20)
+
+    assert step.outcome != "success"
+    assert "expected the announcement that is under way to end, got none for 0.1 s" in step.reason
+
+
 def test_what_was_seen_of_cameras_is_forgotten_when_the_node_is_activated_anew_but_not_what_was_counted(bench):
     b = bench().start()
     b.send_broken()
@@ -543,6 +596,12 @@ def test_a_hang_that_would_come_before_the_deadline_is_refused_and_nothing_stays
     assert (step.state, step.outcome) == (State.UNCONFIGURED, "failure")
     assert step.reason.startswith("hang_ms: expected more than the deadline, ")
     assert not b.engines["main"].is_open
+
+
+@pytest.mark.parametrize(("deadline_ms", "hang_ms"), [(10, 2000), (499, 2000), (3000, 12_000)])
+def test_a_hang_is_four_deadlines_unless_the_settings_say_else(bench, deadline_ms, hang_ms):
+    b = bench(hang_ms=None, deadline_ms=deadline_ms).start()
+    assert b.node.snapshot().limits.hang_ns == hang_ms * 1_000_000
 
 
 def test_the_deadline_is_the_contract_s_unless_the_settings_have_another(bench):
