@@ -11,12 +11,10 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import external_data_helper
 
-from avcompress.spec import EngineBuildError
-from engines.onnx_graph import copy, first_line, is_weighted
-
-_LARGEST_BYTES = 2**31  # of a protobuf message
+from avcompress.spec import EngineBuildError, ModelError
+from engines.onnx_graph import copy, is_weighted
+from engines.onnx_weights import load_weights_, stored_tensors
 
 
 def read_network(path: Path, dynamic: bool = False) -> onnx.ModelProto:
@@ -50,33 +48,17 @@ def read_network(path: Path, dynamic: bool = False) -> onnx.ModelProto:
 
 
 def with_weights(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    """The network that was parsed from `path`, itself or a copy with the weights that are stored beside the file.
+    """The network that was parsed from `path`: itself, or a copy with the weights that lie beside the file.
 
-    Raises EngineBuildError where they are missing or cannot be read, or are too many for one file.
+    Raises EngineBuildError where these are missing, truncated or too many.
     """
-    stored = [each for each in model.graph.initializer if external_data_helper.uses_external_data(each)]
-    if not stored:
+    if not stored_tensors(model):
         return model
-    names = dict.fromkeys(external_data_helper.ExternalDataInfo(tensor).location for tensor in stored)
-    missing = next((name for name in names if not (path.parent / name).is_file()), None)
-    if missing is not None:
-        raise EngineBuildError(
-            "parse", f"{path.name}: expected the weights file {missing!r} beside it, got none; copy both together"
-        )
-    size = path.stat().st_size + sum((path.parent / name).stat().st_size for name in names)
-    if size >= _LARGEST_BYTES:
-        raise EngineBuildError(
-            "parse",
-            f"{path.name}: expected less than 2 GB with its weights, protobuf's limit, got {size / 2**30:.1f} GB; "
-            "export only the part that sees images",
-        )
     whole = copy(model)
     try:
-        external_data_helper.load_external_data_for_model(whole, str(path.parent))
-    except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError) as error:
-        raise EngineBuildError(
-            "parse", f"{path.name}: expected readable weights beside it, got: {first_line(error)}; export it again"
-        ) from error
+        load_weights_(whole, path.parent)
+    except ModelError as error:
+        raise EngineBuildError("parse", f"{path.name}: {error}") from error
     return whole
 
 

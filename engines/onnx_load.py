@@ -15,8 +15,8 @@ from onnx import external_data_helper, helper, inliner, numpy_helper, version_co
 from avcompress.spec import WEIGHTED, ModelError
 from engines import onnx_graph
 from engines.in_memory import open_model
+from engines.onnx_weights import load_weights_, stored_tensors
 
-_LARGEST_BYTES = 2**31  # of a protobuf message
 OLDEST_OPSET = 13  # the first with DequantizeLinear per channel
 NEWEST_OPSET = 23  # the newest that TensorRT's parser reads
 CONVERTED_OPSET = 17  # the newest that TensorRT 8.6 reads
@@ -38,7 +38,7 @@ def load_onnx(path: Path, input_size: tuple[int, int] | None = None) -> onnx.Mod
     """
     try:
         model = _parsed(path)
-        _load_external_data_(model, path.parent)
+        load_weights_(model, path.parent)
         refuse_unusable(model)
         model = _current_opset(model)
         model = onnx_graph.name_nodes(onnx_graph.fold_constants(model))
@@ -51,7 +51,7 @@ def load_onnx(path: Path, input_size: tuple[int, int] | None = None) -> onnx.Mod
 def external_files(path: Path) -> tuple[str, ...]:
     """The files in the folder of an ONNX file that hold its weights, as it names them; raises ModelError."""
     try:
-        stored = [each for each in _parsed(path).graph.initializer if external_data_helper.uses_external_data(each)]
+        stored = stored_tensors(_parsed(path))
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
     names = dict.fromkeys(external_data_helper.ExternalDataInfo(tensor).location for tensor in stored)
@@ -79,37 +79,6 @@ def _parsed(path: Path) -> onnx.ModelProto:
     if not model.HasField("graph") or not model.graph.node or not model.graph.output:
         raise ModelError("expected a graph with nodes and outputs, got an empty one; export or download it again")
     return model
-
-
-def _load_external_data_(model: onnx.ModelProto, folder: Path) -> None:
-    """Read weights that are stored beside the file."""
-    stored = [tensor for tensor in model.graph.initializer if external_data_helper.uses_external_data(tensor)]
-    size = model.ByteSize() + sum(_stored_bytes(tensor) for tensor in stored)
-    if size >= _LARGEST_BYTES:
-        raise ModelError(
-            f"expected a network of less than 2 GB, protobuf's limit for one graph, got {size / 2**30:.1f} GB with its "
-            "weights; export only the part that sees images"
-        )
-    for tensor in stored:
-        location = external_data_helper.ExternalDataInfo(tensor).location
-        if not (folder / location).is_file():
-            raise ModelError(
-                f"expected the weights file {location!r} beside it, got nothing of that name; copy both together"
-            )
-        try:
-            external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-        except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError) as error:
-            raise ModelError(
-                f"expected readable weights in {location!r}, got: {onnx_graph.first_line(error)}; "
-                "export the model again"
-            ) from error
-        # The data is in memory now; ONNX keeps the marks of where it was.
-        tensor.data_location = onnx.TensorProto.DEFAULT
-        del tensor.external_data[:]
-
-
-def _stored_bytes(tensor: onnx.TensorProto) -> int:
-    return int(np.prod(tensor.dims)) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
 def refuse_unusable(model: onnx.ModelProto) -> None:

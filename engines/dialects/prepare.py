@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import onnx
-from onnx import external_data_helper, inliner, numpy_helper
+from onnx import inliner
 
 from avcompress.spec import ModelError
 from engines.capabilities import Target, capabilities
 from engines.lint.check import lint
 from engines.lint.edit import Draft, close_draft, open_draft
 from engines.lint.finding import Finding, Repair, Rule
-from engines.lint.read import external_tensors, read_model
+from engines.lint.read import read_model
 from engines.lint.repair_params import store_biases_in_float_, use_standard_domain_
-from engines.lint.view import read_array
 from engines.onnx_graph import check, copy, fold_constants, infer_shapes, initializers, name_nodes
+from engines.onnx_weights import load_weights_, stored_tensors
 from engines.openvino_dialect import in_fp32 as widened
 
 # Neither changes a number: ONNX Runtime's own domain, biases in int32.
@@ -27,25 +27,15 @@ _SILENT: frozenset[Rule] = frozenset(
     {"uint8", "no_zero_point", "per_channel_activation", "scale_value", "double", "not_finite"}
 )
 _SHOWN = 3
-_LARGEST_BYTES = 2**31  # of a protobuf message
 
 
 def read_quantized(path: Path) -> onnx.ModelProto:
     """Read an ONNX file with the weights that lie beside it; raises ModelError in one line naming the file."""
     model = read_model(path)
-    outside = external_tensors(model)
-    size = model.ByteSize() + sum(external_data_helper.ExternalDataInfo(tensor).length or 0 for tensor in outside)
-    if size >= _LARGEST_BYTES:
-        raise ModelError(
-            f"{path}: expected a network of less than 2 GB, protobuf's limit, got {size / 2**30:.1f} GB with its "
-            "weights; export only the part that sees images"
-        )
-    for tensor in outside:
-        try:
-            values = read_array(tensor, path.parent)
-        except ModelError as error:
-            raise ModelError(f"{path}: {error}") from error
-        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    try:
+        load_weights_(model, path.parent)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
     return model
 
 
@@ -55,7 +45,7 @@ def prepared(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     Returns: the network, and what was done to it that a user should know.
     Raises ModelError for no valid ONNX, and weights that were left in another file.
     """
-    outside = external_tensors(model)
+    outside = stored_tensors(model)
     if outside:
         raise ModelError(
             f"ONNX graph: expected its weights in memory, got {outside[0].name!r} in another file; read it with its "

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import TensorProto, external_data_helper, inliner, numpy_helper
+from onnx import external_data_helper, inliner, numpy_helper
 
 from avcompress.spec import ModelError
 from engines.lint.view import read_array
 from engines.onnx_graph import first_line
+from engines.onnx_weights import stored_tensors
 
 _LARGEST_FILE = 3 * 2**29  # of the 2 GiB that a protobuf may have
 
@@ -42,7 +43,7 @@ def read_model(path: Path) -> onnx.ModelProto:
 
 
 def _refuse_missing_weights(model: onnx.ModelProto, path: Path) -> None:
-    for tensor in external_tensors(model):
+    for tensor in stored_tensors(model):
         location = external_data_helper.ExternalDataInfo(tensor).location
         if not (path.parent / location).is_file():
             raise ModelError(
@@ -51,18 +52,13 @@ def _refuse_missing_weights(model: onnx.ModelProto, path: Path) -> None:
             )
 
 
-def external_tensors(model: onnx.ModelProto) -> list[TensorProto]:
-    """The initializers that are stored in another file."""
-    return [t for t in model.graph.initializer if external_data_helper.uses_external_data(t)]
-
-
 def to_bytes(model: onnx.ModelProto, source: Path, out: Path) -> bytes:
     """A model that was read from `source`, as the content of the file `out`.
 
     Weights that lie beside `source` stay there when `out` lies there too; else they come along.
     Raises ModelError when they are too many for one file.
     """
-    outside = external_tensors(model)
+    outside = stored_tensors(model)
     if not outside or source.resolve().parent == out.resolve().parent:
         return bytes(model.SerializeToString())
     size = sum(external_data_helper.ExternalDataInfo(tensor).length or 0 for tensor in outside)
@@ -73,7 +69,7 @@ def to_bytes(model: onnx.ModelProto, source: Path, out: Path) -> bytes:
         )
     whole = onnx.ModelProto()
     whole.CopyFrom(model)
-    for tensor in external_tensors(whole):
+    for tensor in stored_tensors(whole):
         values = read_array(tensor, source.parent)
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     return bytes(whole.SerializeToString())

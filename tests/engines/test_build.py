@@ -131,7 +131,9 @@ def test_weights_that_lie_beside_the_network_come_along(two_convs, tmp_path, eng
 
 
 @pytest.mark.parametrize("engine", [ORT, OPENVINO], ids=["ort", "openvino"])
-@pytest.mark.parametrize(("kept", "message"), [(None, "'weights.bin' beside it, got none"), (100, "readable weights")])
+@pytest.mark.parametrize(
+    ("kept", "message"), [(None, "'weights.bin' beside it, got nothing"), (100, "readable weights")]
+)
 def test_weights_that_are_lost_or_truncated_are_told_in_one_line(two_convs, tmp_path, engine, kept, message):
     network = beside(two_convs, tmp_path / "net.onnx")
     weights = tmp_path / "weights.bin"

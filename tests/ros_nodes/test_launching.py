@@ -1,5 +1,6 @@
 """What launch files tell their nodes, with the least of `launch` that they use in its place."""
 
+import asyncio
 import importlib.util
 import sys
 from pathlib import Path
@@ -91,31 +92,67 @@ def test_each_of_two_nodes_has_a_bundle_and_a_fallback_of_its_own(nodes):
 
 
 class Answering:
-    """A client of `get_state`; says what the test has set, nothing at all while that is None."""
+    """A client of `get_state` that answers what a test says, one after the other; None: the answer is lost."""
 
-    state = None
+    def __init__(self, *answers):
+        self.answers = list(answers)
 
     def service_is_ready(self):
-        return self.state != "not there"
+        if self.answers[0] == "not there":
+            self.answers.pop(0)
+            return False
+        return True
 
     def call_async(self, _):
-        answer = SimpleNamespace(current_state=SimpleNamespace(id=self.state))
-        return SimpleNamespace(add_done_callback=lambda do: self.state and do(SimpleNamespace(result=lambda: answer)))
+        state = self.answers.pop(0)
+        answer = SimpleNamespace(current_state=SimpleNamespace(id=state))
+        return SimpleNamespace(add_done_callback=lambda do: state and do(SimpleNamespace(result=lambda: answer)))
 
 
-def test_a_drive_waits_until_its_node_says_that_it_is_active_and_an_answer_that_is_lost_is_asked_for_again(
-    nodes, monkeypatch
-):
+@pytest.fixture
+def asking(nodes, monkeypatch):
+    """What asks for a node's state, the handler of what it says at last, and what it says; by its answers."""
     nodes("bag")
-    launching, client, made = sys.modules["avcompress_ros.launching"], Answering(), []
-    ros_node = SimpleNamespace(create_client=lambda _, service: made.append(service) or client)
-    monkeypatch.setattr(launching, "get_ros_node", lambda _: ros_node)
+    launching = sys.modules["avcompress_ros.launching"]
     monkeypatch.setattr(launching, "State", SimpleNamespace(PRIMARY_STATE_ACTIVE=3))
     monkeypatch.setattr(launching, "GetState", SimpleNamespace(Request=dict))
-    look = launching.when_active(SimpleNamespace(node_name="/vision"), "play").said["function"]
-    for client.state in ("not there", 1, None, 2, 3):
-        (timer,) = look(None)
-        (again,) = timer.said["actions"]
-        look = again.said["function"]
-    assert look(None) == ["play"]
-    assert made == ["/vision/get_state"]
+
+    def make(client):
+        made, said = [], []
+        ros_node = SimpleNamespace(create_client=lambda _, service: made.append(service) or client)
+        monkeypatch.setattr(launching, "get_ros_node", lambda _: ros_node)
+        registered, asks = launching.when_active(SimpleNamespace(node_name="/vision"), "play", every_s=0.001)
+
+        async def emit_event(event):
+            assert made == ["/vision/get_state"]
+            said.append(event)
+
+        ask = asks.said["coroutine"](SimpleNamespace(emit_event=emit_event))
+        return ask, registered.args[0].said, said
+
+    return make
+
+
+def test_a_drive_waits_until_its_node_says_that_it_is_active_and_an_answer_that_is_lost_is_asked_for_again(asking):
+    client = Answering("not there", 1, None, 2, 3)
+    ask, handler, said = asking(client)
+    asyncio.run(ask)
+
+    assert client.answers == []
+    (event,) = said
+    assert handler["matcher"](event)
+    assert not handler["matcher"](Thing())
+    assert (handler["entities"], handler["handle_once"]) == (["play"], True)
+
+
+def test_a_shutdown_ends_the_asking_without_an_error(asking):
+    ask, _, said = asking(Answering(*[1] * 1000))
+
+    async def interrupted():
+        task = asyncio.ensure_future(ask)
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await task
+
+    asyncio.run(interrupted())
+    assert said == []

@@ -1,9 +1,12 @@
 """What launch files share: the arguments that all of them have, and the node that they start."""
 
+import asyncio
+import contextlib
 import os
 
 from ament_index_python.packages import get_package_share_directory
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, TimerAction
+from launch import Event, EventHandler
+from launch.actions import DeclareLaunchArgument, OpaqueCoroutine, RegisterEventHandler
 from launch_ros.actions import LifecycleNode
 from launch_ros.ros_adapters import get_ros_node
 from lifecycle_msgs.msg import State
@@ -69,21 +72,23 @@ def serving_node(context, name, defaults, **parameters):
 
 
 def when_active(node, action, every_s=0.5):
-    """Does the action once the node is active, whoever activates it; comes after the node.
+    """Does the action once the node is active, whoever activates it: entities that come after the node.
 
     It asks for the state: a node that starts by itself may be active before launch hears its `transition_event`, and
     nobody repeats that.
     """
-    states, clients = [], []
+    active = Event()
 
-    def look(context):
-        if State.PRIMARY_STATE_ACTIVE in states:
-            return [action]
-        if not clients:
-            clients.append(get_ros_node(context).create_client(GetState, f"{node.node_name}/get_state"))
-        if clients[0].service_is_ready():
-            answer = clients[0].call_async(GetState.Request())
-            answer.add_done_callback(lambda answered: states.append(answered.result().current_state.id))
-        return [TimerAction(period=every_s, actions=[OpaqueFunction(function=look)])]
+    async def ask(context):
+        states = []
+        client = get_ros_node(context).create_client(GetState, f"{node.node_name}/get_state")
+        with contextlib.suppress(asyncio.CancelledError):  # at a shutdown, where launch would call it an error
+            while State.PRIMARY_STATE_ACTIVE not in states:
+                if client.service_is_ready():
+                    answer = client.call_async(GetState.Request())
+                    answer.add_done_callback(lambda answered: states.append(answered.result().current_state.id))
+                await asyncio.sleep(every_s)
+            await context.emit_event(active)
 
-    return OpaqueFunction(function=look)
+    begin = EventHandler(matcher=lambda event: event is active, entities=[action], handle_once=True)
+    return [RegisterEventHandler(begin), OpaqueCoroutine(coroutine=ask)]

@@ -32,5 +32,5 @@ def nodes(context):
     return [
         RegisterEventHandler(OnProcessExit(target_action=play, on_exit=[Shutdown(reason="the drive has ended")])),
         node,
-        when_active(node, play),
+        *when_active(node, play),
     ]

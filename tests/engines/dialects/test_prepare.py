@@ -51,7 +51,7 @@ def test_weights_in_another_file_are_read_with_it(net, with_scales, ort, file, d
 def test_a_missing_or_short_weights_file_is_named(file):
     weights = file.with_name("weights.bin")
     weights.write_bytes(weights.read_bytes()[:10])
-    with pytest.raises(ModelError, match=r"net\.onnx: weights 'w': expected to read them"):
+    with pytest.raises(ModelError, match=r"net\.onnx: expected readable weights of 'w' in 'weights\.bin'"):
         read_quantized(file)
     weights.unlink()
     with pytest.raises(ModelError, match=r"net\.onnx: expected the weights file 'weights\.bin' beside it"):

@@ -1,0 +1,64 @@
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from avcompress.spec import ModelError
+from engines.onnx_weights import load_weights_, stored_tensors
+
+FLOAT = onnx.TensorProto.FLOAT
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A network whose initializers, whose constant, and whose constants in branches lie in `all.bin`."""
+    one, two, three = (
+        numpy_helper.from_array(np.full(4, value, np.float32), name)
+        for name, value in zip("abc", (1, 2, 3), strict=True)
+    )
+    result = helper.make_tensor_value_info("r", FLOAT, (4,))
+    branch = helper.make_graph([helper.make_node("Constant", [], ["r"], value=three)], "branch", [], [result])
+    condition = numpy_helper.from_array(np.array(True), "condition")
+    nodes = [
+        helper.make_node("Constant", [], ["two"], value=two),
+        helper.make_node("If", ["condition"], ["three"], then_branch=branch, else_branch=branch),
+        helper.make_node("Sum", ["x", "a", "two", "three"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, FLOAT, (4,)) for name in "xy"]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", ends[:1], ends[1:], [one, condition]),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    onnx.save(
+        model,
+        tmp_path / "net.onnx",
+        save_as_external_data=True,
+        location="all.bin",
+        size_threshold=0,
+        convert_attribute=True,
+    )
+    return tmp_path / "net.onnx"
+
+
+def test_weights_are_read_wherever_in_the_graph_they_are(saved, tmp_path):
+    import onnxruntime
+
+    model = onnx.load(saved, load_external_data=False)
+    assert sorted(each.name for each in stored_tensors(model)) == ["a", "b", "c", "c", "condition"]
+
+    load_weights_(model, tmp_path)
+
+    assert stored_tensors(model) == []
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert session.run(None, {"x": np.zeros(4, np.float32)})[0].tolist() == [6.0] * 4
+
+
+def test_a_lost_file_and_a_short_one_are_one_line_each(saved, tmp_path):
+    weights = tmp_path / "all.bin"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ModelError, match=r"expected readable weights of '.*' in 'all\.bin', got: .*; export the model"):
+        load_weights_(onnx.load(saved, load_external_data=False), tmp_path)
+    weights.unlink()
+    with pytest.raises(ModelError, match=r"expected the weights file 'all\.bin' beside it, got nothing of that name"):
+        load_weights_(onnx.load(saved, load_external_data=False), tmp_path)
