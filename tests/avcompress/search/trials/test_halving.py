@@ -90,6 +90,13 @@ def test_what_trains_comes_after_what_does_not_and_only_where_that_is_not_enough
     assert trains == [tier == 2 for tier in order]
 
 
+def test_every_kind_of_a_stage_that_is_for_choice_is_tried(searched: Searched, fake_runner: Any) -> None:
+    runner = fake_runner(floor=0.99)
+    searching(searched([{"kind": "ptq"}, {"kind": {"choose": ["correct_bias", "adaround"]}}], shares=[1.0]), runner)
+
+    assert [(task.tier, task.suggestion["stages[1].kind"]) for task in runner.ran] == [(0, 0), (1, 1)]
+
+
 def test_training_is_as_much_shorter_as_there_are_fewer_images(searched: Searched, fake_runner: Any) -> None:
     runner = fake_runner(floor=0.99)
     searching(searched([{"kind": "ptq", "ranges": {"choose": ["mse", "minmax"]}}, QAT]), runner)
