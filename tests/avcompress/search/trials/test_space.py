@@ -151,15 +151,17 @@ def test_a_share_leaves_terms_on_slices_to_the_whole_trial(searched: Searched, j
 
 
 TRAINED = {"kind": "train", "steps": 10, "loss": "cross_entropy"}
+PRUNED = {"kind": "prune", "ratio": 0.3, "schedule": "iterative"}
+QAT = {"kind": "qat", "steps": 9}
 
 
 @pytest.mark.parametrize(
     ("stages", "tiers"),
     [
         ([{"kind": "ptq"}, {"kind": {"choose": ["correct_bias", "adaround", "reconstruct"]}}], [(0, 1, 1)]),
-        ([{"choose": [None, {"kind": "prune", "ratio": 0.3, "recover": TRAINED}]}, {"kind": "ptq"}], [(0, 2)]),
-        ([{"kind": "prune", "ratio": 0.3, "recover": {"choose": [None, TRAINED]}}, {"kind": "ptq"}], [(1, 2)]),
-        ([{"choose": [[{"kind": "qat", "steps": 9}], {"kind": "adaround"}]}, {"choose": [{"kind": "qat", "steps": 9}, None]}],
+        ([{"choose": [None, {**PRUNED, "recover": TRAINED}]}, {"kind": "ptq"}], [(0, 2)]),
+        ([{**PRUNED, "recover": {"choose": [None, TRAINED]}}, {"kind": "ptq"}], [(1, 2)]),
+        ([{"choose": [[QAT], {"kind": "adaround"}]}, {"choose": [QAT, None]}],
          [(2, 1), (2, 1)]),
         ([{"choose": [{"kind": {"choose": ["adaround", "correct_bias"]}}, {"kind": "reconstruct"}]}], [(0, 1), (1, 0)]),
     ],
