@@ -22,7 +22,7 @@ from avcompress.running.bench import Bench, Job, check_recipe, prepare
 from avcompress.running.early_stop import judged_metric
 from avcompress.search.pool import Here, Pool, Processes
 from avcompress.search.ray_pool import connected, everywhere
-from avcompress.search.trials.away import Away, DataLook, StepsRemoval, lost
+from avcompress.search.trials.away import Away, MachineLook, StepsRemoval, lost
 from avcompress.search.trials.halving import STEPS, TRIALS, Ground, cheapest_suggestion, search
 from avcompress.search.trials.page import PAGE, render
 from avcompress.search.trials.process import Runner, run_trial
@@ -33,8 +33,10 @@ from avcompress.search.trials.space import Space
 from avcompress.search.trials.spending import SPENT, counted
 from avcompress.search.trials.timing import ALONE, TimedOn, bench_here, timed_again
 from avcompress.search.trials.writing import recipe_text
-from avcompress.spec import AvcompressError, LateError, MissingError, RecipeError
+from avcompress.spec import AvcompressError, MissingError, RecipeError
 from avcompress.watch import SilentWatch, Watch, took
+from engines.machine import local_gpu
+from validation.machine import describe_machine, runtime_versions
 
 LOCK = "lock"
 _REMOVAL_S = 4.0
@@ -96,7 +98,7 @@ def _pool(job: SearchJob) -> Iterator[tuple[Pool, int]]:
         yield (Here() if job.workers == 1 else Processes(job.workers)), job.workers
         return
     steps = hashlib.sha256(f"{socket.gethostname()} {job.out}".encode()).hexdigest()[:16]
-    with connected(job.ray, job.workers, DataLook(job.data_root)) as cluster:
+    with connected(job.ray, job.workers, MachineLook(job.data_root, runtime_versions())) as cluster:
         try:
             yield Away(replace(cluster, lost=lost), steps), cluster.slots
         finally:
@@ -155,11 +157,9 @@ def _next_untimed(report: SearchReport, tried: Collection[str], until: float) ->
 
 def _alone(job: SearchJob, record: Record, watch: Watch) -> Record:
     """A record once its trial was timed alone, which is saved; or as it was, where that could not be."""
-    folder, limit_s = job.out / TRIALS / record.key[:16], job.space.settings.trial_s
+    folder = job.out / TRIALS / record.key[:16]
     try:
-        found = timed_again(record, folder, bench_here(limit_s), ALONE)
-    except LateError:
-        found = record.model_copy(update={"status": "timed out", "message": f"timed alone: ended after {limit_s:g} s"})
+        found = timed_again(record, folder, bench_here(job.space.settings.trial_s), ALONE)
     except (OSError, AvcompressError) as error:
         watch.note(f"trial {record.number} is not timed alone: {error}")
         return record
@@ -168,10 +168,15 @@ def _alone(job: SearchJob, record: Record, watch: Watch) -> Record:
 
 
 def _known(job: SearchJob, classes: tuple[str, ...]) -> Callable[[Recipe], Any]:
-    """What stands for all that a recipe reads, and for the machine that it is timed on."""
+    """What stands for all that a recipe reads, for the runtimes of engines, and for the machine that it is timed on.
+
+    On a cluster that is this machine, where the best are timed at last; the cluster's others have the same runtimes.
+    """
     inputs = KnownInputs(job.space.path.parent, job.data_root, classes)
-    machine = [job.remote.host] if job.remote else []
-    return lambda recipe: [*inputs(recipe), *machine]
+    gpu = local_gpu()
+    here = [describe_machine().cpu, gpu.name if gpu is not None else None]
+    timed_on = here if job.remote is None else [job.remote.host]
+    return lambda recipe: [*inputs(recipe), runtime_versions(), timed_on]
 
 
 def _told(record: Record, kept: bool) -> str:

@@ -54,7 +54,7 @@ class TimedOn:
 
 
 def timed_again(record: Record, folder: Path, bench: Bench, where: str) -> Record:
-    """A judged trial with the latency that `bench` finds, and its deadlines held against that.
+    """A judged trial with the latency that `bench` finds of its first engine, and all deadlines held against that.
 
     Args:
         record: of the trial; unchanged where it was not timed at all.
@@ -64,21 +64,21 @@ def timed_again(record: Record, folder: Path, bench: Bench, where: str) -> Recor
 
     Raises EngineError for files of the trial that are damaged, and what `bench` raises.
     """
-    recipe, engine = _timed_engine(folder)
-    if engine is None:
+    recipe, engines = _timed_engines(folder)
+    if not engines:
         return record
     median, lines = record.figures.latency_ms, {line.name: line for line in record.lines}
-    for term in _terms(recipe, engine):
+    for engine, term in _asked(recipe, engines):
         facts = bench(folder / OUT / "engines" / engine, _options(recipe.measure, term))
-        if facts.scenario.scenario == "single_stream":
+        if engine == engines[0] and facts.scenario.scenario == "single_stream":
             median = facts.scenario.latency.p50.ms
         lines |= {line.name: line for line in _lines(term, facts.checks)}
     figures = record.figures.model_copy(update={"latency_ms": median})
     return record.model_copy(update={"figures": figures, "lines": tuple(lines.values()), "timed_on": where})
 
 
-def _timed_engine(folder: Path) -> tuple[Recipe, str | None]:
-    """A trial's recipe, and the first of its engines that was timed."""
+def _timed_engines(folder: Path) -> tuple[Recipe, tuple[str, ...]]:
+    """A trial's recipe, and those of its engines that were timed, in order."""
     try:
         report = Report.model_validate_json((folder / OUT / "report.json").read_bytes())
         recipe = Recipe.model_validate(yaml.safe_load((folder / RECIPE).read_bytes()))
@@ -86,15 +86,16 @@ def _timed_engine(folder: Path) -> tuple[Recipe, str | None]:
         raise EngineError(
             f"{folder}: expected the trial's recipe and report, got damaged ones: {first_line(error)}"
         ) from error
-    return recipe, next(iter(report.latency), None)
+    return recipe, tuple(report.latency)
 
 
-def _terms(recipe: Recipe, engine: str) -> Iterator[LatencyTerm | None]:
-    """The deadlines of an engine; None: one image after the other, without one."""
-    own = [term for term in recipe.contract.latency if term.engine == engine]
-    yield from own
-    if all(term.scenario != "single_stream" for term in own):
-        yield None
+def _asked(recipe: Recipe, engines: Sequence[str]) -> Iterator[tuple[str, LatencyTerm | None]]:
+    """Every engine's deadlines, and of the first one, in any case, one image after the other: None, without one."""
+    for engine in engines:
+        own = [term for term in recipe.contract.latency if term.engine == engine]
+        yield from ((engine, term) for term in own)
+        if engine == engines[0] and all(term.scenario != "single_stream" for term in own):
+            yield engine, None
 
 
 def _options(measure: Measure, term: LatencyTerm | None) -> list[str]:

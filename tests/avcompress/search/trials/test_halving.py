@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -234,6 +235,29 @@ def test_a_trial_is_repeated_where_a_file_that_it_reads_has_changed_and_no_other
 
     assert same.ran == []
     assert {task.suggestion["stages[0].statistics"] for task in other.ran} == again
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [
+        ("runtime_versions", {"openvino": "2030.9"}),
+        ("describe_machine", SimpleNamespace(cpu="another CPU")),
+        ("local_gpu", SimpleNamespace(name="another GPU")),
+    ],
+)
+def test_no_trial_is_kept_from_other_versions_of_the_runtimes_or_another_machine(
+    searched: Searched, fake_runner: Any, monkeypatch: pytest.MonkeyPatch, name: str, there: Any
+) -> None:
+    path = searched(shares=[1.0])
+    first, other, back = fake_runner(), fake_runner(), fake_runner()
+    searching(path, first)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(f"avcompress.searching.{name}", lambda: there)
+        searching(path, other, resume=True)
+    searching(path, back, resume=True)
+
+    assert tried(other) == tried(first)
+    assert back.ran == []
 
 
 def test_a_trial_that_was_refused_for_a_file_that_is_there_now_is_tried_again(

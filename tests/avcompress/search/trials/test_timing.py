@@ -89,6 +89,24 @@ def test_latency_and_deadlines_are_those_that_were_measured_anew_and_nothing_els
     assert asked[1][asked[1].index("--max-miss-rate") + 1] == "0.1"
 
 
+def test_every_engine_that_has_a_deadline_is_timed_there_and_the_latency_is_that_of_the_first(
+    trial: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latency = {"openvino": None, "ort": None}
+    monkeypatch.setattr(timing.Report, "model_validate_json", lambda _: SimpleNamespace(latency=latency))
+    times = {"openvino": 2.0, "ort": 7.0}
+
+    def bench(folder: Path, options: Sequence[str]) -> Any:
+        scenario = "constant_stream" if "constant_stream" in options else "single_stream"
+        checks = [check("p99", times[folder.name], 5.0)] if "5.0" in options else []
+        return facts(scenario, times[folder.name], *checks)
+
+    found = timed_again(judged(trial), trial.folder, bench, "the vehicle")
+
+    assert found.figures.latency_ms == 2.0
+    assert [(line.measured, line.passed) for line in found.lines if line.name == "p99 @ ort"] == [(7.0, False)]
+
+
 def test_a_figure_that_could_not_be_measured_keeps_no_deadline(trial: Task) -> None:
     found = timed_again(
         judged(trial), trial.folder, lambda *_: facts("single_stream", 3.0, check("p99", None, 5.0)), "there"
@@ -254,7 +272,7 @@ def test_a_trial_that_a_disturbed_latency_alone_has_beaten_is_timed_alone_as_lon
     assert (sorted(tried), found.chosen) == (timed, chosen)
 
 
-def test_a_trial_that_hangs_when_it_is_timed_alone_is_not_chosen(
+def test_a_trial_that_hangs_when_it_is_timed_alone_stays_judged_and_is_not_run_again(
     searched: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = SearchJob(load_space(searched(shares=[1.0])), tmp_path, tmp_path / "out")
@@ -268,8 +286,8 @@ def test_a_trial_that_hangs_when_it_is_timed_alone_is_not_chosen(
     base = report_of("x", "mIoU", [judged_with(0, 0.9, 1.0), judged_with(1, 0.8, 2.0)], "latency")
     found = searching._timed_alone(job, base, time.time() + 60, SilentWatch())
 
-    assert [each.status for each in found.trials] == ["timed out", "judged"]
-    assert found.chosen == "1"
+    assert [(each.status, each.timed_on) for each in found.trials] == [("judged", ""), ("judged", ALONE)]
+    assert load_record(tmp_path / "out" / "trials" / "0", "0") is None  # what the trial itself has left holds
 
 
 def judged_with(number: int, accuracy: float, ms: float) -> Record:
