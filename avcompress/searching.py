@@ -35,8 +35,7 @@ from avcompress.search.trials.timing import ALONE, TimedOn, bench_here, timed_ag
 from avcompress.search.trials.writing import recipe_text
 from avcompress.spec import AvcompressError, MissingError, RecipeError
 from avcompress.watch import SilentWatch, Watch, took
-from engines.machine import local_gpu
-from validation.machine import describe_machine, runtime_versions
+from validation.machine import processors, runtime_versions
 
 LOCK = "lock"
 _REMOVAL_S = 4.0
@@ -173,9 +172,7 @@ def _known(job: SearchJob, classes: tuple[str, ...]) -> Callable[[Recipe], Any]:
     On a cluster that is this machine, where the best are timed at last; the cluster's others have the same runtimes.
     """
     inputs = KnownInputs(job.space.path.parent, job.data_root, classes)
-    gpu = local_gpu()
-    here = [describe_machine().cpu, gpu.name if gpu is not None else None]
-    timed_on = here if job.remote is None else [job.remote.host]
+    timed_on = processors() if job.remote is None else job.remote.host
     return lambda recipe: [*inputs(recipe), runtime_versions(), timed_on]
 
 

@@ -6,7 +6,6 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -239,11 +238,7 @@ def test_a_trial_is_repeated_where_a_file_that_it_reads_has_changed_and_no_other
 
 @pytest.mark.parametrize(
     ("name", "there"),
-    [
-        ("runtime_versions", {"openvino": "2030.9"}),
-        ("describe_machine", SimpleNamespace(cpu="another CPU")),
-        ("local_gpu", SimpleNamespace(name="another GPU")),
-    ],
+    [("runtime_versions", {"openvino": "2030.9"}), ("processors", {"cpu": "another one"})],
 )
 def test_no_trial_is_kept_from_other_versions_of_the_runtimes_or_another_machine(
     searched: Searched, fake_runner: Any, monkeypatch: pytest.MonkeyPatch, name: str, there: Any
