@@ -58,8 +58,8 @@ class Processes:
         """As they are finished; raises PeerError when a process ends before its task."""
         context = multiprocessing.get_context("spawn")
         theirs, ours = context.Pipe(duplex=False)
-        taken = {"initializer": _take, "initargs": (work, theirs)}
-        pool = ProcessPoolExecutor(min(self.count, len(tasks)) or 1, context, **taken)
+        count = min(self.count, len(tasks)) or 1
+        pool = ProcessPoolExecutor(count, context, initializer=_take, initargs=(work, theirs))
         try:
             with ours:  # nobody else has this end: once it is closed, by a kill, too, all of them end
                 numbers = {pool.submit(_do, task): number for number, task in enumerate(tasks)}

@@ -42,6 +42,11 @@ class Figures(Model):
     accuracy: Measured = Field(description="the contract's main metric, the lowest of the engines that ran")
     latency_ms: Measured = Field(description="the median of the first engine that was timed, from image to prediction")
     size_bytes: int | None = Field(description="of that engine")
+    noise_ms: Measured = Field(
+        None,
+        description="how far chance may have moved the latency, which was measured in turns with others: those that "
+        "differ by less than both their noises are equal; null: it was measured by itself, and compares with none",
+    )
 
 
 class Record(Model):

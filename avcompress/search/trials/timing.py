@@ -73,8 +73,33 @@ def timed_again(record: Record, folder: Path, bench: Bench, where: str) -> Recor
         if engine == engines[0] and facts.scenario.scenario == "single_stream":
             median = facts.scenario.latency.p50.ms
         lines |= {line.name: line for line in _lines(term, facts.checks)}
-    figures = record.figures.model_copy(update={"latency_ms": median})
-    return record.model_copy(update={"figures": figures, "lines": tuple(lines.values()), "timed_on": where})
+    timed = _with_latency(record, median, None)
+    return timed.model_copy(update={"lines": tuple(lines.values()), "timed_on": where})
+
+
+def timed_in_turns(
+    trials: Sequence[tuple[Record, Path]], bench_beside: Callable[[Sequence[Path]], Bench]
+) -> list[Record]:
+    """Judged trials with what their first engines take, run in turns; all else is as it was.
+
+    Args:
+        trials: each with its folder, two at least; all of them were timed.
+        bench_beside: a bench that measures beside other engines.
+
+    Raises what `timed_again` does.
+    """
+    read = [_timed_engines(folder) for _, folder in trials]
+    first, *others = [
+        folder / OUT / "engines" / engines[0] for (_, folder), (_, engines) in zip(trials, read, strict=True)
+    ]
+    facts = bench_beside(others)(first, _options(read[0][0].measure, None))
+    found = zip(trials, facts.in_turns, strict=True)
+    return [_with_latency(record, turn.p50_ms, turn.noise_ms) for (record, _), turn in found]
+
+
+def _with_latency(record: Record, p50_ms: float | None, noise_ms: float | None) -> Record:
+    figures = record.figures.model_copy(update={"latency_ms": p50_ms, "noise_ms": noise_ms})
+    return record.model_copy(update={"figures": figures})
 
 
 def _timed_engines(folder: Path) -> tuple[Recipe, tuple[str, ...]]:
@@ -127,14 +152,15 @@ def _lines(term: LatencyTerm | None, checks: Sequence[DeadlineCheck]) -> Iterato
 # --- where
 
 
-def bench_here(limit_s: float) -> Bench:
-    """On this machine."""
+def bench_here(limit_s: float, beside: Sequence[Path] = ()) -> Bench:
+    """On this machine; beside other engines, where there are any, in turns with them."""
     end = time.monotonic() + limit_s
+    others = [part for other in beside for part in ("--beside", str(other))]
 
     def bench(folder: Path, options: Sequence[str]) -> BenchFacts:
         with private_folder() as place:
             facts, log = place / RESULT, place / "log.txt"
-            command = command_of(["bench", str(folder), *options, "--json", str(facts), "--quiet"])
+            command = command_of(["bench", str(folder), *options, *others, "--json", str(facts), "--quiet"])
             code = run_command(command, log, _left(end))
             if code is None:
                 raise LateError(f"bench: expected an end within {limit_s:g} s, got none")
@@ -145,14 +171,16 @@ def bench_here(limit_s: float) -> Bench:
     return bench
 
 
-def bench_on(remote: Remote, limit_s: float) -> Bench:
-    """On another one."""
+def bench_on(remote: Remote, limit_s: float, beside: Sequence[Path] = ()) -> Bench:
+    """On another one, likewise."""
     end = time.monotonic() + limit_s
+    files = {f"beside-{number}": other for number, other in enumerate(beside)}
+    others = [part for name in files for part in ("--beside", name)]
 
     def bench(folder: Path, options: Sequence[str]) -> BenchFacts:
-        arguments = ["bench", folder.name, *options, "--json", RESULT, "--quiet"]
+        arguments = ["bench", folder.name, *options, *others, "--json", RESULT, "--quiet"]
         hasty = replace(remote, limit_s=_left(end))
-        return facts_from(remote, BenchFacts, run_remotely(hasty, arguments, {folder.name: folder}))
+        return facts_from(remote, BenchFacts, run_remotely(hasty, arguments, {folder.name: folder, **files}))
 
     return bench
 
