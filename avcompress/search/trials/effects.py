@@ -8,8 +8,7 @@ from itertools import combinations
 from statistics import fmean
 
 from avcompress.search.trials.choices import Value
-from avcompress.search.trials.front import noise_ms
-from avcompress.search.trials.record import Record
+from avcompress.search.trials.record import Record, noise_ms
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, TypeVar
 
-from avcompress.search.trials.record import Record
+from avcompress.search.trials.record import Record, noise_ms
 
 T = TypeVar("T")
 Objectives = tuple[float, ...]
@@ -28,11 +28,6 @@ def steady(record: Record) -> Objectives:
     """
     accuracy, _, size = objectives(record)
     return record.miss(timed=False), accuracy, size
-
-
-def noise_ms(one: Record, other: Record) -> float:
-    """Latencies that differ by no more are equal."""
-    return (one.figures.noise_ms or 0.0) + (other.figures.noise_ms or 0.0)
 
 
 def outdoes(one: Record, other: Record) -> bool:

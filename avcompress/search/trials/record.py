@@ -81,6 +81,11 @@ class Record(Model):
         return sum(line.miss for line in self.lines if timed or not line.timed)
 
 
+def noise_ms(one: Record, other: Record) -> float:
+    """Latencies that differ by no more are equal."""
+    return (one.figures.noise_ms or 0.0) + (other.figures.noise_ms or 0.0)
+
+
 def lines_of(report: Report) -> tuple[Line, ...]:
     """The contract's lines of a report."""
     return tuple(
