@@ -16,6 +16,8 @@ Scenario = Literal["single_stream", "constant_stream", "multi_camera"]
 
 UNBOUNDED = ("false_alarms",)
 """Metrics that may be greater than 1."""
+LESS_IS_BETTER = ("false_alarms", "ece")
+"""Metrics, also by class, of which a network should have little."""
 
 
 class AccuracyTerm(Model):
@@ -109,14 +111,32 @@ class Contract(Model):
     @model_validator(mode="after")
     def _can_be_kept(self) -> Contract:
         for least, most in itertools.product(self.accuracy, repeat=2):
-            same = (least.metric, least.slice) == (most.metric, most.slice)
-            if same and least.min is not None and most.max is not None and least.min > most.max:
-                where = f" of {least.slice}" if least.slice else ""
+            if least.min is None or most.max is None or least.min <= most.max:
+                continue
+            if _is_never_less(most, least):
+                first, second = (f"{t.metric} of {t.slice}" if t.slice else t.metric for t in (least, most))
                 raise ValueError(
-                    f"expected limits that one network can keep, got {least.metric}{where} >= {least.min:g} and "
-                    f"<= {most.max:g}; mend one of them"
+                    f"expected limits that one network can keep, got {first} >= {least.min:g} and "
+                    f"{second} <= {most.max:g}; mend one of them"
                 )
         return self
+
+
+_MEANS = {"AP": "AP", "IoU": "mIoU"}
+"""What is the mean of a figure over all classes."""
+
+
+def _is_never_less(one: AccuracyTerm, than: AccuracyTerm) -> bool:
+    """Whether a figure cannot be below another: no class, mean or band is below the worst class or band.
+
+    Where less is better, the worst is the one that none is above.
+    """
+    worst, other = (one, than) if one.metric.partition("/")[0] in LESS_IS_BETTER else (than, one)
+    family, _, part = worst.metric.partition("/")
+    is_of_worst = part == "*" and (other.metric.startswith(f"{family}/") or other.metric == _MEANS.get(family))
+    kind, _, band = (worst.slice or "").partition(":")
+    is_there = other.slice == worst.slice or (band == "*" and (other.slice or "").startswith(f"{kind}:"))
+    return is_there and (is_of_worst or other.metric == worst.metric)
 
 
 class Measure(Model):

@@ -81,9 +81,14 @@ class EngineBuildError(EngineError):
 
     def __init__(self, stage: str, message: str, node: str = "", remedy: str = "") -> None:
         super().__init__(f"{stage}: {message}")
+        self.message = message
         self.stage = stage
         self.node = node
         self.remedy = remedy or message.rpartition("; ")[2]
+
+    def __reduce__(self) -> tuple[type[EngineBuildError], tuple[str, str, str, str]]:
+        # Else it is made anew from its one text, which fails in the process that waits for it.
+        return type(self), (self.stage, self.message, self.node, self.remedy)
 
 
 class PeerError(AvcompressError):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from avcompress.spec import Array, DataError
@@ -181,13 +182,11 @@ def to_thumbnail(frame: Frame, side: int) -> Thumbnail:
 
 
 def _pixels(frame: RawImage, encoding: _Encoding) -> Array:
-    """The rows of the buffer without what fills them up: (rows, width, ...)."""
+    """The rows of the buffer without what fills them up: (rows, width, ...); no larger than the frame's data."""
     rows, used = frame.height * encoding.thirds // 2, frame.width * encoding.row_bytes
-    data = frame.data
-    if data.size < rows * frame.step:
-        data = np.concatenate([data, np.zeros(rows * frame.step - data.size, np.uint8)])
-    whole = data[: rows * frame.step].reshape(rows, frame.step)[:, :used]
-    return np.ascontiguousarray(whole).reshape(rows, frame.width, *encoding.shape)
+    # A row begins at every step, and needs no more than its pixels: nothing is made up where the last one ends there.
+    begun = sliding_window_view(frame.data, used)[:: frame.step][:rows]
+    return np.ascontiguousarray(begun).reshape(rows, frame.width, *encoding.shape)
 
 
 # --- from messages

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -138,12 +138,18 @@ def read(path: Path, node: str) -> dict[str, Value]:
     values: dict[str, Any] = {}
     for section in ("/**", node, f"/{node}"):
         values |= _flat(_section(path, tree, section))
-    unknown = sorted(set(values) - {parameter.name for parameter in parameters()})
-    if unknown:
-        raise RecipeError(
-            f"{path}: expected parameters of a node without ROS, got {unknown[0]}; {YAML_NAME} names all of them"
-        )
+    known = [parameter.name for parameter in parameters()]
+    unknown = min(set(values).difference(known), default=None)
+    if unknown is not None:
+        raise RecipeError(f"{path}: {_unknown(unknown, values[unknown], known)}")
     return values
+
+
+def _unknown(name: str, value: object, known: Iterable[str]) -> str:
+    inside = [each.removeprefix(f"{name}.") for each in known if each.startswith(f"{name}.")]
+    if inside:
+        return f"{name}: expected a mapping of {', '.join(inside)}, got {value!r}; write {name}: {{{inside[0]}: ...}}"
+    return f"expected parameters of a node without ROS, got {name}; {YAML_NAME} names all of them"
 
 
 def _section(path: Path, tree: object, section: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from avcompress.frozen import Model
 from avcompress.spec import RecipeError
+from avcompress.yaml_file import complaint
 from ros_nodes.connection import Connection, image_topics
 from ros_nodes.core.settings import Settings
 
@@ -181,8 +182,7 @@ def _line(error: ValidationError) -> str:
     name = ".".join(str(part) for part in first["loc"] if isinstance(part, str))
     if first["type"] == "missing":
         return f"{name}: expected a value, got none; set the parameter"
-    text = first["msg"].removeprefix("Value error, ")
-    return f"{name}: {text}, got {first['input']!r}" if name else text
+    return f"{name}: {complaint(first)}" if name else complaint(first)
 
 
 def refusal(name: str, configured: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Collection
 from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -71,11 +72,22 @@ class Events:
         with self._lock:
             return sum(number for (_, kind), number in self._counts.items() if kind == event)
 
-    def status(self) -> Status:
-        """The status `transport`: a warning about what is new since it was asked for last, and where nothing passes."""
+    def topics(self, event: Event) -> frozenset[str]:
+        """Those on which there has been such an event."""
+        with self._lock:
+            return frozenset(topic for (topic, kind), number in self._counts.items() if kind == event and number)
+
+    def status(self, unmatched: Collection[str] = ()) -> Status:
+        """The status `transport`: a warning about what is new since it was asked for last, and where nothing passes.
+
+        Args:
+            unmatched: topics with an endpoint, there at this moment, whose QoS does not match ours: middlewares count
+                these when they meet them, and do not say when they have left.
+        """
         with self._lock:
             counts = +self._counts
-            news = [key for key in counts if counts[key] > self._told[key] or key[1] == "incompatible_qos"]
+            lasting = {(topic, "incompatible_qos") for topic in unmatched}
+            news = [key for key in counts if counts[key] > self._told[key] or key in lasting]
             self._told = counts
             texts = [" ".join(filter(None, (topic, event, self._why[topic, event]))) for topic, event in sorted(news)]
         values = {f"{topic} {event}": str(number) for (topic, event), number in sorted(counts.items())}

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import Field, model_validator
 
 from avcompress.frozen import Model
-from ros_nodes.core.settings import CameraName
+from ros_nodes.core.names import CameraName, NodeName, TopicName
 from ros_nodes.qos import CAMERA, RESULT, Qos, Wanted
-
-TopicName = Annotated[str, Field(pattern=r"^(/[A-Za-z_][A-Za-z0-9_]*)+$")]
 
 
 class Wiring(Model):
     """The names of a node and of what it hears, and the quality of service of both directions."""
 
-    node: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = Field(
-        "avcompress", description="the node's name, with which its topics begin"
-    )
+    node: NodeName = Field("avcompress", description="the node's name, with which its topics begin")
     topics: dict[CameraName, TopicName] = Field(
         min_length=1, description="of images, by camera; `.../compressed` carries sensor_msgs/CompressedImage"
     )
@@ -28,5 +22,5 @@ class Wiring(Model):
     @model_validator(mode="after")
     def _hears_each_topic_once(self) -> Wiring:
         if len(set(self.topics.values())) != len(self.topics):
-            raise ValueError(f"expected topics that differ, got {', '.join(self.topics.values())}")
+            raise ValueError(f"expected topics that differ, got {', '.join(self.topics.values())}; name each once")
         return self

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from avcompress.contract import UNBOUNDED, Validation
+from avcompress.contract import LESS_IS_BETTER, UNBOUNDED, Validation
 from avcompress.spec import Array
 from validation.bootstrap import Estimate, basic, percentile, resample_weights
 from validation.detection import BoxTally, Within, restoring_threshold, tally_boxes
@@ -31,9 +31,6 @@ __all__ = [
     "compare_networks",
     "less_is_better",
 ]
-
-LESS_IS_BETTER = ("false_alarms", "ece")
-"""Metrics, also by class, of which a network should have little."""
 
 FEWEST_IMAGES = 5
 """With objects, or with objects of the class, that a slice needs for an interval; fewer cannot tell how they vary."""

@@ -9,7 +9,7 @@ from avcompress.spec import RecipeError
 
 
 def camera_topics(cameras: list[str]) -> dict[str, str]:
-    """NAME=/TOPIC, once a camera; raises RecipeError for anything else. Source: CameraName, ros_nodes.core.settings."""
+    """NAME=/TOPIC, once a camera; raises RecipeError for anything else. Source: CameraName, ros_nodes.core.names."""
     topics = dict(each.partition("=")[::2] for each in cameras)
     for name, topic in topics.items():
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or not topic.startswith("/"):
@@ -17,6 +17,16 @@ def camera_topics(cameras: list[str]) -> dict[str, str]:
     if len(topics) != len(cameras) or len(set(topics.values())) != len(topics):
         raise RecipeError("--camera: expected names and topics that differ, got one twice; name each camera once")
     return topics
+
+
+def check_node(name: str) -> None:
+    """Raise RecipeError for what is no name of a node."""
+    from ros_nodes.core.names import node_name
+
+    try:
+        node_name(name)
+    except ValueError as error:
+        raise RecipeError(f"--node: {error}") from None
 
 
 def named_after(topics: Iterable[str]) -> dict[str, str]:

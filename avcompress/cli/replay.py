@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from avcompress.cli.app import Exit, JsonFile, Quiet, app
-from avcompress.cli.cameras import camera_topics, named_after
+from avcompress.cli.cameras import camera_topics, check_node, named_after
 from avcompress.cli.terminal import check_json, open_console, open_watch, write_json
 from avcompress.cli.trust import AllowUnsigned, PublicKeys
 from avcompress.spec import DataError
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from ros_nodes.bag.replay import Replayed
     from ros_nodes.core.settings import Settings
     from ros_nodes.parameters import Value
+    from validation.latency.values import Latency
 
 _PERCENTILES = ("p50", "p90", "p99")
 
@@ -67,6 +70,7 @@ def replay(  # noqa: PLR0913, PLR0917 (the options of a command, and its context
     context.obj.install()
     console = open_console()
     check_json(json_file, out, (bundle, bag))
+    check_node(node)
     topics = camera_topics(camera) if camera else named_after(image_topics(bag))
     if not topics:
         raise DataError(f"{bag}: expected topics with images, got none; give another bag")
@@ -110,11 +114,25 @@ def _show(console: Console, found: Replayed, out: Path) -> None:
     for column in ("ms", *_PERCENTILES, "max"):
         times.add_column(column, justify="left" if column == "ms" else "right")
     for name, latency in found.latencies.items():
-        times.add_row(name, *(f"{latency.percentile(p):.2f}" for p in _PERCENTILES), f"{latency.max:.2f}")
+        times.add_row(name, *(_plain(latency.percentile(p)) for p in _PERCENTILES), _plain(latency.max))
     console.print(times)
+    _say(console, *_too_few(found.latencies))
     total = found.latencies["total"]
     missed, came = total.missed(found.deadline_ms), len(total.samples_ms)
     _say(console, f"dropped, or later than {found.deadline_ms:g} ms: {missed} of {came}", f"bag: {out}")
+
+
+def _plain(ms: float) -> str:
+    return "-" if math.isnan(ms) else f"{ms:.2f}"
+
+
+def _too_few(latencies: Mapping[str, Latency]) -> tuple[str, ...]:
+    """What the percentiles that are not there would have taken."""
+    from validation.latency.values import RUNS_NEEDED
+
+    fewest = min(len(latency.samples_ms) for latency in latencies.values())
+    missing = [f"{name} takes {RUNS_NEEDED[name]}" for name in _PERCENTILES if fewest < RUNS_NEEDED[name]]
+    return (f"note: -: too few images: {', '.join(missing)}",) if missing else ()
 
 
 def _say(console: Console, *lines: str) -> None:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from ros_nodes.core.node import Node
     from ros_nodes.parameters import Told, Value
 
+Say = Callable[[str, bool], None]
+"""Prints a line of the node's; one that matters also with --quiet."""
+
 # Windows has none.
 _RELOAD = getattr(signal, "SIGHUP", None)
 
@@ -135,16 +138,25 @@ def serve(  # noqa: PLR0913, PLR0917 (the options of a command)
         )
         network = Network(domain=domain, interface=interface, peers=tuple(peer or ()), distro=distro)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RecipeError(f"{where}: {first['msg']}, got {first['input']!r}; see avcompress serve --help") from error
+        raise RecipeError(_line(error, "--camera" if camera else "image_topics")) from None
     console, heard = open_console(), _signals()
+    say = _speaker(console, node, quiet)
     keep_freed_memory()
-    with serving(said.settings, wiring, network, _teller(console, node, quiet), connection.autostart) as running:
+    with serving(said.settings, wiring, network, _teller(say), connection.autostart) as running:
         while heard.get() == _RELOAD:
-            _swap(running, lambda: _bundle_of(_told(given, params, node), said), console, node)
+            _swap(running, lambda: _bundle_of(_told(given, params, node), said), say)
     _show(console, running.counts)
     raise typer.Exit(Exit.MET)
+
+
+def _line(error: ValidationError, topics: str) -> str:
+    """The first mistake, by the option that holds it; `topics`: where those of the images are from."""
+    from avcompress.yaml_file import complaint
+
+    first = error.errors(include_url=False)[0]
+    name = str(first["loc"][0]) if first["loc"] else "topics"
+    option = {"topics": topics, "peers": "--peer"}.get(name, f"--{name}")
+    return f"{option}: {complaint(first)}"
 
 
 def _told(given: Mapping[str, Value], params: Path | None, node: str) -> Told:
@@ -155,6 +167,8 @@ def _told(given: Mapping[str, Value], params: Path | None, node: str) -> Told:
     values = {**(read(params, node) if params else {}), **given}
     if "cameras" not in values:
         raise RecipeError("--camera: expected NAME=/TOPIC, or `cameras` in --params, got neither; name the cameras")
+    if not values.get("bundle"):
+        raise RecipeError("BUNDLE: expected its folder, or `bundle` in --params, got neither; name the bundle to serve")
     said = told(values)
     if said.connection.overlay_every_ms:
         raise RecipeError(
@@ -173,13 +187,15 @@ def _bundle_of(now: Told, before: Told) -> Path:
     return Path(now.settings.bundle)
 
 
-def _swap(running: Node, bundle: Callable[[], Path], console: Console, node: str) -> None:
+def _swap(running: Node, bundle: Callable[[], Path], say: Say) -> None:
     from engines.session import one_line
 
     try:
         running.swap(bundle())
     except Exception as error:  # whatever is wrong with it, the node goes on with what it has
-        console.print(f"{node}: not swapped: {one_line(error)}", soft_wrap=True, markup=False)
+        say(f"not swapped: {one_line(error)}", True)
+    else:
+        say(running.snapshot().engines.swap, False)
 
 
 def _signals() -> SimpleQueue[int]:
@@ -200,12 +216,18 @@ def _signals() -> SimpleQueue[int]:
     return heard
 
 
-def _teller(console: Console, node: str, quiet: bool) -> Callable[[Step], None]:
+def _speaker(console: Console, node: str, quiet: bool) -> Say:
+    def say(text: str, matters: bool) -> None:
+        if matters or not quiet:
+            console.print(f"{node}: {text}", soft_wrap=True, markup=False)
+
+    return say
+
+
+def _teller(say: Say) -> Callable[[Step], None]:
     def tell(step: Step) -> None:
-        if step.outcome != "success" or step.reason:
-            console.print(f"{node}: {step.state.label}: {step.reason}", soft_wrap=True, markup=False)
-        elif not quiet:
-            console.print(f"{node}: {step.state.label}", soft_wrap=True, markup=False)
+        went_well = step.outcome == "success" and not step.reason
+        say(step.state.label if went_well else f"{step.state.label}: {step.reason}", not went_well)
 
     return tell
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -14,16 +14,17 @@ import onnx
 
 from avcompress.judging.measuring import accuracy
 from avcompress.quant.observe import network_digest
-from avcompress.recipe import Engine
+from avcompress.recipe import Engine, Recipe
 from avcompress.running.bench import Bench
 from avcompress.running.choosing import few
 from avcompress.search.cache import Cache
 from avcompress.search.verify import Outcome
 from avcompress.spec import Array, Artifact
 from avcompress.state import step_key
-from avcompress.trial import trial_of
+from avcompress.trial import Trial, trial_of
 from calibration.preprocess import preprocess
 from calibration.sample import Source
+from calibration.source import open_source
 from engines.build import open_engine
 from engines.session import Session
 from engines.turns import ENGINE, Turns, built, engines_ms, random_inputs
@@ -138,3 +139,39 @@ class Judge:
     @cached_property
     def _truth(self) -> Truth:
         return read_truth(self.bench.selection)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """The metric of a network on the selection images, for any process of this machine: it opens them itself.
+
+    Attributes:
+        recipe, data_root: where the images are, and what is asked of them.
+        classes: of the labels.
+        engine: that networks are built for.
+        metric: by its name.
+    """
+
+    recipe: Recipe
+    data_root: Path
+    classes: tuple[str, ...]
+    engine: Engine
+    metric: str
+
+    def __call__(self, network: onnx.ModelProto) -> float:
+        """Higher is better."""
+        trial, truth = self._tried
+        with TemporaryDirectory() as folder:
+            place = built(network, Path(folder) / "network", self.engine) / ENGINE
+            with open_engine(place, self.engine) as session:
+                return float(accuracy(trial, session, trial.source, truth)[self.metric])
+
+    @cached_property
+    def _tried(self) -> tuple[Trial, Truth]:
+        data = self.recipe.data
+        source = open_source(data.selection or data.validation, self.data_root, self.classes)
+        return trial_of(self.recipe, self.classes, source), read_truth(source)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Open images are not sent: they are read by functions that cannot be.
+        return {each.name: getattr(self, each.name) for each in fields(self)}

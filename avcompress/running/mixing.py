@@ -17,7 +17,7 @@ from avcompress.files import sha256_file, write_atomically
 from avcompress.recipe import Cast, CorrectBias, Engine, Ptq, WeightOnly
 from avcompress.recipe_mixed import Mixed
 from avcompress.running.bench import Bench
-from avcompress.running.judge import Judge, Reached
+from avcompress.running.judge import Judge, Reached, Scorer
 from avcompress.running.targeting import cast_of, engine_of, offered
 from avcompress.running.training import under_way
 from avcompress.search.assignment import COMPUTED, Assignment, kinds_of, share_of_macs
@@ -131,9 +131,9 @@ class PrecisionChoice:
         mixed, recipe = self.mixed, self.bench.recipe
         material = Material(formats, batches, mixed.images, recipe.task, recipe.preprocess.size, mixed.seed)
         metric: Metric | None = None
-        if mixed.sensitivity == "metric":
-            judge, source = Judge(self.bench, self.engine, mixed.metric, cache), self.bench.selection
-            metric = Metric(lambda network: judge(network).metric, str(self.key), len(source))
+        if mixed.sensitivity == "metric" and mixed.metric is not None:
+            scorer = Scorer(recipe, self.bench.job.data_root, self.bench.classes, self.engine, mixed.metric)
+            metric = Metric(scorer, str(self.key), len(self.bench.selection))
         with self._pool() as pool:
             sensitivity = measure_sensitivity(mixed.sensitivity, material, cache, pool, metric, self.track)
         subject = Subject(formats.model, formats.layout, formats.choices, formats.assigned)
@@ -148,9 +148,8 @@ class PrecisionChoice:
     @contextlib.contextmanager
     def _pool(self) -> Iterator[Pool]:
         address = self.bench.job.ray
-        if self.mixed.sensitivity == "metric":  # what measures it holds the run's images, and stays in this process
-            yield Here()
-        elif address is not None:
+        # The metric is measured where the run's images and labels are.
+        if address is not None and self.mixed.sensitivity != "metric":
             with connected(address) as cluster:
                 yield cluster
         else:

@@ -7,19 +7,21 @@ meanwhile wait, are superseded or grow stale just as they would have on a vehicl
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from avcompress.spec import DataError, EngineError, Track, untracked
-from calibration.bag.reading import BagFrames, Recorded, open_bag
-from ros_nodes.bag.writing import BagPort, Storage, new_bag
+from avcompress.spec import DataError, EngineError, RecipeError, Track, untracked
+from calibration.bag.reading import Recorded, open_bag
+from ros_nodes.bag.writing import BagPort, NewBag, Storage, new_bag
 from ros_nodes.core.clock import Clock
 from ros_nodes.core.counts import Counts
 from ros_nodes.core.lifecycle import State, Transition
 from ros_nodes.core.loading import Load
+from ros_nodes.core.names import node_name
 from ros_nodes.core.node import Node
 from ros_nodes.core.result import STAGES, Result
 from ros_nodes.core.served import load_served
@@ -99,15 +101,22 @@ class Replay:
     free: bool = False
     storage: Storage = "mcap"
 
+    def __post_init__(self) -> None:
+        try:
+            node_name(self.node)
+        except ValueError as error:
+            raise RecipeError(f"node: {error}") from None
+
 
 def replay(bag: Path, out: Path, what: Replay, track: Track = untracked, load: Load = load_served) -> Replayed:
     """Run a node over a bag, and write what it says into a new one.
 
-    Raises DataError for what is no bag, or has no images; EngineError when the bundle is refused or the node stopped;
-    OutputError when `out` cannot be written.
+    Raises RecipeError for an `out` inside of what is read; DataError for what is no bag, or has no images; EngineError
+    when the bundle is refused or the node stopped; OutputError when `out` cannot be written.
     """
+    _refuse_inside(out, bag, what.settings)
     clock, begun = JumpingClock(), time.perf_counter()
-    with open_bag(bag, what.topics) as frames, new_bag(out, what.storage) as writer:
+    with open_bag(bag, what.topics) as frames, new_bag(out, what.storage) as seen:
         if not len(frames):
             raise DataError(f"{bag}: expected images, got none on {', '.join(what.topics.values())}; give other topics")
         rows: list[tuple[float, ...]] = []
@@ -116,10 +125,12 @@ def replay(bag: Path, out: Path, what: Replay, track: Track = untracked, load: L
             rows.append((*result.moments.stages_ms.values(), took_ns / MS))
 
         # Work that takes no time has no moment of its own; else results would overtake each other.
-        port = BagPort(writer, what.node, clock.set_ns if what.free else clock.now_ns, keep)
-        node = Node(what.settings, port, Clock(clock.now_ns, clock.now_ns), load)
+        port = BagPort(seen, what.node, clock.set_ns if what.free else clock.now_ns, keep)
+        # No watchdog: nothing hangs, however long the deadline.
+        settings = what.settings.model_copy(update={"hang_ms": math.inf})
+        node = Node(settings, port, Clock(clock.now_ns, clock.now_ns), load)
         try:
-            recorded_ns = _drive(node, frames, clock, what, track)
+            recorded_ns = _drive(node, track(frames, len(frames)), clock, what, seen)
             snapshot = node.snapshot()
         finally:
             node.transition("shutdown")
@@ -133,6 +144,14 @@ def replay(bag: Path, out: Path, what: Replay, track: Track = untracked, load: L
     )
 
 
+def _refuse_inside(out: Path, bag: Path, settings: Settings) -> None:
+    """What is read must not change: a bundle with a file more is another one, and a bag's folder is the recorder's."""
+    drive = bag.parent if bag.is_file() and (bag.parent / "metadata.yaml").exists() else bag
+    for folder in (drive, *(Path(bundle) for bundle in (settings.bundle, settings.fallback) if bundle)):
+        if out.resolve() != folder.resolve() and out.resolve().is_relative_to(folder.resolve()):
+            raise RecipeError(f"{out}: expected a new folder outside of {folder}, got one inside; give another one")
+
+
 def _latencies(rows: list[tuple[float, ...]], counts: Mapping[str, Counts]) -> dict[str, Latency]:
     columns = list(zip(*rows, strict=True)) or [()] * (len(STAGES) + 1)
     lost = sum(camera.received - camera.published for camera in counts.values())
@@ -140,28 +159,36 @@ def _latencies(rows: list[tuple[float, ...]], counts: Mapping[str, Counts]) -> d
     return {**found, TOTAL: Latency((*columns[-1], *[LATE] * lost))}
 
 
-def _drive(node: Node, frames: BagFrames, clock: JumpingClock, what: Replay, track: Track) -> int:
+def _drive(node: Node, frames: Iterable[Recorded], clock: JumpingClock, what: Replay, seen: NewBag) -> int:
     """Let the node have every frame at its time; returns how long the recording is, in nanoseconds."""
     first, last, next_report = None, 0, 0
-    for recorded in track(frames, len(frames)):
+    for recorded in frames:
         if first is None:
             first = recorded.recorded_ns
             _start(node, clock, first)
         _work_until(node, clock, recorded.recorded_ns, what.free)
+        if what.free and node.counts[recorded.camera].pending:
+            # One of the same moment, or that waits for other cameras: this one would take its place.
+            _work_until(node, clock, math.inf, what.free)
         _receive(node, clock, recorded)
         last = recorded.recorded_ns
         if last >= next_report:
             node.report()
             node.save_samples()
             next_report = last + round(what.settings.report_every_ms * MS)
-        if node.state != State.ACTIVE:
-            raise EngineError(
-                f"replay: expected a node that serves, got one that stopped: {node.snapshot().engines.fault}"
-            )
+        _check(node, seen)
     _work_until(node, clock, last + round(what.settings.max_age_ms * MS), what.free)
     node.report()
     node.save_samples()
+    _check(node, seen)
     return last - (first or last)
+
+
+def _check(node: Node, seen: NewBag) -> None:
+    """Raise OutputError where something could not be written, EngineError where the node stopped."""
+    seen.check()
+    if node.state != State.ACTIVE:
+        raise EngineError(f"replay: expected a node that serves, got one that stopped: {node.snapshot().engines.fault}")
 
 
 def _start(node: Node, clock: JumpingClock, at_ns: int) -> None:
@@ -181,8 +208,8 @@ def _receive(node: Node, clock: JumpingClock, recorded: Recorded) -> None:
     clock.jump(max(now, recorded.recorded_ns))
 
 
-def _work_until(node: Node, clock: JumpingClock, end_ns: int, free: bool) -> None:
-    """Let the node do what is due before a moment; what it begins then may last longer."""
+def _work_until(node: Node, clock: JumpingClock, end_ns: float, free: bool) -> None:
+    """Let the node do what is due before a moment, infinity for all; what it begins then may last longer."""
     while (due := node.due_ns()) is not None and max(due, clock.now_ns()) < end_ns:
         clock.jump(max(due, clock.now_ns()))
         with clock.working(free):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,12 +34,11 @@ class BagPort:
     """
 
     def __init__(
-        self, writer: Writer, node: str, written_ns: Callable[[], int], on_result: Callable[[Result, int], None]
+        self, bag: NewBag, node: str, written_ns: Callable[[], int], on_result: Callable[[Result, int], None]
     ) -> None:
-        self._writer, self._node, self._written_ns, self._on_result = writer, node, written_ns, on_result
+        self._bag, self._node, self._written_ns, self._on_result = bag, node, written_ns, on_result
         self._topics = Topics(node, "detection")
         self._library = RosbagsLibrary()
-        self._connections: dict[str, Connection] = {}
 
     def subscribe(self, cameras: tuple[str, ...], deliver: Deliver) -> None:
         """Nothing: who replays a bag delivers by himself."""
@@ -78,13 +78,43 @@ class BagPort:
         return Header(now // 1_000_000_000, now % 1_000_000_000)
 
     def _write(self, topic: str, message: Message, latched: bool = False) -> None:
-        connection = self._connections.get(topic)
-        if connection is None:
+        self._bag.write(topic, message.__msgtype__, self._written_ns(), encode(message), latched)
+
+
+class NewBag:
+    """A bag that is being written. A node survives whatever its port raises: so the first failure is kept."""
+
+    def __init__(self, writer: Writer, path: Path) -> None:
+        self._writer, self._path = writer, path
+        self._connections: dict[str, Connection] = {}
+        self._failure: OutputError | None = None
+
+    def write(self, topic: str, kind: str, written_ns: int, data: bytes, latched: bool = False) -> None:
+        """Add a message, encoded; raises OutputError, and from the first failure on for every message."""
+        self.check()
+        try:
+            self._writer.write(self._connection(topic, kind, latched), written_ns, data)
+        except Exception as error:  # of the file system, of SQLite, of rosbags: they share no base
+            self._failure = _not_written(self._path, error)
+            raise self._failure from error
+
+    def check(self) -> None:
+        """Raise OutputError where a message could not be written."""
+        if self._failure is not None:
+            raise self._failure
+
+    def _connection(self, topic: str, kind: str, latched: bool) -> Connection:
+        if topic not in self._connections:
             qos = _latched() if latched else ()
-            connection = self._connections[topic] = self._writer.add_connection(
-                topic, message.__msgtype__, typestore=typestore(), offered_qos_profiles=qos
+            self._connections[topic] = self._writer.add_connection(
+                topic, kind, typestore=typestore(), offered_qos_profiles=qos
             )
-        self._writer.write(connection, self._written_ns(), encode(message))
+        return self._connections[topic]
+
+
+def _not_written(path: Path, error: Exception) -> OutputError:
+    reason = getattr(error, "strerror", None) or error
+    return OutputError(f"{path}: expected to write a bag, got: {reason}; free some space, or give another folder")
 
 
 def _latched() -> tuple[Any, ...]:
@@ -108,10 +138,10 @@ def _latched() -> tuple[Any, ...]:
 
 
 @contextmanager
-def new_bag(path: Path, storage: Storage = "mcap") -> Iterator[Writer]:
+def new_bag(path: Path, storage: Storage = "mcap") -> Iterator[NewBag]:
     """Make a bag, which is there, and whole, when the block has ended without an error.
 
-    Raises OutputError where something is there already, or the disk is full.
+    Raises OutputError where something is there already, or a message could not be written, whatever came of that.
     """
     typestore()
     from rosbags.rosbag2 import StoragePlugin, Writer
@@ -124,7 +154,17 @@ def new_bag(path: Path, storage: Storage = "mcap") -> Iterator[Writer]:
         try:
             # Version 8 is what Humble and Jazzy read; 9 came later.
             with Writer(beside / path.name, version=8, storage_plugin=plugin) as writer:
-                yield writer
+                yield from _watched(NewBag(writer, path))
             (beside / path.name).rename(path)
-        except OSError as error:
-            raise OutputError(f"{path}: expected to write a bag, got: {error.strerror}; free some space") from error
+        except (OSError, sqlite3.Error) as error:
+            raise _not_written(path, error) from error
+
+
+def _watched(bag: NewBag) -> Iterator[NewBag]:
+    try:
+        yield bag
+    except Exception:
+        # That nothing could be written is why a node failed, not the other way round.
+        bag.check()
+        raise
+    bag.check()

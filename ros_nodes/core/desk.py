@@ -44,7 +44,7 @@ class Desk:
             check_frame(frame)
         except DataError as error:
             self.drop(camera, "rejected")
-            self.reject(camera, error)
+            self.reject(camera, str(error))
             return
         lost = self._intake.put(Waiting(camera, frame, now_ns, age_ns))
         if lost is not None:
@@ -78,9 +78,9 @@ class Desk:
         """Count a frame that is not published."""
         self._tallies[camera].drop(reason)
 
-    def reject(self, camera: str, error: DataError) -> None:
+    def reject(self, camera: str, why: str) -> None:
         """Note why a camera's image could not be read."""
-        self._sights[camera].judge("rejected", str(error))
+        self._sights[camera].judge("rejected", why)
 
     def measure(self, camera: str, image: Array, now_ns: int) -> None:
         """Note the size of a camera's image, (H, W, 3)."""

@@ -101,14 +101,13 @@ class Snapshot:
 def diagnose(seen: Snapshot) -> tuple[Status, ...]:
     """The statuses `processing`, `engine`, `drift`, and `camera NAME` of every camera."""
     cameras = (_camera(name, view, seen.state) for name, view in seen.cameras.items())
-    return (_processing(seen), _engine(seen), _drift(seen.drift), *cameras)
+    return (_processing(seen), _engine(seen), _drift(seen), *cameras)
 
 
 def _processing(seen: Snapshot) -> Status:
     took_ns = _took_ns(seen)
     if seen.limits is None or seen.state != State.ACTIVE or took_ns is None:
-        message = "waiting for the first result" if seen.state == State.ACTIVE else seen.state.label
-        return Status(Level.OK, "processing", message)
+        return Status(Level.OK, "processing", _not_yet(seen.state, "result"))
     in_range = took_ns <= seen.limits.deadline_ns
     delay_ns = _delay_ns(seen)
     delay_in_range = delay_ns <= seen.max_delay_ns
@@ -176,22 +175,36 @@ def _engine(seen: Snapshot) -> Status:
     return Status(Level.OK, "engine", "OK" if engines.active else seen.state.label, values)
 
 
-def _drift(view: DriftView) -> Status:
+def _drift(seen: Snapshot) -> Status:
+    view = seen.drift
+    watched = sum(camera.watched for camera in view.cameras.values())
     values = {
-        "watched": str(sum(camera.watched for camera in view.cameras.values())),
+        "watched": str(watched),
         "samples_saved": str(view.saved),
         "samples_refused": str(view.refused),
         "errors": str(view.errors),
         "last_error": view.error,
     }
     if not view.on or not view.known:
-        return Status(Level.OK, "drift", "no calibration statistics" if view.on else "off", values)
+        return Status(Level.OK, "drift", _unwatched(seen), values)
     for name, camera in view.cameras.items():
         values |= {f"{name}": "drifting" if camera.drifting else "ok", f"{name}_worst": _said(camera.worst)}
     drifting = [f"{name}: {_said(camera.worst)}" for name, camera in view.cameras.items() if camera.drifting]
     if drifting:
         return Status(Level.WARN, "drift", f"unlike the calibration images: {'; '.join(drifting)}", values)
+    if not watched:
+        return Status(Level.OK, "drift", _not_yet(seen.state, "image"), values)
     return Status(Level.OK, "drift", "OK", values)
+
+
+def _unwatched(seen: Snapshot) -> str:
+    if not seen.drift.on:
+        return "off"
+    return "no calibration statistics" if seen.engines.active else seen.state.label
+
+
+def _not_yet(state: State, what: str) -> str:
+    return f"waiting for the first {what}" if state == State.ACTIVE else state.label
 
 
 def _said(worst: Excess | None) -> str:

@@ -84,9 +84,9 @@ class DriftView:
 
     Attributes:
         cameras: by name.
-        known: whether the bundle says what calibration images looked like.
+        known: whether the bundle that serves says what calibration images looked like.
         on: whether anything is looked at.
-        saved, refused: samples written, and left out as there was no room.
+        saved, refused: samples written, and left out as there was no room, or the disk not done with the one before.
         errors: images that could not be looked at, and samples that could not be written; `error`: the last.
     """
 

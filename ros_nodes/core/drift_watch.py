@@ -37,7 +37,7 @@ class DriftWatch:
         self._samples = Samples(settings.drift_samples, settings.drift_max_samples, round(settings.drift_max_mb * 1e6))
         self._seen = dict.fromkeys(settings.cameras, 0)
         self._kept: dict[str, Sample] = {}
-        self._errors, self._error = 0, ""
+        self._errors, self._error, self._unwritten = 0, "", 0
         self._familiar: Familiar | None = None
         self.forget()
 
@@ -70,7 +70,12 @@ class DriftWatch:
             camera.look(figures, familiar, self._settings.drift_tolerance, self._settings.drift_after)
             if camera.drifting and self._is_due(glance.camera, now_ns):
                 self._sampled_ns[glance.camera] = now_ns
-                self._kept[glance.camera] = Sample(glance.camera, glance.frame, served.name, figures, camera.worst)
+                self._keep(Sample(glance.camera, glance.frame, served.name, figures, camera.worst))
+
+    def _keep(self, sample: Sample) -> None:
+        # The one that waits for the disk is nearer to the beginning of the drift.
+        if self._kept.setdefault(sample.camera, sample) is not sample:
+            self._unwritten += 1
 
     def _is_due(self, camera: str, now_ns: int) -> bool:
         last = self._sampled_ns.get(camera)
@@ -93,16 +98,15 @@ class DriftWatch:
         with self._lock:
             self._errors, self._error = self._errors + 1, one_line(error)
 
-    @property
-    def view(self) -> DriftView:
-        """What diagnostics say of it."""
+    def view(self, served: Served | None) -> DriftView:
+        """What diagnostics say of it, beside the engine that serves, if any."""
         with self._lock:
             return DriftView(
                 cameras={name: copy.copy(camera) for name, camera in self._cameras.items()},
-                known=self._familiar is not None,
+                known=served is not None and served.manifest.familiar is not None,
                 on=self._settings.drift_every > 0,
                 saved=self._samples.saved,
-                refused=self._samples.refused,
+                refused=self._samples.refused + self._unwritten,
                 errors=self._errors,
                 error=self._error,
             )

@@ -8,6 +8,7 @@ from ros_nodes.core.counts import Reason
 from ros_nodes.core.drift_watch import Glance
 from ros_nodes.core.intake import Waiting
 from ros_nodes.core.served import Served
+from ros_nodes.core.settings import MS
 
 Drop = Callable[[str, Reason], None]
 """Counts a camera's frame as dropped."""
@@ -23,6 +24,7 @@ class Job:
         served: the engine, which stays open as long as the job is not over.
         first_ns: when the first of its frames came.
         taken_ns: when it began.
+        hang_ns: how long it may take.
         missed: whether its deadline was found to have passed, so that it is not counted again.
         done: whether its results are out: what the worker does after that is no time of theirs.
         hung: whether it was given up as hanging.
@@ -30,8 +32,8 @@ class Job:
         glances: what went through the engine, for the drift watch.
     """
 
-    def __init__(self, served: Served, batch: Iterable[Waiting], taken_ns: int, drop: Drop) -> None:
-        self.served, self.taken_ns = served, taken_ns
+    def __init__(self, served: Served, batch: Iterable[Waiting], taken_ns: int, hang_ns: float, drop: Drop) -> None:
+        self.served, self.taken_ns, self.hang_ns = served, taken_ns, hang_ns
         self.missed = self.done = self.hung = self.cancelled = False
         self.glances: tuple[Glance, ...] = ()
         self._open = {waiting.camera: waiting for waiting in batch}
@@ -39,6 +41,10 @@ class Job:
         self.first_ns = min(waiting.arrived_ns for waiting in self.batch)
         self._drop = drop
         self._leaving = 0
+
+    def hanging(self, now_ns: int) -> str:
+        """For how long there has been no answer, in words."""
+        return f"{self.served.name}: hangs: no answer for {(now_ns - self.taken_ns) / MS:.0f} ms"
 
     @property
     def pending(self) -> int:

@@ -7,13 +7,14 @@ without it.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from avcompress.spec import Array, DataError, EngineError, RecipeError
+from avcompress.spec import Array, EngineError, RecipeError
 from calibration.frame import Frame, to_rgb
 from engines.session import one_line
 from ros_nodes.core.clock import REAL, Clock
@@ -31,6 +32,7 @@ from ros_nodes.core.port import Announcement, Port
 from ros_nodes.core.result import Moments, Result
 from ros_nodes.core.served import load_served
 from ros_nodes.core.settings import MS, Settings
+from ros_nodes.core.tracing import tracer
 
 
 class Node:
@@ -39,7 +41,9 @@ class Node:
     def __init__(self, settings: Settings, port: Port, clock: Clock = REAL, load: Load = load_served) -> None:
         self._settings, self._port, self._clock, self._load = settings, port, clock, load
         self._lock = threading.Condition()
-        self._state = State.UNCONFIGURED
+        self._state, self._trace = State.UNCONFIGURED, tracer()
+        # Who is announcing the engine: one after the other, for the last one is what subscribers believe.
+        self._announcer: object | None = None
         self._desk, self._engines, self._drift = Desk(settings), OnBoard(settings), DriftWatch(settings)
         self._job: Job | None = None
         # With those that hang and were given up: what they use cannot be closed.
@@ -102,19 +106,33 @@ class Node:
 
     def _activate(self) -> None:
         with self._lock:
-            if self._job is not None and self._job.hung:
-                raise EngineError(
-                    f"{self._job.served.name}: expected an engine that answers, got one that still hangs; clean up, "
-                    "and configure again"
-                )
+            self._refuse_hanging()
             if self._engines.primary is None:
                 raise EngineError("activate: expected an engine, got none; clean up, and configure again")
             self._engines.begin()
             self._desk.forget()
             self._drift.forget()
             self._moments = None
-        self._announce()
+            self._await_announcement()
+        self._announce(State.ACTIVATING, object())
         self._port.subscribe(self._settings.cameras, self.receive)
+
+    def _refuse_hanging(self) -> None:
+        if self._job is not None and self._job.hung:
+            raise EngineError(
+                f"{self._job.served.name}: expected an engine that answers, got one that still hangs; clean up, and "
+                "configure again"
+            )
+
+    def _await_announcement(self) -> None:
+        """Let that of a worker end first; raises EngineError where it does not."""
+        found = self._engines.limits
+        patience_s = threading.TIMEOUT_MAX if found is None else min(found.hang_ns / 1e9, threading.TIMEOUT_MAX)
+        if not self._lock.wait_for(lambda: self._announcer is None, patience_s):
+            raise EngineError(
+                f"activate: expected the announcement that is under way to end, got none for {patience_s:g} s; look at "
+                "the transport, clean up, and configure again"
+            )
 
     def _stop(self) -> None:
         try:
@@ -124,6 +142,7 @@ class Node:
                 self._desk.clear()
                 if self._job is not None:
                     self._job.cancel("inactive")
+                self._swap_unless_serving()
 
     def _free(self) -> None:
         with self._lock:
@@ -176,7 +195,7 @@ class Node:
     def step(self) -> bool:
         """Serve the frames whose turn it is; False where there are none. One thread at a time."""
         job = self._take()
-        self._tell(self._announce)
+        self._tell(partial(self._announce, State.ACTIVE, job or object()))
         if job is None:
             self._close_retired()
             return False
@@ -189,6 +208,7 @@ class Node:
             self._count_inference(job, results)
             for result, at_ns in out:
                 self._tell(partial(self._port.follow_up, result, at_ns))
+                self._tell(partial(self._trace, result, at_ns))
             self._drift.look(job.served, job.glances, self._clock.monotonic_ns())
         finally:
             self._end(job)
@@ -203,7 +223,8 @@ class Node:
             batch = () if served is None else self._desk.take(now, served.capacity)
             if served is None or not batch:
                 return None
-            self._job = Job(served, batch, now, self._desk.drop)
+            found = self._engines.limits
+            self._job = Job(served, batch, now, math.inf if found is None else found.hang_ns, self._desk.drop)
             self._running.append(self._job)
             return self._job
 
@@ -234,10 +255,10 @@ class Node:
         for waiting in job.batch:
             try:
                 image = to_rgb(waiting.frame)
-            except DataError as error:
+            except Exception as error:  # a decoder raises nearly anything; one camera's image stops no other camera
                 with self._lock:
                     job.drop(waiting.camera, "rejected")
-                    self._desk.reject(waiting.camera, error)
+                    self._desk.reject(waiting.camera, _undecoded(error))
                 continue
             with self._lock:
                 self._desk.measure(waiting.camera, image, self._clock.monotonic_ns())
@@ -282,6 +303,7 @@ class Node:
             self._running.remove(job)
             if self._job is job:
                 self._job = None
+                self._swap_unless_serving()
                 self._lock.notify_all()
         self._close_retired()
 
@@ -304,11 +326,11 @@ class Node:
             if late and not (job.missed or job.done or job.cancelled):
                 job.missed = True
                 self._engines.missed(now)
-            if now - job.taken_ns <= self._settings.hang_ms * MS:
+            if now - job.taken_ns <= job.hang_ns:
                 return
             job.hung = True
             job.cancel("hung")
-            reason = f"{job.served.name}: hangs: no answer for {(now - job.taken_ns) / MS:.0f} ms"
+            reason = job.hanging(now)
             if not self._engines.hung(job.served, reason):
                 self._give_up()
                 return
@@ -316,6 +338,8 @@ class Node:
 
     def _give_up(self) -> None:
         # A thread cannot be ended. What it holds is closed when it comes back, if ever; another one takes its place.
+        if self._announcer is self._job:
+            self._announcer = None
         self._job, self._generation = None, self._generation + 1
         self._lock.notify_all()
 
@@ -332,9 +356,9 @@ class Node:
             new = load_one(self._settings, self._load, folder)
             try:
                 with self._lock:
+                    self._refuse_hanging()
                     self._engines.offer(new)
-                    if self._state != State.ACTIVE and self._job is None:
-                        self._engines.swap()
+                    self._swap_unless_serving()
                     self._lock.notify_all()
             except BaseException:
                 close_all([new])
@@ -344,14 +368,33 @@ class Node:
                 self._engines.refuse(one_line(error))
             raise
 
-    def _announce(self) -> None:
-        """Tell subscribers of the engine, where it is new to them; raises what the transport does, and is due again."""
+    def _swap_unless_serving(self) -> None:
+        """Where no worker would do it between two frames."""
+        if self._state != State.ACTIVE and self._job is None:
+            self._engines.swap()
+
+    def _announce(self, during: State, by: object) -> None:
+        """Tell subscribers of the engine where it is new, the node is in that state, and nobody else is telling them.
+
+        Raises what the transport does; the announcement is due again then.
+        """
+        while (news := self._news(during, by)) is not None:
+            told = False
+            try:
+                self._port.announce(news)
+                told = True
+            finally:
+                self._announced(by, told)
+
+    def _news(self, during: State, by: object) -> Announcement | None:
         with self._lock:
             primary, found = self._engines.primary, self._engines.limits
-            if not self._engines.is_new or primary is None or found is None or self._state == State.INACTIVE:
-                return
-            self._engines.is_new = False
-        news = Announcement(
+            if not self._engines.is_new or primary is None or found is None or self._state != during:
+                return None
+            if self._announcer is not None:
+                return None
+            self._engines.is_new, self._announcer = False, by
+        return Announcement(
             kind=primary.task.kind,
             name=primary.manifest.name,
             revision=primary.manifest.revision,
@@ -359,12 +402,16 @@ class Node:
             threshold=primary.threshold,
             deadline_ms=found.deadline_ns / MS,
         )
-        try:
-            self._port.announce(news)
-        except BaseException:
-            with self._lock:
+
+    def _announced(self, by: object, told: bool) -> None:
+        with self._lock:
+            # What a worker says that was given up meanwhile may be heard last: it is said anew.
+            given_up = self._announcer is not by
+            if not given_up:
+                self._announcer = None
+            if given_up or not told:
                 self._engines.is_new = True
-            raise
+            self._lock.notify_all()
 
     def _tell(self, message: Callable[[], None]) -> bool:
         """Whether the transport took it; what it raised is in the diagnostics."""
@@ -404,15 +451,22 @@ class Node:
         """All that diagnostics speak of, at one moment."""
         with self._lock:
             now, job = self._clock.monotonic_ns(), self._job
+            # Also of one that hangs since the node was deactivated.
+            fault = self._fault or (job.hanging(now) if job is not None and job.hung else "")
             return Snapshot(
                 now_ns=now,
                 state=self._state,
-                engines=self._engines.view(self._fault, self._transport_error),
+                engines=self._engines.view(fault, self._transport_error),
                 watch=self._engines.watch,
                 limits=self._engines.limits,
                 max_delay_ns=round(self._settings.max_consecutive_delay_ms * MS),
                 working_ns=None if job is None or job.done else now - job.first_ns,
                 moments=self._moments,
                 cameras=self._desk.views(now),
-                drift=self._drift.view,
+                drift=self._drift.view(self._engines.active),
             )
+
+
+def _undecoded(error: Exception) -> str:
+    """Why an image could not be decoded; an error without words is named by its kind."""
+    return one_line(error) or f"image: expected one that can be decoded, got {type(error).__name__}; look at the camera"

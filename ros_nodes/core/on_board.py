@@ -6,6 +6,7 @@ No clock and no lock: the node has both.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 from avcompress.spec import EngineError
 from engines.session import one_line
@@ -13,7 +14,7 @@ from ros_nodes.core.diagnostics import EngineView
 from ros_nodes.core.loading import Pair, refuse_other_classes, refuse_other_kind
 from ros_nodes.core.served import Served
 from ros_nodes.core.settings import Settings, limits
-from ros_nodes.core.watch import Limits, Watch, finish, miss, observe
+from ros_nodes.core.watch import Limits, Watch, anew, finish, miss, observe, resume
 
 
 class OnBoard:
@@ -29,9 +30,9 @@ class OnBoard:
         self._primary: Served | None = None
         self._fallback: Served | None = None
         self._next: Served | None = None
-        # The one before, while the primary is on trial for `_trial` more inferences.
+        # The one before, while the primary is on trial for `_trial` more inferences, and what was seen of it.
         self._old: Served | None = None
-        self._trial = 0
+        self._trial, self._before = 0, Watch()
         self._retired: list[Served] = []
         self._failures = 0
         self._swap_note, self._swap_failed = "", False
@@ -54,16 +55,21 @@ class OnBoard:
     @property
     def limits(self) -> Limits | None:
         """What the primary has to keep; None before one is loaded."""
-        return None if self._primary is None else limits(self._settings, self._primary.manifest)
+        if self._primary is None:
+            return None
+        found = limits(self._settings, self._primary.manifest)
+        # On trial there is a better engine than the fallback: the one before.
+        return found if self._old is None else replace(found, has_fallback=False)
 
     def board(self, pair: Pair) -> None:
         """Take a primary and its fallback, in place of nothing."""
         self._primary, self._fallback = pair
+        self.watch = Watch()
         self._swap_note, self._swap_failed, self._not_closed = "", False, ""
 
     def begin(self) -> None:
-        """Forget what was seen of the deadline, as a node does that is activated, or that has another engine."""
-        self.watch, self._failures, self.is_new = Watch(), 0, True
+        """Forget what was seen, as a node does that is activated, or that has another engine; counts go on."""
+        self.watch, self._before, self._failures, self.is_new = anew(self.watch), Watch(), 0, True
 
     # --- what is seen
 
@@ -75,12 +81,11 @@ class OnBoard:
         self._failures = 0
         see = finish(self.watch, now_ns, took_ns) if counted else observe(self.watch, found, now_ns, took_ns)
         self._see(see)
-        # On trial it is the primary that serves: there is no fallback from it but the engine before.
         if self._old is not None:
             self._trial -= 1
             if self._trial <= 0:
                 self._keep()
-                self._swap_note = f"swap: {_name(self._primary)} has passed its trial"
+                self._swap_note, self._swap_failed = f"swap: {_name(self._primary)} has passed its trial", False
 
     def missed(self, now_ns: int) -> None:
         """After a deadline that passed while an inference is still under way."""
@@ -89,11 +94,9 @@ class OnBoard:
             self._see(miss(self.watch, found, now_ns))
 
     def _see(self, watch: Watch) -> None:
-        # On trial there is a better engine than the fallback: the one before.
-        if self._old is not None and (watch.on_fallback or watch.misses >= self._settings.fall_back_after):
+        self.watch = watch
+        if self._old is not None and watch.misses >= self._settings.fall_back_after:
             self._roll_back("it missed the deadline too often")
-        else:
-            self.watch = watch
 
     def failed(self, reason: str) -> bool:
         """After an inference that failed; whether the node has to stop."""
@@ -107,7 +110,13 @@ class OnBoard:
         """After an inference that was given up as hanging; whether the node has to stop."""
         if self._old is not None:
             self._roll_back(reason)
-        return served is self._primary or served is self._fallback
+        stops = served is self._primary or served is self._fallback
+        if stops and self._next is not None:
+            # Nothing leads on from here but other engines: one that waited for a pause between two frames goes, too.
+            self._retired.append(self._next)
+            self._next = None
+            self.refuse(reason)
+        return stops
 
     # --- swap
 
@@ -144,7 +153,9 @@ class OnBoard:
         self._old, self._primary, self._next = self._primary, self._next, None
         self._trial = self._settings.probation
         self._swap_note, self._swap_failed = f"swap: {self._primary.name} is on trial", False
+        before = self.watch
         self.begin()
+        self._before = before
 
     def _keep(self) -> None:
         """There is no way back to the engine before any more."""
@@ -158,15 +169,19 @@ class OnBoard:
         self._retired.append(self._primary)
         self._primary, self._old, self._trial = self._old, None, 0
         self._swap_note, self._swap_failed = f"swap: rolled back: {reason}", True
+        back = resume(self.watch, self._before)
         self.begin()
+        self.watch = back
 
     # --- the end
 
     def retire_all(self) -> None:
-        """Let every engine go."""
+        """Let every engine go; what was counted stays until others are boarded."""
+        if self._next is not None or self._old is not None:
+            self._swap_note, self._swap_failed = "", False
         self._retired += [e for e in (self._primary, self._fallback, self._next, self._old) if e is not None]
         self._primary = self._fallback = self._next = self._old = None
-        self._trial = 0
+        self._trial, self.watch = 0, anew(self.watch)
 
     def take_retired(self, busy: Collection[Served]) -> list[Served]:
         """Hand over what has left, to be closed; what is still at work stays until the next call."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,21 +55,27 @@ class Samples:
             return
         suffix, data = _file(sample.frame)
         facts = json.dumps(_facts(sample), indent=1).encode()
-        if not self._has_room(len(data) + len(facts)):
+        there = list(self._folder.iterdir()) if self._folder.is_dir() else []
+        if not self._has_room(there, len(data) + len(facts)):
             self.refused += 1
             return
-        name = f"{sample.camera}_{sample.frame.header.stamp_ns:019d}"
+        name = _free_name(f"{sample.camera}_{sample.frame.header.stamp_ns:019d}", {file.stem for file in there})
         # The facts first: an image of which nothing is known would be of less use than facts without an image.
         write_atomically(self._folder / f"{name}.json", facts)
         write_atomically(self._folder / f"{name}.{suffix}", data)
         self.saved += 1
 
-    def _has_room(self, size_bytes: int) -> bool:
+    def _has_room(self, there: Iterable[Path], size_bytes: int) -> bool:
         """Whether one more fits, those of earlier days included."""
-        files = [] if self._folder is None or not self._folder.is_dir() else list(self._folder.iterdir())
-        used = sum(file.stat().st_size for file in files)
-        there = sum(file.suffix == ".json" for file in files)
-        return there < self._most and used + size_bytes <= self._most_bytes
+        files = [(file.suffix, file.stat().st_size) for file in there]
+        used, images = sum(size for _, size in files), sum(suffix == ".json" for suffix, _ in files)
+        return images < self._most and used + size_bytes <= self._most_bytes
+
+
+def _free_name(name: str, taken: Set[str]) -> str:
+    """The name, with a number after it where it is taken: cameras without a clock stamp all images alike."""
+    names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(1)))
+    return next(free for free in names if free not in taken)
 
 
 def _file(frame: Frame) -> tuple[str, bytes]:

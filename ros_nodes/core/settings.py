@@ -9,12 +9,12 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from avcompress.frozen import Model
 from avcompress.spec import RecipeError
 from engines.manifest import Manifest
+from ros_nodes.core.names import CameraName
 from ros_nodes.core.watch import Limits
 
 MS = 1_000_000
 """Nanoseconds of a millisecond."""
-
-CameraName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+_LEAST_HANG_MS = 2000.0
 
 
 class Settings(Model):
@@ -35,7 +35,7 @@ class Settings(Model):
         None, description="images in one inference at most; default: one a camera, where the engine takes several"
     )
     batch_window_ms: NonNegativeFloat = Field(
-        0.0, description="how long the first image waits for those of the other cameras"
+        0.0, description="how long the first image waits for those of the other cameras; less than max_age_ms"
     )
     max_age_ms: PositiveFloat = Field(200.0, description="images that are older when their turn comes are dropped")
     age_from: Literal["stamp", "arrival"] = Field(
@@ -53,7 +53,11 @@ class Settings(Model):
     return_share: Annotated[float, Field(gt=0, le=1)] = Field(
         0.8, description="the share of the deadline that they may take"
     )
-    hang_ms: PositiveFloat = Field(2000.0, description="an inference that takes longer hangs: the node is deactivated")
+    hang_ms: PositiveFloat | None = Field(
+        None,
+        description="an inference that takes longer hangs: the node is deactivated; more than the deadline, default: "
+        "four times it, 2000 at least",
+    )
     max_failures: PositiveInt = Field(1, description="failed inferences in a row that deactivate the node")
     report_every_ms: PositiveFloat = Field(500.0, description="between two diagnostics")
     warmup: PositiveInt = Field(5, description="inferences of each batch size before a bundle is served")
@@ -78,17 +82,34 @@ class Settings(Model):
     @model_validator(mode="after")
     def _names_each_camera_once(self) -> Settings:
         if len(set(self.cameras)) != len(self.cameras):
-            raise ValueError(f"cameras: expected names that differ, got {', '.join(self.cameras)}")
+            raise ValueError(f"cameras: expected names that differ, got {', '.join(self.cameras)}; name each once")
+        return self
+
+    @model_validator(mode="after")
+    def _waits_for_no_image_until_it_is_stale(self) -> Settings:
+        if self.batch_window_ms >= self.max_age_ms:
+            raise ValueError(
+                f"batch_window_ms: expected less than max_age_ms, {self.max_age_ms:g}, got {self.batch_window_ms:g}; "
+                "lower the one or raise the other, or every image is stale when its turn comes"
+            )
         return self
 
 
 def limits(settings: Settings, manifest: Manifest) -> Limits:
     """The deadline, by the settings or else by the contract that travels with the engine, and what its misses do.
 
-    Raises RecipeError where neither names one.
+    Raises RecipeError where neither names one, or an inference would hang before it is late.
     """
+    deadline_ms = _deadline_ms(settings, manifest)
+    hang_ms = max(4 * deadline_ms, _LEAST_HANG_MS) if settings.hang_ms is None else settings.hang_ms
+    if hang_ms <= deadline_ms:
+        raise RecipeError(
+            f"hang_ms: expected more than the deadline, {deadline_ms:g}, got {hang_ms:g}; raise hang_ms: an "
+            "inference that is in time would be given up"
+        )
     return Limits(
-        deadline_ns=round(_deadline_ms(settings, manifest) * MS),
+        deadline_ns=round(deadline_ms * MS),
+        hang_ns=hang_ms * MS,
         fall_back_after=settings.fall_back_after,
         return_after=settings.return_after,
         return_share=settings.return_share,

@@ -13,6 +13,7 @@ from ros_nodes.core.node import Node
 _IDLE_S = 0.5
 _AGAIN_S = 0.05
 _PATIENCE_S = 5.0
+_LAST_S = 1.0
 
 
 class Threads:
@@ -66,6 +67,9 @@ class Threads:
     def _save(self) -> None:
         while not self._stop.wait(_IDLE_S):
             self._node.save_samples()
+        # What the last images are kept for is only known when the worker is done with them.
+        self._worker.join(_LAST_S)
+        self._node.save_samples()
 
     def _watch(self) -> None:
         next_report = time.monotonic()

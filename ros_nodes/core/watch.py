@@ -6,6 +6,7 @@ fails soon after a return; so the two never alternate quickly.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 _MOST_DOUBLINGS = 5
@@ -20,6 +21,7 @@ class Limits:
         fall_back_after: misses in a row.
         return_after: batches in a row on the fallback that take at most `return_share` of the deadline.
         has_fallback: whether there is an engine to fall back to.
+        hang_ns: after which an inference is not waited for any more.
     """
 
     deadline_ns: int
@@ -27,17 +29,19 @@ class Limits:
     return_after: int = 100
     return_share: float = 0.8
     has_fallback: bool = False
+    hang_ns: float = math.inf
 
 
 @dataclass(frozen=True)
 class Watch:
-    """What has been seen of the deadline since the node was activated.
+    """What has been seen of the deadline, by `anew` since the primary began, and what was counted before that, too.
 
     Attributes:
         on_fallback: the engine that the next batch goes to.
         misses: in a row, on the engine of now.
         easy: batches in a row with room to spare, on the fallback.
         served: batches on the engine of now.
+        came_back: whether the primary has been taken again after the fallback.
         doublings: of `return_after`.
         total_misses: of all batches.
         fallbacks: how often the fallback was taken.
@@ -51,6 +55,7 @@ class Watch:
     misses: int = 0
     easy: int = 0
     served: int = 0
+    came_back: bool = False
     doublings: int = 0
     total_misses: int = 0
     fallbacks: int = 0
@@ -58,6 +63,23 @@ class Watch:
     took_ns: int | None = None
     late_since_ns: int | None = None
     late_until_ns: int = 0
+
+
+def anew(watch: Watch) -> Watch:
+    """Of a primary that begins: what was counted goes on, all else is forgotten."""
+    return Watch(total_misses=watch.total_misses, fallbacks=watch.fallbacks, returns=watch.returns)
+
+
+def resume(watch: Watch, before: Watch) -> Watch:
+    """Of a primary that another one has stood in for: it goes on where it was, without a miss in a row."""
+    return replace(
+        anew(watch),
+        on_fallback=before.on_fallback,
+        easy=before.easy,
+        served=before.served,
+        came_back=before.came_back,
+        doublings=before.doublings,
+    )
 
 
 def batches_to_return(watch: Watch, limits: Limits) -> int:
@@ -78,7 +100,7 @@ def miss(watch: Watch, limits: Limits, now_ns: int) -> Watch:
     )
     if not limits.has_fallback or watch.on_fallback or missed.misses < limits.fall_back_after:
         return missed
-    soon = watch.returns > 0 and missed.served <= batches_to_return(watch, limits)
+    soon = watch.came_back and missed.served <= batches_to_return(watch, limits)
     doublings = min(watch.doublings + 1, _MOST_DOUBLINGS) if soon else 0
     return replace(missed, on_fallback=True, misses=0, served=0, fallbacks=watch.fallbacks + 1, doublings=doublings)
 
@@ -103,4 +125,4 @@ def observe(watch: Watch, limits: Limits, now_ns: int, took_ns: int) -> Watch:
     )
     if kept.easy < batches_to_return(kept, limits):
         return kept
-    return replace(kept, on_fallback=False, easy=0, served=0, returns=watch.returns + 1)
+    return replace(kept, on_fallback=False, easy=0, served=0, came_back=True, returns=watch.returns + 1)

@@ -36,9 +36,8 @@ from ros_nodes.parameters import Told
 from ros_nodes.qos import DIAGNOSTICS as DIAGNOSTICS_QOS
 from ros_nodes.qos import LATCHED, Events, Qos
 from ros_nodes.rclpy_node.library import RclpyLibrary, message_type
-from ros_nodes.rclpy_node.quality import Listener, overridable, profile
+from ros_nodes.rclpy_node.quality import End, Listener, end_of, matches_all, overridable, profile
 from ros_nodes.topics import DIAGNOSTICS, Topics, image_type
-from ros_nodes.tracing import tracer
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -60,11 +59,12 @@ class RclpyPort:
         self._name = node.get_fully_qualified_name().strip("/")
         self._events = Events()
         self._listener = Listener(node, self._events)
-        self._library, self._trace = RclpyLibrary(), tracer()
+        self._library = RclpyLibrary()
         self._topics = Topics(self._name, "detection")
         self._publishers: dict[str, Publisher] = {}
-        self._subscriptions: list[Any] = []
-        self._deliver: Deliver | None = None
+        self._subscriptions: list[tuple[str, Any]] = []
+        self._ends: dict[str, End] = {}
+        self._wanted = False
         self._overlay: Overlay | None = None
         self._publisher(DIAGNOSTICS, DIAGNOSTICS_TYPE, DIAGNOSTICS_QOS)
 
@@ -73,16 +73,16 @@ class RclpyPort:
     def subscribe(self, cameras: tuple[str, ...], deliver: Deliver) -> None:
         """See Port."""
         self.settle()
-        self._deliver = deliver
+        self._wanted = True
         for camera, topic in image_topics(self._told.connection, self._name, cameras).items():
-            self._subscriptions.append(self._subscription(camera, topic))
+            made = self._subscription(camera, topic, deliver)
+            self._subscriptions.append((topic, made))
+            self._ends[topic] = end_of(made, publishes=False)
 
-    def _subscription(self, camera: str, topic: str) -> Any:
+    def _subscription(self, camera: str, topic: str, deliver: Deliver) -> Any:
         def receive(message: Message) -> None:
-            deliver, frame = self._deliver, frame_of(message)
-            if deliver is None:
-                return
-            if self._overlay is not None:
+            frame = frame_of(message)
+            if self._wanted and self._overlay is not None:
                 self._overlay.keep(camera, frame)
             deliver(camera, frame)
 
@@ -101,14 +101,16 @@ class RclpyPort:
         )
 
     def unsubscribe(self) -> None:
-        """See Port; `settle` destroys what delivers no more."""
-        self._deliver = None
+        """See Port; what comes until `settle` destroys the subscriptions, the core counts as `inactive`."""
+        self._wanted = False
 
     def settle(self) -> None:
-        """Destroy subscriptions that deliver to nobody; in the node's own callback group."""
-        if self._deliver is None:
+        """Destroy subscriptions that nobody wants any more; in the node's own callback group."""
+        if not self._wanted:
             while self._subscriptions:
-                self._node.destroy_subscription(self._subscriptions.pop())
+                topic, subscription = self._subscriptions.pop()
+                self._ends.pop(topic, None)
+                self._node.destroy_subscription(subscription)
 
     def close(self) -> None:
         """Destroy all that was made."""
@@ -151,14 +153,13 @@ class RclpyPort:
         self._send(self._topics.results(result.camera), result_message(result, self._library))
 
     def follow_up(self, result: Result, at_ns: int) -> None:
-        """See Port: how long it took since it came, and since its stamp; a picture, spans."""
+        """See Port: how long it took since it came, and since its stamp; a picture."""
         took_ns = at_ns - result.moments.arrived_ns
         latency_ns = self._now_ns() - (time.monotonic_ns() - at_ns) - result.header.stamp_ns
         for name, nanoseconds in zip(_DEBUG, (took_ns, latency_ns), strict=True):
             self._send(self._topics.debug(name), milliseconds(nanoseconds / 1e6, self._library))
         if self._overlay is not None:
             self._overlay.offer(result)
-        self._trace(result, at_ns)
 
     def _show(self, drawn: Drawn) -> None:
         self._send(self._topics.overlay(drawn.camera), picture_message(drawn.header, drawn.picture, self._library))
@@ -168,8 +169,12 @@ class RclpyPort:
 
     def report(self, statuses: tuple[Status, ...]) -> None:
         """See Port; the status `transport` is the port's own."""
-        all_of_them = (*statuses, self._events.status())
+        all_of_them = (*statuses, self._events.status(self._unmatched()))
         self._send(DIAGNOSTICS, diagnostics(all_of_them, self._name, self._stamp(), self._library))
+
+    def _unmatched(self) -> list[str]:
+        ends = {topic: self._ends.get(topic) for topic in self._events.topics("incompatible_qos")}
+        return [topic for topic, end in ends.items() if end is not None and not matches_all(self._node, end)]
 
     def changed(self, step: Step) -> None:
         """See Port."""
@@ -183,7 +188,7 @@ class RclpyPort:
 
     def _publisher(self, topic: str, kind: str, qos: Qos) -> Publisher:
         if topic not in self._publishers:
-            self._publishers[topic] = self._listener.published(
+            made = self._publishers[topic] = self._listener.published(
                 topic,
                 lambda events: self._node.create_publisher(
                     message_type(kind),
@@ -193,6 +198,7 @@ class RclpyPort:
                     qos_overriding_options=overridable(),
                 ),
             )
+            self._ends[topic] = end_of(made, publishes=True)
         return self._publishers[topic]
 
     def _now_ns(self) -> int:

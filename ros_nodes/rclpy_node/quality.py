@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rclpy.duration import Duration
 from rclpy.qos import (
+    QoSCompatibility,
     QoSDurabilityPolicy,
     QoSHistoryPolicy,
     QoSPolicyKind,
     QoSProfile,
     QoSReliabilityPolicy,
+    qos_check_compatible,
     qos_policy_name_from_kind,
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -61,6 +63,28 @@ def overridable() -> QoSOverridingOptions:
             QoSPolicyKind.LIVELINESS_LEASE_DURATION,
         )
     )
+
+
+class End(NamedTuple):
+    """Our end of a topic: the name by which the middleware knows it, and what it was made with, overrides included."""
+
+    name: str
+    quality: QoSProfile
+    publishes: bool
+
+
+def end_of(made: Any, publishes: bool) -> End:
+    """That of a publisher or a subscription."""
+    return End(made.topic_name, made.qos_profile, publishes)
+
+
+def matches_all(node: Node, end: End) -> bool:
+    """Whether none of the other ends that are there at this moment is known not to match ours."""
+    if end.publishes:
+        pairs = [(end.quality, other.qos_profile) for other in node.get_subscriptions_info_by_topic(end.name)]
+    else:
+        pairs = [(other.qos_profile, end.quality) for other in node.get_publishers_info_by_topic(end.name)]
+    return all(qos_check_compatible(*pair)[0] != QoSCompatibility.ERROR for pair in pairs)
 
 
 class Listener:

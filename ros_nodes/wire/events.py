@@ -1,4 +1,4 @@
-"""What Cyclone has counted of QoS since it was asked last."""
+"""What Cyclone has counted of QoS since it was asked last, and what of that is so still."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ros_nodes.qos import Events
+from ros_nodes.wire.names import topic_name
+from ros_nodes.wire.participant import Participant
 
 if TYPE_CHECKING:
     from cyclonedds.pub import DataWriter
@@ -20,6 +22,9 @@ _POLICIES = {
 }
 """Numbers of policies, of those that can be at odds. Source: DDS 1.4, 2.2.3; DDS-XTypes 1.3, 7.6.3.1.1."""
 
+_ALL = 1 << 16
+"""Endpoints in a network, more than there are."""
+
 
 def count_events(
     readers: Mapping[DataReader[Any], str], writers: Mapping[str, DataWriter[Any]], events: Events
@@ -32,6 +37,41 @@ def count_events(
     for topic, writer in writers.items():
         events.add(topic, "deadline_missed", writer.get_offered_deadline_missed_status().total_count_change)
         _add_incompatible(topic, writer.get_offered_incompatible_qos_status(), "a subscriber wants more", events)
+
+
+def unmatched(
+    participant: Participant,
+    readers: Mapping[DataReader[Any], str],
+    writers: Mapping[str, DataWriter[Any]],
+    events: Events,
+) -> set[str]:
+    """Topics on which an endpoint was incompatible, and one is there at this moment that ours have not met."""
+    from cyclonedds.builtin import BuiltinTopicDcpsPublication, BuiltinTopicDcpsSubscription
+
+    suspects = events.topics("incompatible_qos")
+    met = [
+        (topic, BuiltinTopicDcpsPublication, reader.get_matched_publications())
+        for reader, topic in readers.items()
+        if topic in suspects
+    ] + [
+        (topic, BuiltinTopicDcpsSubscription, writer.get_matched_subscriptions())
+        for topic, writer in writers.items()
+        if topic in suspects
+    ]
+    return {topic for topic, kind, known in met if _present(participant, kind, topic) - set(known)}
+
+
+def _present(participant: Participant, kind: Any, topic: str) -> set[int]:
+    """Handles of the endpoints of a topic, of those that discovery knows at this moment."""
+    from cyclonedds.builtin import BuiltinDataReader
+    from cyclonedds.core import InstanceState
+
+    found = BuiltinDataReader(participant.dds, kind).read(_ALL)
+    return {
+        one.sample_info.instance_handle
+        for one in found
+        if one.topic_name == topic_name(topic) and one.sample_info.instance_state == InstanceState.Alive
+    }
 
 
 def _add_incompatible(topic: str, status: Any, who: str, events: Events) -> None:

@@ -11,6 +11,7 @@ from ros_nodes.qos import LATCHED, Qos, Wanted
 from ros_nodes.wire.dds_qos import dds_qos
 from ros_nodes.wire.graph import ENTITIES, TOPIC, entities, graph_store
 from ros_nodes.wire.library import require_cyclonedds
+from ros_nodes.wire.peers import resolved
 from ros_nodes.wire.settings import Network, configuration
 from ros_nodes.wire.types import encoded_type
 
@@ -24,9 +25,10 @@ _LAST_DOMAIN = 230
 
 
 class Participant:
-    """Makes endpoints of a node, and keeps the graph of `ros_discovery_info` right; from any thread.
+    """Makes endpoints of a node until it is closed, and keeps the graph of `ros_discovery_info` right; from any thread.
 
-    Raises MissingError without `cyclonedds`; EngineError where the network cannot be joined.
+    Raises MissingError without `cyclonedds`, and for a peer whose name this machine does not know; EngineError where
+    the network cannot be joined.
     """
 
     def __init__(self, node: str, network: Network) -> None:
@@ -42,6 +44,12 @@ class Participant:
         self._distro = network.distro
         self._graph = self._make_writer(TOPIC, ENTITIES, LATCHED, store=graph_store(network.distro))
         self._tell()
+
+    def close(self) -> None:
+        """Leave the network: its endpoints end with it, whoever still has a reference to them."""
+        # Cyclone's objects delete what is theirs when the last reference goes, but those of a cycle never do: by the
+        # time that they are collected, its own table of weak references has forgotten them.
+        self._domain.__del__()
 
     def writer(self, name: str, message: str, qos: Qos, user_data: str = "", store: Typestore | None = None) -> Writer:
         """A writer of a DDS topic; `user_data`: besides the hash of its type."""
@@ -111,7 +119,11 @@ def _type_hash(message: str, store: Typestore) -> str:
 
 
 def _open_domain(network: Network) -> Domain:
-    """One of its own: Cyclone has one configuration for each domain of a process; the number on the network differs."""
+    """One of its own: Cyclone has one configuration for each domain of a process; the number on the network differs.
+
+    Raises MissingError for a peer whose name nobody knows: Cyclone itself would end the process.
+    """
+    network = network.model_copy(update={"peers": resolved(network.peers)})
     for number in range(_LAST_DOMAIN + 1):
         domain = _try_domain(number, network)
         if domain is not None:

@@ -21,13 +21,14 @@ from ros_nodes.qos import DIAGNOSTICS, LATCHED, Events, Qos
 from ros_nodes.topics import DIAGNOSTICS as DIAGNOSTICS_TOPIC
 from ros_nodes.topics import Topics, image_type
 from ros_nodes.wire.ear import Ear
-from ros_nodes.wire.events import count_events
+from ros_nodes.wire.events import count_events, unmatched
 from ros_nodes.wire.names import topic_name
 from ros_nodes.wire.participant import Participant, Writer
 from ros_nodes.wire.transitions import notices
 from ros_nodes.wiring import Wiring
 
 if TYPE_CHECKING:
+    from cyclonedds.pub import DataWriter
     from cyclonedds.sub import DataReader
 
 _DEBUG = ("processing_time_ms", "pipeline_latency_ms")
@@ -132,7 +133,7 @@ class WirePort:
     def report(self, statuses: tuple[Status, ...]) -> None:
         """See Port; with what the transport has to say of itself."""
         self._count_events()
-        said = (*statuses, self.events.status())
+        said = (*statuses, self.events.status(unmatched(self.participant, *self._endpoints(), self.events)))
         message = outgoing.diagnostics(said, self._wiring.node, self._stamp(), self._library)
         self._send(DIAGNOSTICS_TOPIC, message, DIAGNOSTICS)
 
@@ -146,9 +147,11 @@ class WirePort:
             self._on_change(step)
 
     def _count_events(self) -> None:
-        # A copy: another thread may be announcing.
-        writers = {topic: writer.dds for topic, writer in tuple(self._writers.items())}
-        count_events(dict(self._readers), writers, self.events)
+        count_events(*self._endpoints(), self.events)
+
+    def _endpoints(self) -> tuple[dict[DataReader[Any], str], dict[str, DataWriter[Any]]]:
+        # Copies: another thread may be announcing.
+        return dict(self._readers), {topic: writer.dds for topic, writer in tuple(self._writers.items())}
 
     def _stamp(self) -> Header:
         now = self._clock.stamp_ns()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 
 from ros_nodes.core.clock import REAL, Clock
 from ros_nodes.core.lifecycle import LifecycleError, State, Step, Transition, allowed
@@ -32,9 +32,10 @@ def node_on_wire(
 
     Raises MissingError without `cyclonedds`; EngineError where the network cannot be joined.
     """
-    port = WirePort(Participant(wiring.node, network), wiring, clock)
-    with _managed(Node(settings, port, clock, load), port, wiring) as node:
-        yield node, port
+    with closing(Participant(wiring.node, network)) as participant:
+        port = WirePort(participant, wiring, clock)
+        with _managed(Node(settings, port, clock, load), port, wiring) as node:
+            yield node, port
 
 
 @contextmanager
@@ -44,12 +45,13 @@ def serving(settings: Settings, wiring: Wiring, network: Network, say: Say, auto
     `say` is told of every step of the lifecycle. With `autostart` the node is configured and activated; where that is
     refused it stays as it is, says so in its diagnostics, and may be asked again.
     """
-    port = WirePort(Participant(wiring.node, network), wiring, on_change=say)
-    node = Node(settings, port)
-    with Threads(node), _managed(node, port, wiring):
-        if autostart:
-            start(node)
-        yield node
+    with closing(Participant(wiring.node, network)) as participant:
+        port = WirePort(participant, wiring, on_change=say)
+        node = Node(settings, port)
+        with Threads(node), _managed(node, port, wiring):
+            if autostart:
+                start(node)
+            yield node
 
 
 @contextmanager

@@ -6,23 +6,41 @@ import os
 from typing import Annotated
 from xml.sax.saxutils import escape, quoteattr
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from avcompress.frozen import Model
 from ros_nodes.wire.graph import Distro
+from ros_nodes.wire.peers import Peer
 
 LOOPBACK = "lo"
+
+
+def _plain(text: str) -> str:
+    # Cyclone takes ASCII, drops what does not print, and puts variables of the environment in the place of ${NAME}.
+    if not (text.isascii() and text.isprintable()) or "$" in text:
+        raise ValueError(f"expected printable ASCII without `$`, got {text!r}; give another name")
+    return text
+
+
+def _named(text: str) -> str:
+    if not text:
+        raise ValueError("expected the name of a network interface, got ''; `ip link` shows those of this machine")
+    return _plain(text)
 
 
 class Network(Model):
     """Which nodes a node meets."""
 
     domain: Annotated[int, Field(ge=0, le=230)] = Field(0, description="ROS_DOMAIN_ID")
-    interface: str | None = Field(
+    interface: Annotated[str, AfterValidator(_named)] | None = Field(
         None, description="network interface; `lo`: this machine only, without multicast; default: Cyclone's choice"
     )
-    peers: tuple[str, ...] = Field((), description="addresses to look for nodes at, where multicast does not reach")
-    tag: str = Field("", description="only participants of the same discovery tag meet; ROS's own have none")
+    peers: tuple[Peer, ...] = Field(
+        (), description="addresses or names to look for nodes at, where multicast does not reach"
+    )
+    tag: Annotated[str, AfterValidator(_plain)] = Field(
+        "", description="only participants of the same discovery tag meet; ROS's own have none"
+    )
     distro: Distro = Field(
         "jazzy", description="ROS 2 release of the other nodes, for `ros2 node`: how it writes identifiers"
     )

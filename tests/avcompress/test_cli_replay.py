@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -159,8 +160,37 @@ def test_topics_that_would_give_one_name_to_two_cameras_are_refused(tmp_path):
 def test_a_deadline_that_is_no_number_is_one_line(tmp_path):
     from avcompress.spec import RecipeError
 
-    with pytest.raises(RecipeError, match="deadline_ms: Input should be a finite number, got inf"):
+    with pytest.raises(RecipeError, match="deadline_ms: expected a finite number, got inf; mend it"):
         command(tmp_path, tmp_path, "--out", tmp_path / "o", "--camera", "a=/x", "--deadline-ms", "inf")
+
+
+@pytest.mark.parametrize("name", ["a b", "a/b", "", "7", "frönt"])
+def test_what_is_no_name_of_a_node_is_refused_as_serve_does(tmp_path, name):
+    from avcompress.spec import RecipeError
+
+    with pytest.raises(RecipeError, match=r"^--node: expected a name of letters, digits and underscores, such as"):
+        command(tmp_path, tmp_path, "--out", tmp_path / "o", "--camera", "a=/x", "--node", name)
+
+
+def test_percentiles_that_take_more_images_are_a_dash_with_a_note(capsys):
+    from rich.console import Console
+
+    from avcompress.cli.replay import _show
+    from ros_nodes.bag.replay import Replayed
+    from validation.latency.values import Latency
+
+    def shown(total, published):
+        latencies = {"inference": Latency((1.0,) * published), "total": Latency((2.0,) * total)}
+        _show(Console(width=120), Replayed({}, latencies, "e", 10, 1, 1), tmp := Path("seen"))
+        out = capsys.readouterr().out
+        assert f"bag: {tmp}" in out
+        assert "nan" not in out
+        return [line.split() for line in out.splitlines() if line.startswith(("inference", "total", "note"))]
+
+    inference, total, note = shown(40, 0)
+    assert (inference, total) == (["inference", "-", "-", "-", "-"], ["total", "2.00", "2.00", "-", "2.00"])
+    assert " ".join(note) == "note: -: too few images: p50 takes 1, p90 takes 10, p99 takes 100"
+    assert shown(100, 100) == [["inference", *["1.00"] * 4], ["total", *["2.00"] * 4]]
 
 
 def test_what_is_no_bag_is_one_line(tmp_path):

@@ -162,6 +162,7 @@ def test_a_parameter_file_says_all_and_a_hang_up_swaps_in_the_bundle_that_it_nam
     file.write_text(PARAMETERS.replace("BUNDLE", str(newer)))
     served.process.send_signal(signal.SIGHUP)
     rig.until(lambda: "revision 2" in served.status("engine", 0)[2]["active_engine"], "the swap", 60)
+    assert served.said("vision: swap: ")
     file.write_text(PARAMETERS.replace("BUNDLE", str(bundle)).replace("60000.0", "50.0"))
     served.process.send_signal(signal.SIGHUP)
     assert served.said("not swapped: max_age_ms")
@@ -170,8 +171,24 @@ def test_a_parameter_file_says_all_and_a_hang_up_swaps_in_the_bundle_that_it_nam
     assert served.said("not swapped: BUNDLE")
     code, out = served.stop(signal.SIGTERM)
     assert code == 0
+    assert len([line for line in out.splitlines() if line.startswith("vision: swap: brightest revision 2")]) == 1
     assert "vision: not swapped: max_age_ms: expected what it was at the start" in out
     assert "vision: not swapped: BUNDLE/manifest.json: expected" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--peer", "no.such.invalid"], 3, "error: peer no.such.invalid: expected a name that this machine knows"),
+        (["--peer", "127.0.0.1:99999"], 2, "error: --peer: expected an IPv4 address or a name, and perhaps a port"),
+        (["--interface", ""], 2, "error: --interface: expected the name of a network interface, got ''; `ip link`"),
+    ],
+)
+def test_what_cyclone_would_end_the_process_for_is_one_line(bundle, options, code, message):
+    command = [sys.executable, "-m", "avcompress", "serve", str(bundle), "--camera", "front=/a", *options]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (found.returncode, found.stderr.count("\n")) == (code, 1), found.stderr
+    assert found.stderr.startswith(message)
 
 
 def test_without_a_camera_nothing_is_served(bundle):
@@ -181,9 +198,19 @@ def test_without_a_camera_nothing_is_served(bundle):
     assert found.stderr.startswith("error: --camera: expected NAME=/TOPIC, or `cameras` in --params, got neither")
 
 
-@pytest.mark.parametrize("camera", ["front", "front=image", "front=/a/"])
+def test_without_a_bundle_nothing_is_served():
+    command = [sys.executable, "-m", "avcompress", "serve", "--camera", "front=/a"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert found.returncode == 2
+    assert found.stderr == (
+        "error: BUNDLE: expected its folder, or `bundle` in --params, got neither; name the bundle to serve\n"
+    )
+
+
+@pytest.mark.parametrize("camera", ["front", "front=image", "front=/a/", "front=/a b"])
 def test_what_is_no_camera_is_bad_usage(bundle, camera):
     command = [sys.executable, "-m", "avcompress", "serve", str(bundle), "--camera", camera]
     found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert found.returncode == 2
-    assert found.stderr.startswith("error: ")
+    assert found.stderr.startswith("error: --camera: expected ")
+    assert found.stderr.count("\n") == 1

@@ -1,11 +1,21 @@
 import math
+import pickle
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avcompress.spec import Check, MissingError, OutputError, QuantParams, RecipeError, TensorRange, Verdict
+from avcompress.spec import (
+    Check,
+    EngineBuildError,
+    MissingError,
+    OutputError,
+    QuantParams,
+    RecipeError,
+    TensorRange,
+    Verdict,
+)
 
 
 @pytest.mark.parametrize(
@@ -58,3 +68,11 @@ def test_a_scale_is_finite_and_above_zero(scale) -> None:
 
 def test_errors_carry_the_exit_code_of_what_the_user_can_do() -> None:
     assert (RecipeError.exit_code, MissingError.exit_code, OutputError.exit_code) == (2, 3, 3)
+
+
+def test_a_failed_build_comes_whole_from_another_process() -> None:
+    error = EngineBuildError("parse", "net.onnx: expected Conv, got Foo; change the network", node="foo")
+    back = pickle.loads(pickle.dumps(error))  # noqa: S301
+
+    assert (type(back), str(back), vars(back)) == (EngineBuildError, str(error), vars(error))
+    assert back.remedy == "change the network"

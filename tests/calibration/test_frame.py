@@ -1,5 +1,6 @@
 import array
 import io
+import tracemalloc
 from types import SimpleNamespace
 
 import cv2
@@ -88,6 +89,19 @@ def test_the_last_row_may_end_where_its_pixels_do():
     short = RawImage(HEADER, 6, 8, "rgb8", frame.step, frame.data[:-7])
     check_frame(short)
     np.testing.assert_array_equal(to_rgb(short), PIXELS)
+
+
+def test_what_a_corrupt_step_promises_is_not_allocated():
+    frame = RawImage(HEADER, 1, 8, "rgb8", 2**32 - 1, PIXELS[0].ravel())
+    check_frame(frame)
+    tracemalloc.start()
+    try:
+        image = to_rgb(frame)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(image, PIXELS[:1])
+    assert most_bytes < 1_000_000
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])

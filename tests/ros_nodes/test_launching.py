@@ -26,7 +26,9 @@ def nodes(monkeypatch):
         "launch.actions",
         "launch.event_handlers",
         "launch_ros.actions",
-        "launch_ros.event_handlers",
+        "launch_ros.ros_adapters",
+        "lifecycle_msgs.msg",
+        "lifecycle_msgs.srv",
     ):
         made = ModuleType(name)
         made.__getattr__ = lambda _: Thing
@@ -86,3 +88,34 @@ def test_each_of_two_nodes_has_a_bundle_and_a_fallback_of_its_own(nodes):
     assert found["detector"][-1] == {"bundle": "d", "fallback": "small"}
     assert found["segmenter"][-1] == {"bundle": "s"}
     assert not {"bundle", "fallback"} & set(arguments)
+
+
+class Answering:
+    """A client of `get_state`; says what the test has set, nothing at all while that is None."""
+
+    state = None
+
+    def service_is_ready(self):
+        return self.state != "not there"
+
+    def call_async(self, _):
+        answer = SimpleNamespace(current_state=SimpleNamespace(id=self.state))
+        return SimpleNamespace(add_done_callback=lambda do: self.state and do(SimpleNamespace(result=lambda: answer)))
+
+
+def test_a_drive_waits_until_its_node_says_that_it_is_active_and_an_answer_that_is_lost_is_asked_for_again(
+    nodes, monkeypatch
+):
+    nodes("bag")
+    launching, client, made = sys.modules["avcompress_ros.launching"], Answering(), []
+    ros_node = SimpleNamespace(create_client=lambda _, service: made.append(service) or client)
+    monkeypatch.setattr(launching, "get_ros_node", lambda _: ros_node)
+    monkeypatch.setattr(launching, "State", SimpleNamespace(PRIMARY_STATE_ACTIVE=3))
+    monkeypatch.setattr(launching, "GetState", SimpleNamespace(Request=dict))
+    look = launching.when_active(SimpleNamespace(node_name="/vision"), "play").said["function"]
+    for client.state in ("not there", 1, None, 2, 3):
+        (timer,) = look(None)
+        (again,) = timer.said["actions"]
+        look = again.said["function"]
+    assert look(None) == ["play"]
+    assert made == ["/vision/get_state"]

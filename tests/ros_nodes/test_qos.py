@@ -36,8 +36,17 @@ def test_a_missed_deadline_is_a_warning_once_and_counted_for_ever():
     assert first.values == second.values == {"/front deadline_missed": "3"}
 
 
-def test_incompatible_qos_is_a_warning_as_nothing_passes():
+def test_incompatible_qos_is_a_warning_as_long_as_such_an_endpoint_is_there():
     events = Events()
     events.add("/front", "incompatible_qos", why="reliability")
-    assert [events.status().message for _ in range(2)] == ["/front incompatible_qos reliability"] * 2
+    events.add("/left", "incompatible_qos", 0)
+    assert events.topics("incompatible_qos") == {"/front"}
+    told = [events.status(unmatched).message for unmatched in (["/front"], ["/front"], [], ["/front"], [])]
+    assert told == [*["/front incompatible_qos reliability"] * 2, "OK", "/front incompatible_qos reliability", "OK"]
     assert events.total("incompatible_qos") == 1
+
+
+def test_one_that_has_left_before_it_was_told_is_news_once():
+    events = Events()
+    events.add("/front", "incompatible_qos")
+    assert [events.status().level for _ in range(2)] == [Level.WARN, Level.OK]

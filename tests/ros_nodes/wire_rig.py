@@ -124,7 +124,10 @@ class Listener:
         }
 
     def close(self):
-        self.ear.close()
+        ear, self.ear = self.ear, None
+        if ear is not None:
+            ear.close()
+            self.participant.close()
 
 
 RESULTS = {"detections": "vision_msgs/msg/Detection2DArray", "mask": "sensor_msgs/msg/Image"}
@@ -171,3 +174,4 @@ class Client:
 
     def close(self):
         self.ear.close()
+        self.participant.close()

@@ -27,7 +27,9 @@ def front(problem: Problem, count: int = 24, solve: Solve = solve_exactly, share
     least = solve(problem, Budget(ms=problem.most_ms, share=share)).loss if share else _least(problem)
     most = sum(float(own.max()) for own in problem.losses)
     steps = [float(step) for own in problem.losses for step in own - own.min() if step > 0]
-    budgets = [most, *(least + np.geomspace(most - least, min(steps), count)).tolist(), least] if steps else [least]
+    budgets = [least]
+    if most - least > 0 and steps:  # else nothing is left to choose, as where a share needs all there is
+        budgets = [most, *(least + np.geomspace(most - least, min(steps), count)).tolist(), least]
     return unbeaten(solve(problem, Budget(loss=budget, share=share)) for budget in budgets)
 
 

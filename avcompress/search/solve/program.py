@@ -128,27 +128,43 @@ class _Program:
     ) -> OptimizeResult:
         """Make a sum least, with a share quantized; `kept`: another sum and what it may be at most."""
         constraints = [self._agreement()]
+        upper = np.ones(len(costs))
         if share:
             constraints.append(LinearConstraint(self.shares[None], lb=share - SLACK))
         if kept is not None:
-            weights, limit = kept
-            # In parts of its largest number: HiGHS takes what is below 1e-7 of a constraint for kept.
-            scale = max(float(np.abs(weights).max()), np.finfo(float).tiny)
-            constraints.append(LinearConstraint(weights[None] / scale, ub=(limit + SLACK * abs(limit)) / scale))
+            within, upper = self._within(*kept)
+            constraints.append(within)
         whole = np.zeros(len(costs))
         whole[: self._starts[-1]] = 1
-        size = self._size(costs, constraints, seconds)
+        bounds = Bounds(0, upper)
+        size = self._size(costs, bounds, constraints, seconds)
         options = {"mip_rel_gap": _GAP, "time_limit": seconds}
         with _silenced():
-            return milp(costs / size, integrality=whole, bounds=Bounds(0, 1), constraints=constraints, options=options)
+            return milp(costs / size, integrality=whole, bounds=bounds, constraints=constraints, options=options)
+
+    def _within(self, weights: Floats, limit: float) -> tuple[LinearConstraint, Floats]:
+        """A sum that stays within a limit; and by variable 0 for what exceeds it alone, which is taken by no choice.
+
+        Counted from the least that every group and link adds, in parts of what is then left of the limit: HiGHS takes
+        a constraint for kept that is off by 1e-6, and so would a small limit be beside a large loss.
+        """
+        sizes = [len(own) for own in self.problem.options] + [link.ms.size for link in self.problem.links]
+        parts = np.split(weights, np.cumsum(sizes)[:-1])
+        least = [float(part.min()) for part in parts]
+        rounding = np.finfo(float).eps * float(np.abs(least).sum())
+        left = limit + SLACK * abs(limit) + rounding - sum(least)
+        above = np.concatenate([part - lowest for part, lowest in zip(parts, least, strict=True)])
+        may_be = above <= left
+        unit = left if left > 0 else 1.0
+        return LinearConstraint(np.where(may_be, above, 0.0)[None] / unit, ub=left / unit), may_be.astype(float)
 
     @staticmethod
-    def _size(costs: Floats, constraints: list[LinearConstraint], seconds: float) -> float:
+    def _size(costs: Floats, bounds: Bounds, constraints: list[LinearConstraint], seconds: float) -> float:
         """What the sum is about, by its relaxation: HiGHS stops within 1e-6 of it, too, in numbers, not in parts."""
         largest = max(float(np.abs(costs).max()), float(np.finfo(float).tiny))
         options = {"time_limit": seconds}
         with _silenced():
-            relaxed = milp(costs / largest, bounds=Bounds(0, 1), constraints=constraints, options=options)
+            relaxed = milp(costs / largest, bounds=bounds, constraints=constraints, options=options)
         # Losses of more digits than this are no longer told apart by anybody.
         return largest * max(abs(float(relaxed.fun or 0.0)), 1e-6)
 

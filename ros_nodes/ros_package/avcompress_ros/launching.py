@@ -3,8 +3,11 @@
 import os
 
 from ament_index_python.packages import get_package_share_directory
-from launch.actions import DeclareLaunchArgument
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, TimerAction
 from launch_ros.actions import LifecycleNode
+from launch_ros.ros_adapters import get_ros_node
+from lifecycle_msgs.msg import State
+from lifecycle_msgs.srv import GetState
 
 PACKAGE = "avcompress_ros"
 BUNDLE = {
@@ -63,3 +66,24 @@ def serving_node(context, name, defaults, **parameters):
         respawn=is_true(said["respawn"]),
         respawn_delay=2.0,
     )
+
+
+def when_active(node, action, every_s=0.5):
+    """Does the action once the node is active, whoever activates it; comes after the node.
+
+    It asks for the state: a node that starts by itself may be active before launch hears its `transition_event`, and
+    nobody repeats that.
+    """
+    states, clients = [], []
+
+    def look(context):
+        if State.PRIMARY_STATE_ACTIVE in states:
+            return [action]
+        if not clients:
+            clients.append(get_ros_node(context).create_client(GetState, f"{node.node_name}/get_state"))
+        if clients[0].service_is_ready():
+            answer = clients[0].call_async(GetState.Request())
+            answer.add_done_callback(lambda answered: states.append(answered.result().current_state.id))
+        return [TimerAction(period=every_s, actions=[OpaqueFunction(function=look)])]
+
+    return OpaqueFunction(function=look)

@@ -3,11 +3,10 @@
 ros2 launch avcompress_ros bag.launch.py bag:=drive bundle:=yolox.bundle image:=/front/image_raw
 """
 
-from avcompress_ros.launching import BUNDLE, arguments, names, serving_node
+from avcompress_ros.launching import BUNDLE, arguments, names, serving_node, when_active
 from launch import LaunchDescription
 from launch.actions import ExecuteProcess, OpaqueFunction, RegisterEventHandler, Shutdown
 from launch.event_handlers import OnProcessExit
-from launch_ros.event_handlers import OnStateTransition
 
 
 def generate_launch_description():
@@ -31,9 +30,7 @@ def nodes(context):
     given |= {name: said[name] for name in BUNDLE}
     node = serving_node(context, said["name"], "one_camera.yaml", use_sim_time=True, **given)
     return [
-        RegisterEventHandler(
-            OnStateTransition(target_lifecycle_node=node, goal_state="active", entities=[play], handle_once=True)
-        ),
         RegisterEventHandler(OnProcessExit(target_action=play, on_exit=[Shutdown(reason="the drive has ended")])),
         node,
+        when_active(node, play),
     ]

@@ -10,6 +10,7 @@ import pytest
 from avcompress.running import mixing
 from avcompress.running.judge import Judge
 from avcompress.search.chosen import Chosen
+from avcompress.search.pool import Processes
 from avcompress.search.sensitivity.measure import measure_sensitivity
 from avcompress.search.verify import Outcome
 
@@ -186,6 +187,27 @@ def test_sensitivity_by_the_metric_itself_and_by_several_processes(cli, tmp_path
 
     assert code == 0, said
     assert chosen(tmp_path).share >= 0.6
+
+
+def test_several_processes_measure_the_metric_to_the_same_numbers(cli, tmp_path, job, monkeypatch):
+    asked: list[int] = []
+    results = Processes.results
+
+    def counted(self, work, tasks):
+        asked.append(len(tasks))
+        return results(self, work, tasks)
+
+    monkeypatch.setattr(Processes, "results", counted)
+    mixed = {"min_macs": 0.6, "sensitivity": "metric", "metric": "mIoU", "max_drop_relative": 1.0, "tries": 1}
+    made = []
+    for workers in (1, 2):
+        code, said = run(cli, tmp_path, job, mixed | {"workers": workers})
+        assert code == 0, said
+        made.append(chosen(tmp_path))
+
+    assert sum(asked) > 1
+    assert made[0].loss == made[1].loss
+    assert made[0].float_layers == made[1].float_layers
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from calibration.preprocess import preprocess
 from engines.manifest import Band, Familiar
 from ros_nodes.core.diagnostics import Level
 from ros_nodes.core.drift import WINDOW, CameraDrift
+from ros_nodes.core.samples import Sample, Samples
 
 
 def familiar(**bands):
@@ -207,6 +208,17 @@ def test_an_older_bundle_is_served_and_says_that_nothing_is_known(rig):
     assert status.values["watched"] == "0"
 
 
+def test_before_the_first_image_the_bundle_is_asked_what_is_known(make_bench, rig):
+    assert drift(make_bench(drift_every=1)).message == "unconfigured"
+    assert drift(rig(known=False)).message == "no calibration statistics"
+    bench = rig()
+    assert drift(bench).message == "waiting for the first image"
+    bench.node.transition("deactivate")
+    assert drift(bench).message == "inactive"
+    bench.node.transition("activate")
+    assert show(bench, [scene(0)]).message == "OK"
+
+
 def test_it_can_be_turned_off(make_bench):
     bench = make_bench(drift_every=0)
     teach(bench)
@@ -279,6 +291,30 @@ def test_the_folder_has_a_bound_that_counts_what_was_there(rig, tmp_path, bound)
         assert int(status.values["samples_refused"]) > 20
     size = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert size <= 50_000 or len(list(tmp_path.glob("*.png"))) == 2
+
+
+def test_samples_of_a_camera_without_a_clock_have_names_of_their_own(tmp_path):
+    for _ in range(2):  # also beside those of an earlier drive
+        samples = Samples(str(tmp_path), 100, 10**9)
+        for camera in ("front", "front", "rear"):
+            image = RawImage(Header(), 4, 4, "rgb8", 12, np.full(48, len(list(tmp_path.iterdir())), np.uint8))
+            samples.write(Sample(camera, image, "e", {}, None))
+        assert samples.saved == 3
+    names = {f"front_{0:019d}{more}" for more in ("", "_1", "_2", "_3")} | {f"rear_{0:019d}", f"rear_{0:019d}_1"}
+    assert {path.stem for path in tmp_path.glob("*.png")} == {path.stem for path in tmp_path.glob("*.json")} == names
+    assert len({path.read_bytes() for path in tmp_path.glob("*.png")}) == 6
+
+
+def test_a_sample_that_comes_before_the_one_before_is_written_is_left_out_and_counted(rig, tmp_path):
+    bench = rig(drift_samples=str(tmp_path), drift_sample_every_ms=500)
+    status = show(bench, [scene(i, night=True) for i in range(40)])  # one every 100 ms, and nobody writes
+    left_out = int(status.values["samples_refused"])
+    assert left_out >= 3
+    bench.node.save_samples()
+    (kept,) = tmp_path.glob("*.png")
+    first_ns = int(kept.stem.removeprefix("front_"))
+    assert bench.time.now - first_ns >= left_out * 500_000_000
+    assert drift(bench).values["samples_saved"] == "1"
 
 
 def test_a_folder_that_cannot_be_written_is_counted(rig, tmp_path):

@@ -1,9 +1,13 @@
 import math
+import threading
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from avcompress.spec import EngineError, RecipeError
+from calibration.frame import Header, RawImage
+from ros_nodes.core import node as node_module
 from ros_nodes.core.diagnostics import Level
 from ros_nodes.core.lifecycle import LifecycleError, State
 
@@ -132,6 +136,40 @@ def test_a_frame_that_cannot_be_read_is_rejected_and_the_next_one_served(bench, 
     b.serve()
     assert b.status("camera front").message == "OK"
     assert b.node.counts["front"].published == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "rejected: image: expected one that can be decoded, got MemoryError; look at the camera"),
+        (ValueError("cannot reshape"), "rejected: cannot reshape"),
+    ],
+)
+def test_whatever_decoding_raises_rejects_that_image_and_stops_nothing(bench, monkeypatch, error, message):
+    b = bench(cameras=("front", "left")).start()
+    decode = node_module.to_rgb
+
+    def to_rgb(frame):
+        if frame.header.frame_id == "front_optical":
+            raise error
+        return decode(frame)
+
+    monkeypatch.setattr(node_module, "to_rgb", to_rgb)
+    b.send("front")
+    b.send("left")
+    b.node.step()
+    assert b.node.state == State.ACTIVE
+    assert [result.camera for result in b.port.published] == ["left"]
+    assert b.dropped("front") == {"rejected": 1}
+    assert b.status("camera front").message == message
+
+
+def test_a_raw_image_of_a_corrupt_step_is_served_by_the_bytes_that_it_has(bench):
+    b = bench().start()
+    header = Header(b.time.now // 10**9, b.time.now % 10**9, "front")
+    b.node.receive("front", RawImage(header, 1, 4, "rgb8", 2**32 - 1, np.zeros(12, np.uint8)))
+    assert b.node.step()
+    assert (b.node.state, b.node.counts["front"].published) == (State.ACTIVE, 1)
 
 
 def test_of_a_batch_with_a_corrupt_image_the_others_are_served(bench):
@@ -385,6 +423,122 @@ def test_an_inference_that_outlives_its_activation_counts_for_nothing_in_the_nex
     assert b.dropped() == {"inactive": 1}
 
 
+def test_an_inference_that_hangs_after_the_deactivation_is_told_until_it_is_over(bench):
+    b = bench().start()
+    seen = []
+
+    def run(inputs):
+        b.node.transition("deactivate")
+        seen.append(b.status("engine"))
+        b.time.pass_ms(501)
+        b.node.watch()
+        seen.append(b.status("engine"))
+        return one_box_of(b, inputs)
+
+    b.engines["main"].run = run
+    b.serve()
+    assert [(int(one.level), one.message) for one in [*seen, b.status("engine")]] == [
+        (0, "OK"),
+        (2, "tiny revision 1, ort: hangs: no answer for 501 ms"),
+        (0, "OK"),
+    ]
+
+
+def test_a_worker_that_wakes_while_the_node_is_being_activated_announces_nothing(bench, monkeypatch):
+    b, seen = bench(), []
+    b.node.transition("configure")
+    forget = b.node._drift.forget
+
+    def forget_and_wake():
+        forget()
+        b.node.step()
+        seen.append(len(b.port.announced))
+
+    monkeypatch.setattr(b.node._drift, "forget", forget_and_wake)
+    assert b.node.transition("activate").outcome == "success"
+    assert (seen, len(b.port.announced)) == ([0], 1)
+
+
+def test_an_announcement_that_is_still_under_way_does_not_come_after_that_of_the_next_activation(bench, engine):
+    b = bench().start()
+    b.engines |= {"2": engine(revision=2), "3": engine(revision=3)}
+    announce, begun, release = b.port.announce, threading.Event(), threading.Event()
+
+    def slowly(announcement):
+        if announcement.revision == 2:
+            begun.set()
+            assert release.wait(20)
+        announce(announcement)
+
+    b.port.announce = slowly
+    b.node.swap("2")
+    worker = threading.Thread(target=b.node.step)
+    worker.start()
+    assert begun.wait(20)
+    b.node.transition("deactivate")
+    b.node.swap("3")
+    manager = threading.Thread(target=b.node.transition, args=("activate",))
+    manager.start()
+    manager.join(0.2)  # without the order, it is through by then
+    release.set()
+    for thread in (worker, manager):
+        thread.join(20)
+    assert [announcement.revision for announcement in b.port.announced] == [1, 2, 3]
+
+
+def test_an_announcement_that_never_ends_holds_up_nobody(bench, engine):
+    b = bench(warmup=1).start()
+    b.engines["2"] = engine(revision=2)
+    announce, begun, release = b.port.announce, threading.Event(), threading.Event()
+
+    def stuck(announcement):
+        if announcement.revision == 2:
+            begun.set()
+            assert release.wait(20)
+        announce(announcement)
+
+    b.port.announce = stuck
+    b.node.swap("2")
+    b.send()
+    given_up = threading.Thread(target=b.node.step)
+    given_up.start()
+    assert begun.wait(20)
+    b.time.pass_ms(501)
+    b.node.watch()
+    b.serve(2)
+
+    assert (b.node.state, b.dropped(), len(b.port.published)) == (State.ACTIVE, {"hung": 1}, 2)
+    assert [one.revision for one in b.port.announced] == [1, 1]
+    release.set()
+    given_up.join(20)
+    # It was heard after the engine that serves again, which is told anew.
+    assert [one.revision for one in b.port.announced] == [1, 1, 2, 1]
+    assert b.is_exact()
+
+
+def test_an_activation_does_not_wait_for_ever_for_an_announcement(bench, engine):
+    b = bench(hang_ms=100).start()
+    b.engines["2"] = engine(revision=2)
+    begun, release = threading.Event(), threading.Event()
+
+    def stuck(_):
+        begun.set()
+        assert release.wait(20)
+
+    b.port.announce = stuck
+    b.node.swap("2")
+    worker = threading.Thread(target=b.node.step)
+    worker.start()
+    assert begun.wait(20)
+    b.node.transition("deactivate")
+    step = b.node.transition("activate")
+    release.set()
+    worker.join(20)
+
+    assert step.outcome != "success"
+    assert "expected the announcement that is under way to end, got none for 0.1 s" in step.reason
+
+
 def test_what_was_seen_of_cameras_is_forgotten_when_the_node_is_activated_anew_but_not_what_was_counted(bench):
     b = bench().start()
     b.send_broken()
@@ -428,6 +582,26 @@ def test_a_node_without_an_engine_is_not_activated(bench):
 
 
 # --- the contract on board
+
+
+def test_a_window_in_which_every_image_grows_stale_is_refused(bench):
+    with pytest.raises(ValidationError, match="batch_window_ms: expected less than max_age_ms, 200, got 300; lower"):
+        bench(batch_window_ms=300, max_age_ms=200)
+
+
+@pytest.mark.parametrize("settings", [{"hang_ms": 10}, {"hang_ms": 500, "deadline_ms": 600}])
+def test_a_hang_that_would_come_before_the_deadline_is_refused_and_nothing_stays_open(bench, settings):
+    b = bench(**settings)
+    step = b.node.transition("configure")
+    assert (step.state, step.outcome) == (State.UNCONFIGURED, "failure")
+    assert step.reason.startswith("hang_ms: expected more than the deadline, ")
+    assert not b.engines["main"].is_open
+
+
+@pytest.mark.parametrize(("deadline_ms", "hang_ms"), [(10, 2000), (499, 2000), (3000, 12_000)])
+def test_a_hang_is_four_deadlines_unless_the_settings_say_else(bench, deadline_ms, hang_ms):
+    b = bench(hang_ms=None, deadline_ms=deadline_ms).start()
+    assert b.node.snapshot().limits.hang_ns == hang_ms * 1_000_000
 
 
 def test_the_deadline_is_the_contract_s_unless_the_settings_have_another(bench):
@@ -749,6 +923,58 @@ def test_a_swap_while_another_is_on_trial_ends_that_trial(bench, engine):
     assert b.port.published[-1].engine == "tiny revision 2, ort"
 
 
+@pytest.mark.parametrize("over", [False, True])
+def test_a_swap_that_is_offered_while_the_primary_hangs_is_refused_with_that_reason(bench, engine, over):
+    b = bench().start()
+    b.engines["2"] = engine(revision=2)
+
+    def run(inputs):
+        b.time.pass_ms(501)
+        if over:  # the watchdog has seen it already
+            b.node.watch()
+            with pytest.raises(EngineError, match="expected an engine that answers, got one that still hangs"):
+                b.node.swap("2")
+        else:
+            b.node.swap("2")
+            b.node.watch()
+        return one_box_of(b, inputs)
+
+    b.engines["main"].run = run
+    b.serve()
+    assert (b.node.state, b.engines["2"].is_open) == (State.INACTIVE, False)
+    assert b.status("engine").values["last_swap"].startswith("swap: refused: tiny revision 1, ort: ")
+
+
+@pytest.mark.parametrize("when", ["before a frame", "during an inference"])
+def test_a_swap_that_is_offered_before_the_deactivation_takes_over_all_the_same(bench, engine, when):
+    b = bench().start()
+    b.engines["2"] = engine(revision=2)
+
+    def swap_and_stop(inputs=None):
+        b.node.swap("2")
+        b.node.transition("deactivate")
+        return inputs and one_box_of(b, inputs)
+
+    if when == "before a frame":
+        swap_and_stop()
+    else:
+        b.engines["main"].run = swap_and_stop
+        b.serve()
+    assert b.status("engine").values["last_swap"] == "swap: tiny revision 2, ort is on trial"
+    b.node.transition("activate")
+    assert [announcement.revision for announcement in b.port.announced] == [1, 2]
+
+
+def test_after_a_clean_up_no_swap_is_to_take_over(bench, engine):
+    b = bench().start()
+    b.engines["2"] = engine(revision=2)
+    b.node.swap("2")
+    b.node.transition("deactivate")
+    b.node.transition("cleanup")
+    assert b.status("engine").values["last_swap"] == ""
+    assert not b.engines["2"].is_open
+
+
 def test_two_swaps_before_a_frame_leave_the_last_one(bench, engine):
     b = bench(probation=1).start()
     b.engines |= {"2": engine(revision=2), "3": engine(revision=3)}
@@ -757,3 +983,89 @@ def test_two_swaps_before_a_frame_leave_the_last_one(bench, engine):
     b.serve(2)
     assert b.port.published[-1].engine == "tiny revision 3, ort"
     assert [name for name, e in b.engines.items() if e.is_open and name != "small"] == ["3"]
+
+
+def test_a_roll_back_leads_to_what_served_before_which_is_the_fallback_where_the_primary_was_too_slow(bench, engine):
+    b = bench(fallback=True, fall_back_after=2, return_after=4).start()
+    b.slow(11)
+    b.serve(2)
+    b.slow(1, "small")
+    b.serve(2)
+    b.engines["new"] = engine(revision=2)
+    b.slow(11, "new")
+    b.node.swap("new")
+    b.serve(2)
+    status = b.status("engine")
+    assert status.values["last_swap"] == "swap: rolled back: it missed the deadline too often"
+    assert (status.values["active_engine"], status.values["inferences_to_return"]) == ("small revision 1, ort", "2")
+    b.serve(2)
+    assert b.port.published[-1].engine.startswith("small")
+    assert b.status("engine").values["return_count"] == "1"
+
+
+def test_misses_and_fallbacks_are_counted_on_over_swaps_and_activations_until_the_node_is_configured_anew(
+    bench, engine
+):
+    b = bench(fallback=True, fall_back_after=2, probation=3).start()
+    b.engines |= {"late": engine(revision=2), "good": engine(revision=3)}
+
+    def counted():
+        watch = b.node.snapshot().watch
+        return watch.total_misses, watch.fallbacks
+
+    b.slow(11)
+    b.serve(2)
+    assert counted() == (2, 1)
+    b.slow(11, "late")
+    b.node.swap("late")
+    b.serve(2)  # rolled back, by a miss that counts as every other: no fallback
+    assert counted() == (4, 1)
+    b.node.swap("good")
+    b.serve(3)
+    assert counted() == (4, 1)
+    b.node.transition("deactivate")
+    b.node.transition("activate")
+    assert counted() == (4, 1)
+    b.node.transition("deactivate")
+    b.node.transition("cleanup")
+    assert counted() == (4, 1)
+    b.node.transition("configure")
+    assert counted() == (0, 0)
+
+
+def test_a_node_that_is_cleaned_up_on_its_fallback_is_not_on_it_any_more(bench):
+    b = bench(fallback=True, fall_back_after=2).start()
+    b.slow(11)
+    b.serve(2)
+    assert b.status("engine").level == Level.WARN
+    b.node.transition("deactivate")
+    b.node.transition("cleanup")
+    status = b.status("engine")
+    assert (status.level, status.values["is_on_fallback"]) == (Level.OK, "False")
+
+
+def test_a_new_primary_that_is_slow_at_once_does_not_pay_for_the_returns_of_the_one_before(bench, engine):
+    b = bench(fallback=True, fall_back_after=2, return_after=4, probation=1).start()
+    b.slow(11)
+    b.serve(2)
+    b.slow(1)
+    b.serve(4)  # back
+    b.engines["new"] = engine(revision=2)
+    b.node.swap("new")
+    b.serve()
+    b.slow(11, "new")
+    b.serve(2)
+    assert b.status("engine").values["inferences_to_return"] == "4"
+
+
+def test_a_trial_that_is_passed_ends_the_warning_of_a_swap_that_was_refused_meanwhile(bench, engine):
+    b = bench(probation=2).start()
+    b.engines["2"] = engine(revision=2)
+    b.node.swap("2")
+    b.serve()
+    with pytest.raises(EngineError):
+        b.node.swap("absent")
+    assert b.status("engine").level == Level.WARN
+    b.serve()
+    status = b.status("engine")
+    assert (status.level, status.values["last_swap"]) == (Level.OK, "swap: tiny revision 2, ort has passed its trial")

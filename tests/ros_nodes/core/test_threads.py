@@ -22,14 +22,14 @@ def until(happens):
 
 
 def real(bench, **settings):
-    b = bench(age_from="arrival", deadline_ms=5000, **settings)
+    b = bench(age_from="arrival", **{"deadline_ms": 5000, "hang_ms": 60_000, **settings})
     b.node._clock = REAL
     return b.start()
 
 
 def test_frames_from_several_threads_are_served_and_none_is_lost(bench):
     cameras = ("front", "left", "right")
-    b = real(bench, cameras=cameras, batch_window_ms=1, report_every_ms=1, hang_ms=60_000)
+    b = real(bench, cameras=cameras, batch_window_ms=1, report_every_ms=1)
 
     def send(camera):
         for _ in range(200):
@@ -58,8 +58,28 @@ def test_samples_of_a_drift_are_written_by_a_thread_of_their_own(bench, tmp_path
         assert written.wait(PATIENCE_S)
 
 
+def test_what_the_last_image_is_kept_for_is_written_before_the_threads_end(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr("ros_nodes.core.threads._IDLE_S", 0.01)
+    b = real(bench, drift_samples=str(tmp_path), hang_ms=60_000)
+    entered, leave, order = threading.Event(), threading.Event(), []
+
+    def look(*_):
+        entered.set()
+        leave.wait(PATIENCE_S)
+        order.append("looked")
+
+    b.node._drift.look = look
+    b.node.save_samples = lambda: order.append("saved")
+    with Threads(b.node):
+        b.send()
+        assert entered.wait(PATIENCE_S)
+        threading.Timer(0.1, leave.set).start()
+    assert order[-1] == "saved"
+    assert "looked" in order
+
+
 def test_the_watchdog_gives_up_a_worker_that_hangs_and_a_new_one_serves(bench, engine):
-    b = real(bench, hang_ms=500)
+    b = real(bench, hang_ms=500, deadline_ms=400)
     release, stuck = threading.Event(), b.engines["main"]
 
     def hang(inputs):
@@ -91,7 +111,7 @@ def test_leaving_ends_the_threads(bench):
 
 
 def test_an_engine_that_cannot_be_closed_ends_no_thread_and_the_next_one_serves(bench, engine):
-    b = real(bench, probation=1, hang_ms=60_000)
+    b = real(bench, probation=1)
     b.engines["new"] = engine(revision=2)
 
     def refuse():
@@ -118,7 +138,7 @@ def test_an_engine_that_cannot_be_closed_ends_no_thread_and_the_next_one_serves(
     ],
 )
 def test_what_a_thread_does_not_survive_stops_the_node_and_says_why(bench, monkeypatch, method, error, reason):
-    b = real(bench, hang_ms=60_000, max_age_ms=60_000)
+    b = real(bench, max_age_ms=60_000)
 
     def crash():
         monkeypatch.undo()
@@ -135,7 +155,7 @@ def test_what_a_thread_does_not_survive_stops_the_node_and_says_why(bench, monke
 
 @ENDS_A_THREAD
 def test_a_worker_that_ends_in_the_midst_of_an_inference_leaves_the_books_balanced(bench):
-    b = real(bench, hang_ms=60_000)
+    b = real(bench)
 
     def end(_):
         raise SystemExit
@@ -149,7 +169,7 @@ def test_a_worker_that_ends_in_the_midst_of_an_inference_leaves_the_books_balanc
 
 
 def test_a_bundle_that_hangs_on_trial_is_rolled_back_and_its_worker_replaced(bench, engine):
-    b = real(bench, hang_ms=500, max_age_ms=60_000)
+    b = real(bench, hang_ms=500, deadline_ms=400, max_age_ms=60_000)
     release = threading.Event()
     new = b.engines["new"] = engine(revision=2)
     new.run = lambda inputs: release.wait(PATIENCE_S) and engine().run(inputs)

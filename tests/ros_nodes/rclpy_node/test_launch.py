@@ -124,7 +124,7 @@ def test_a_drive_begins_when_the_node_is_active_and_ends_the_launch(launched, si
     if leads:
         _until(ask, ("lifecycle", "set", "/avcompress", "configure", *ONCE), "Transitioning successful")
         assert not played.exists()
-        ask("lifecycle", "set", "/avcompress", "activate", *ONCE)
+        _until(ask, ("lifecycle", "set", "/avcompress", "activate", *ONCE), "Transitioning successful")
     end = time.monotonic() + 180
     while not played.exists():
         assert time.monotonic() < end, "waited for the drive"

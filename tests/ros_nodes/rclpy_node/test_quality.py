@@ -45,14 +45,15 @@ def test_every_event_is_counted_by_its_topic_and_logged(quality):
     callbacks.incompatible_qos(Info)
     callbacks.liveliness(Info)
     callbacks.message_lost(Info)
-    assert events.status().values == {
+    status = events.status()
+    assert status.values == {
         "/front deadline_missed": "2",
         "/front incompatible_qos": "2",
         "/front liveliness_lost": "1",
         "/front message_lost": "2",
     }
     assert node.said == "/front: message_lost"
-    assert "/front incompatible_qos DEADLINE" in events.status().message
+    assert "/front incompatible_qos DEADLINE" in status.message
 
 
 def test_an_end_in_peace_is_no_loss_of_liveliness(quality):

@@ -96,7 +96,7 @@ def test_a_bundle_with_a_bad_signature(on_wire, picture):
 
 
 def test_an_engine_that_hangs(on_wire, picture):
-    node, over = on_wire(hang_ms=100), threading.Event()
+    node, over = on_wire(hang_ms=100, deadline_ms=50), threading.Event()
     run = node.bench.engines["main"].run
     node.bench.engines["main"].run = lambda inputs: run(inputs) if over.wait(60) else {}
     camera = node.camera()
@@ -155,20 +155,39 @@ def test_a_camera_in_another_process_is_killed_and_comes_back(on_wire):
     assert sum(counts.pending for counts in node.node.counts.values()) == node.node.pending
 
 
-def test_a_camera_that_offers_less_than_is_wanted(on_wire):
+def test_a_camera_that_offers_less_than_is_wanted_is_told_until_it_leaves(on_wire, picture):
     wiring = Wiring(node="vision", topics={"front": "/front/image_raw"}, camera_qos=Qos(reliability="reliable"))
     node = on_wire(wiring=wiring)
     camera = node.rig.Camera(node.topic, node.network, Qos())
     status = node.status("transport", lambda status: status.level == 1)
     assert status.message == f"{camera.topic} incompatible_qos (a publisher offers less: reliability)"
+    good = node.camera()
+    lasts_as_long_as(node, camera.participant)
+    served(node, good, picture)
 
 
-def test_a_subscriber_that_wants_more_than_is_offered(on_wire, wire_rig):
+def lasts_as_long_as(node, participant):
+    """The warning of the transport is there until that participant has left; the count stays."""
+    node.listener.heard.clear()
+    node.rig.until(lambda: len(node.listener.on("/diagnostics")) > 5, "some more diagnostics")
+    levels = [s.level for m in node.listener.on("/diagnostics") for s in m.status if s.name == "vision: transport"]
+    assert set(levels) == {1}
+    participant.close()
+    status = node.status("transport", lambda status: status.level == 0)
+    assert {v.key.rpartition(" ")[2]: v.value for v in status.values} == {"incompatible_qos": "1"}
+
+
+def test_a_subscriber_that_wants_more_than_is_offered_is_told_until_it_leaves(on_wire, wire_rig):
     wiring = Wiring(node="vision", topics={"front": "/front/image_raw"}, result_qos=Qos())
     node = on_wire(wiring=wiring, activate=False)  # its listener wants reliable results
     node.activate()
     status = node.status("transport", lambda status: status.level == 1)
     assert status.message == "/vision/front/detections incompatible_qos (a subscriber wants more: reliability)"
+    other = wire_rig.Listener(node.network, {"/diagnostics": wire_rig.node_topics(())["/diagnostics"]})
+    node.listener.close()
+    node.listener = other
+    status = node.status("transport", lambda status: status.level == 0)
+    assert {v.key: v.value for v in status.values}["/vision/front/detections incompatible_qos"] == "1"
 
 
 def test_a_camera_that_breaks_the_deadline_it_promised(on_wire, picture):

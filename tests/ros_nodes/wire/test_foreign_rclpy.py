@@ -20,7 +20,8 @@ FOREIGN = """
 
     rclpy.init()
     node, heard = rclpy.create_node("foreign"), {}
-    node.create_subscription(DiagnosticArray, "/diagnostics", lambda m: heard.update(diagnostics=len(m.status)), 10)
+    told = lambda m: heard.update(diagnostics=[status.name for status in m.status])
+    node.create_subscription(DiagnosticArray, "/diagnostics", told, 10)
     hear = lambda m: heard.update(mask=[m.height, m.width, m.encoding])
     node.create_subscription(Image, "/vision/front/mask", hear, 10)
     images = node.create_publisher(Image, "/front/image_raw", 10)
@@ -60,7 +61,8 @@ def test_rclpy_sees_the_node_and_its_type_hashes_sends_images_and_hears_masks(wi
         )
     seen = json.loads(told.stdout.splitlines()[-1])
     assert seen["mask"] == [48, 96, "mono8"]
-    assert seen["diagnostics"] == 4
+    said = ("processing", "engine", "drift", "camera front", "transport")
+    assert seen["diagnostics"] == [f"vision: {name}" for name in said]
     assert "vision" in seen["nodes"]
     assert set(seen["services"]) >= {"/vision/change_state", "/vision/get_state", "/vision/get_transition_graph"}
     assert seen["subscriber"] == [

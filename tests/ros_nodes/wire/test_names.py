@@ -37,7 +37,7 @@ def test_on_the_loopback_nodes_meet_without_multicast(monkeypatch):
 
 
 def test_names_from_outside_stay_text_in_the_configuration():
-    assert "<x/>" not in configuration(Network(interface='"/><x/>', tag="<x/>", peers=('"/><x/>',)))
+    assert "<x/>" not in configuration(Network(interface='"/><x/>', tag="<x/>"))
 
 
 def test_the_user_s_own_configuration_comes_last_and_wins(monkeypatch):

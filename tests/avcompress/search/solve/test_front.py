@@ -47,3 +47,13 @@ def test_a_choice_that_loses_no_number_beats_none():
     )
 
     assert unbeaten([lost, good]) == (good,)
+
+
+@pytest.mark.parametrize("share", [0.96, 1.0])
+def test_a_share_that_leaves_nothing_to_choose_gives_one_choice(share):
+    # One layer has nearly all of the multiply-accumulates, and all that is lost.
+    losses, shares = (np.array([0.0, 1.0]), np.array([0.0, 0.0])), (np.array([0.0, 0.96]), np.array([0.0, 0.04]))
+    times = (np.array([2.0, 1.0]), np.array([2.0, 1.0]))
+    problem = Problem(("a", "b"), (("fp32", "int8"),) * 2, losses, times, shares=shares)
+
+    assert front(problem, share=share)[-1].choice == (1, 1)

@@ -22,9 +22,10 @@ def problems(draw: st.DrawFn) -> Problem:
     random = np.random.default_rng(seed)
     counts = [draw(st.integers(1, 4)) for _ in range(groups)]
     pairs = draw(st.sets(st.sampled_from(list(itertools.combinations(range(groups), 2)) or [(0, 0)]), max_size=6))
-    # Losses over six decades, some of them gains; ties, where numbers are rounded.
+    # Losses over six decades, some of them gains, or over eleven; ties, where numbers are rounded.
     digits = draw(st.sampled_from([1, 12]))
-    losses = tuple(np.round(10 ** random.uniform(-6, 0, n) - 0.01, digits) for n in counts)
+    least, gain = draw(st.sampled_from([(-6, 0.01), (-9, 0.0)]))
+    losses = tuple(np.round(10 ** random.uniform(least, -least // 4, n) - gain, digits) for n in counts)
     times = tuple(np.round(random.uniform(0, 2, n), digits) for n in counts)
     links = tuple(
         Link(a, b, np.round(random.uniform(0, 1, (counts[a], counts[b])), digits)) for a, b in sorted(pairs) if a != b
@@ -50,9 +51,21 @@ def test_the_program_finds_what_trying_every_choice_finds(problem, share, by_tim
 
     assert found.proven
     made, kept = (found.loss, found.ms) if by_time else (found.ms, found.loss)
-    assert kept <= limit + 1e-6 * max(1.0, abs(limit))
+    own = problem.ms if by_time else problem.losses
+    room = limit - sum(float(each.min()) for each in own)
+    assert kept <= limit + 2e-6 * room + 1e-8 * abs(limit)
     assert made == pytest.approx(best, rel=1e-5, abs=2e-6)
     assert (found.loss, found.ms) == (problem.loss(found.choice), problem.taken_ms(found.choice))
+
+
+def test_a_budget_that_is_small_beside_the_largest_loss_is_kept():
+    losses = (np.array([0.0, 4e-8]), np.array([0.0, 3e-8]), np.array([0.0, 90.0]))
+    times = (np.array([1.0, 0.1]), np.array([1.0, 0.3]), np.array([1.0, 0.2]))
+    problem = Problem(("a", "b", "c"), (("fp32", "int8"),) * 3, losses, times)
+
+    assert solve_exactly(problem, Budget(loss=5e-8)).choice == (1, 0, 0)
+    assert solve_exactly(problem, Budget(loss=7e-8)).choice == (1, 1, 0)
+    assert solve_exactly(problem, Budget(loss=0.0)).choice == (0, 0, 0)
 
 
 @settings(max_examples=30)

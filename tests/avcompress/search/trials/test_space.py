@@ -121,7 +121,7 @@ def test_a_contract_that_contradicts_itself_is_refused(searched: Searched, job: 
 
     told = refusal(searched())
 
-    assert "expected limits that one network can keep, got mIoU >= 0.9 and <= 0.5" in told
+    assert "expected limits that one network can keep, got mIoU >= 0.9 and mIoU <= 0.5" in told
 
 
 def test_a_share_thins_the_validation_images_and_shortens_training_and_leaves_calibration(

@@ -7,7 +7,7 @@ import pytest
 
 from calibration.frame import Header
 from ros_nodes.core.result import STAGES, Moments, Result
-from ros_nodes.tracing import no_trace, traced_by, tracer
+from ros_nodes.core.tracing import no_trace, traced_by, tracer
 
 RESULT = Result(
     "front", Header(5, 6, "optical"), (4, 4), np.zeros((4, 4), np.uint8), "tiny", Moments(100, 130, 140, 160, 220, 230)
@@ -15,7 +15,7 @@ RESULT = Result(
 
 
 def test_without_opentelemetry_nothing_is_traced(monkeypatch):
-    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    monkeypatch.setitem(sys.modules, "opentelemetry.trace", None)
     assert tracer() is no_trace
     no_trace(RESULT, 250)
 
@@ -48,3 +48,23 @@ def test_stages_are_spans_of_a_frame_that_follow_each_other_without_a_gap():
         "frame_id": "optical",
     }
     assert {span.parent.span_id for span in stages} == {frame.context.span_id}
+
+
+def test_a_node_traces_every_result_whatever_its_transport_and_lives_on_without(bench, monkeypatch):
+    from ros_nodes.core import node
+
+    traced = []
+    monkeypatch.setattr(node, "tracer", lambda: lambda result, at_ns: traced.append((result.camera, at_ns)))
+    b = bench().start()
+    b.serve(2)
+    assert [camera for camera, _ in traced] == ["front", "front"]
+    assert traced[1][1] - traced[0][1] == 1_000_000
+
+    def refuse(*_):
+        raise RuntimeError("no exporter")
+
+    monkeypatch.setattr(node, "tracer", lambda: refuse)
+    b = bench().start()
+    b.serve(2)
+    assert (len(b.port.published), b.dropped()) == (2, {})
+    assert b.status("engine").values["last_transport_error"] == "no exporter"
