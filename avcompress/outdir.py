@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -76,6 +77,26 @@ def _is_empty(path: Path) -> bool:
 
 def _is_ours(name: str) -> bool:
     return name in OURS or (name.startswith(".") and name.endswith(".tmp"))
+
+
+def is_free_within(out: Path, seconds: float) -> bool:
+    """Wait for the run that is at work in `out`, if there is one; whether it has ended by then."""
+    end = time.monotonic() + seconds
+    while not _is_free(out):
+        if time.monotonic() >= end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _is_free(out: Path) -> bool:
+    if not (out / LOCK).exists():
+        return True
+    try:
+        with _locked(out):
+            return True
+    except RecipeError:
+        return False
 
 
 @contextlib.contextmanager

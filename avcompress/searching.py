@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from avcompress.running.bench import Bench, Job, check_recipe, prepare
 from avcompress.running.early_stop import judged_metric
 from avcompress.search.pool import Here, Pool, Processes
 from avcompress.search.ray_pool import connected, everywhere
-from avcompress.search.trials.away import Away, DataLook, StepsRemoval, lost
+from avcompress.search.trials.away import Away, MachineLook, StepsRemoval, lost
 from avcompress.search.trials.halving import STEPS, TRIALS, Ground, cheapest_suggestion, search
 from avcompress.search.trials.page import PAGE, render
 from avcompress.search.trials.process import Runner, run_trial
@@ -31,12 +32,15 @@ from avcompress.search.trials.report import BEST, JSON, MARKDOWN, SearchReport, 
 from avcompress.search.trials.sampler import open_sampler
 from avcompress.search.trials.space import Space
 from avcompress.search.trials.spending import SPENT, counted
-from avcompress.search.trials.timing import ALONE, TimedOn, bench_here, timed_again
+from avcompress.search.trials.timing import ALONE, TimedOn, bench_here, bench_on, timed_again, timed_in_turns
 from avcompress.search.trials.writing import recipe_text
 from avcompress.spec import AvcompressError, LateError, MissingError, RecipeError
 from avcompress.watch import SilentWatch, Watch, took
+from validation.machine import processors, runtime_versions
 
 LOCK = "lock"
+_MOST = 16
+"""Engines that are run in turns, unless more are on the front: all are loaded at once."""
 _REMOVAL_S = 4.0
 """For machines of a cluster to remove what they have kept."""
 OURS = (TRIALS, STEPS, JSON, MARKDOWN, PAGE, BEST, LOCK, SPENT)
@@ -83,8 +87,8 @@ def execute_search(job: SearchJob, watch: Watch) -> SearchReport:
             records = search(_ground(job, bench, metric, (place[0], until), watch))
         _require_one(records)
         report = report_of(recipe.name, metric, records, settings.prefer)
-        if place[1] > 1 and job.remote is None:
-            report = _timed_alone(job, report, until, watch)
+        disturbed = place[1] > 1 or job.ray is not None or bool(recipe.contract.latency)
+        report = _compared(job, report, until, disturbed and job.remote is None, watch)
         _write(job, report)
     return report
 
@@ -96,7 +100,7 @@ def _pool(job: SearchJob) -> Iterator[tuple[Pool, int]]:
         yield (Here() if job.workers == 1 else Processes(job.workers)), job.workers
         return
     steps = hashlib.sha256(f"{socket.gethostname()} {job.out}".encode()).hexdigest()[:16]
-    with connected(job.ray, job.workers, DataLook(job.data_root)) as cluster:
+    with connected(job.ray, job.workers, MachineLook(job.data_root, runtime_versions())) as cluster:
         try:
             yield Away(replace(cluster, lost=lost), steps), cluster.slots
         finally:
@@ -129,19 +133,69 @@ def _ground(job: SearchJob, bench: Bench, metric: str, place: tuple[Pool, float]
     )
 
 
-def _timed_alone(job: SearchJob, report: SearchReport, until: float, watch: Watch) -> SearchReport:
-    """The report once trials were timed with nothing beside: they had disturbed each other.
+def _compared(job: SearchJob, report: SearchReport, until: float, again: bool, watch: Watch) -> SearchReport:
+    """The report by latencies that compare: those of trials are of different moments.
+
+    Deadlines are judged by what an engine takes alone, which is measured `again` where trials had disturbed each other,
+    ran elsewhere, or are held to one; which of several is faster, by runs in turns. The front and the best one always
+    are measured so; until the budget is spent, others too that might be.
+    """
+    tried, alone = set[str](), set[str]()
+    while True:
+        report = _timed_alone(job, report, until, watch, alone) if again else report
+        wanted = _comparable(report, again, until)
+        if wanted <= tried or len(wanted) < 2:
+            return report
+        tried |= wanted
+        report = _in_turns(job, report, tried, watch)
+
+
+def _comparable(report: SearchReport, again: bool, until: float) -> set[str]:
+    """Keys of the trials whose latencies decide something, as far as their engines run here, the fastest first."""
+    timed = [each for each in _whole(report) if each.figures.latency_ms is not None and (each.timed_on or not again)]
+    decisive = [each for each in timed if each.key in {*report.front, report.chosen}]
+    others = [each for each in timed if each not in decisive and each.miss(timed=False) == 0]
+    others = sorted(others, key=lambda each: (each.figures.latency_ms, each.number)) if time.time() < until else []
+    return {each.key for each in (decisive + others)[: max(_MOST, len(decisive))]}
+
+
+def _whole(report: SearchReport) -> list[Record]:
+    return [each for each in report.trials if each.status == "judged" and each.share == 1]
+
+
+def _in_turns(job: SearchJob, report: SearchReport, keys: Collection[str], watch: Watch) -> SearchReport:
+    """The report once these trials' engines were run in turns, which is saved; or as it was, where they cannot be."""
+    limit_s, remote = job.space.settings.trial_s, job.remote
+    chosen = [(each, job.out / TRIALS / each.key[:16]) for each in _whole(report) if each.key in keys]
+    bench = partial(bench_here, limit_s) if remote is None else partial(bench_on, remote, limit_s)
+    try:
+        found = timed_in_turns(chosen, lambda beside: bench(beside=beside))
+    except (OSError, AvcompressError) as error:
+        if remote is not None and isinstance(error, MissingError) and not isinstance(error, LateError):
+            raise  # the connection is lost
+        watch.note(f"{len(chosen)} trials are not timed in turns: {error}")
+        return report
+    for record, (_, folder) in zip(found, chosen, strict=True):
+        save_record(record, folder)
+    return _with(job, report, found)
+
+
+def _with(job: SearchJob, report: SearchReport, found: Sequence[Record]) -> SearchReport:
+    fresh = {(record.key, record.share): record for record in found}
+    trials = [fresh.get((each.key, each.share), each) for each in report.trials]
+    return report_of(report.recipe, report.metric, trials, job.space.settings.prefer)
+
+
+def _timed_alone(job: SearchJob, report: SearchReport, until: float, watch: Watch, tried: set[str]) -> SearchReport:
+    """The report once trials were timed with nothing beside.
 
     The front and the best one always are; then, until the budget is spent, all others that a latency alone keeps from
     being the best. One whose engine does not run here, as that of another machine of a cluster, keeps the latency that
-    it had there.
+    it had there, and is one of the `tried` from then on.
     """
-    tried: set[str] = set()
     while (record := _next_untimed(report, tried, until)) is not None:
         tried.add(record.key)
-        found = _alone(job, record, watch)
-        trials = [found if each.key == found.key else each for each in report.trials]
-        report = report_of(report.recipe, report.metric, trials, job.space.settings.prefer)
+        report = _with(job, report, [_alone(job, record, watch)])
     return report
 
 
@@ -155,11 +209,9 @@ def _next_untimed(report: SearchReport, tried: Collection[str], until: float) ->
 
 def _alone(job: SearchJob, record: Record, watch: Watch) -> Record:
     """A record once its trial was timed alone, which is saved; or as it was, where that could not be."""
-    folder, limit_s = job.out / TRIALS / record.key[:16], job.space.settings.trial_s
+    folder = job.out / TRIALS / record.key[:16]
     try:
-        found = timed_again(record, folder, bench_here(limit_s), ALONE)
-    except LateError:
-        found = record.model_copy(update={"status": "timed out", "message": f"timed alone: ended after {limit_s:g} s"})
+        found = timed_again(record, folder, bench_here(job.space.settings.trial_s), ALONE)
     except (OSError, AvcompressError) as error:
         watch.note(f"trial {record.number} is not timed alone: {error}")
         return record
@@ -168,10 +220,13 @@ def _alone(job: SearchJob, record: Record, watch: Watch) -> Record:
 
 
 def _known(job: SearchJob, classes: tuple[str, ...]) -> Callable[[Recipe], Any]:
-    """What stands for all that a recipe reads, and for the machine that it is timed on."""
+    """What stands for all that a recipe reads, for the runtimes of engines, and for the machine that it is timed on.
+
+    On a cluster that is this machine, where the best are timed at last; the cluster's others have the same runtimes.
+    """
     inputs = KnownInputs(job.space.path.parent, job.data_root, classes)
-    machine = [job.remote.host] if job.remote else []
-    return lambda recipe: [*inputs(recipe), *machine]
+    timed_on = processors() if job.remote is None else job.remote.host
+    return lambda recipe: [*inputs(recipe), runtime_versions(), timed_on]
 
 
 def _told(record: Record, kept: bool) -> str:

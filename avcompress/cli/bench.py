@@ -92,6 +92,10 @@ def bench(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
         float | None,
         typer.Option("--look-every", min=0.01, help="Seconds between looks at the machine meanwhile; they disturb."),
     ] = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option("--beside", help="Another engine, run in turns with this one, image by image; may be repeated."),
+    ] = None,
     on: On = None,
     remote_command: RemoteCommand = None,
     key: PublicKeys = None,
@@ -123,6 +127,7 @@ def bench(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
     _refuse({"--cameras": cameras, "--phases": phases}, scenario == "multi_camera", "--scenario multi_camera")
     judged = {"--percentile": percentile, "--max-miss-rate": max_miss_rate, "--junit": junit_file}
     _refuse(judged, deadline_ms is not None, "--deadline-ms")
+    _refuse({"--beside": beside or None}, scenario == "single_stream", "--scenario single_stream")
     if scenario == "multi_camera" and cameras is None:
         raise RecipeError("--cameras: expected how many, got nothing; give their number with --scenario multi_camera")
     term = _term(deadline_ms, percentile, max_miss_rate, decide)
@@ -138,6 +143,7 @@ def bench(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
         threads=threads,
         trust=bundle_trust(key, allow_unsigned),
         every_s=look_every,
+        beside=tuple(beside or ()),
     )
     check_job(job)
     remote = open_remote(on, remote_command)
@@ -159,15 +165,22 @@ def _bench_there(context: typer.Context, remote: Remote, job: BenchJob, keys: li
     from validation.latency.facts import BenchFacts
 
     files = network_files(job.source)
-    renamed = {"engine": [next(iter(files))], "images": [], "key": []}
+    renamed: dict[str, list[str]] = {"engine": [next(iter(files))], "images": [], "key": [], "beside": []}
     if job.images is not None:
         files["images"], renamed["images"] = job.images, ["--images", "images"]
+    for number, other in enumerate(job.beside):
+        own = {f"beside-{number}/{name}": path for name, path in network_files(other).items()}
+        files |= own
+        renamed["beside"] += ["--beside", next(iter(own))]
     for number, path in enumerate(keys):
         files[f"{number}.pub"] = path
         renamed["key"] += ["--key", f"{number}.pub"]
     arguments = [*as_given(context, renamed), "--json", RESULT, "--quiet"]
     found = facts_from(remote, BenchFacts, run_remotely(remote, arguments, files))
-    return found.model_copy(update={"engine": str(job.source), "notes": (f"measured on {remote.host}", *found.notes)})
+    given = (job.source, *job.beside)
+    turns = [each.model_copy(update={"engine": str(path)}) for each, path in zip(found.in_turns, given, strict=False)]
+    notes = (f"measured on {remote.host}", *found.notes)
+    return found.model_copy(update={"engine": str(job.source), "in_turns": tuple(turns), "notes": notes})
 
 
 def _checks(facts: BenchFacts) -> tuple[Check, ...]:
@@ -245,6 +258,8 @@ def show(console: Console, facts: BenchFacts) -> None:
         f"image {_ms(latency.change_ms)}",
     )
     _say(console, _missed(facts), _resources(facts), _states(facts))
+    for each in facts.in_turns:
+        _say(console, f"in turns: {_plain(each.p50_ms)} ms, chance {_plain(each.noise_ms)} ms: {each.engine}")
     _say(console, *(f"note: {note}" for note in facts.notes), *(f"warning: {line}" for line in facts.warnings))
     for check in facts.checks:
         console.print(_verdict(console, check), soft_wrap=True)

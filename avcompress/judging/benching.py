@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -31,11 +32,14 @@ from validation.latency import (
     Instruments,
     ScenarioResult,
     Stages,
+    background_load,
     hardest_claim,
+    in_turn,
     measure_scenario,
     term_figures,
+    time_each,
 )
-from validation.latency.facts import BenchFacts, deadline_check, misses, scenario_facts
+from validation.latency.facts import BenchFacts, Beside, deadline_check, misses, scenario_facts
 from validation.machine import describe_machine, library_versions, state_warnings
 from validation.predict import stages
 
@@ -51,6 +55,7 @@ class BenchJob:
 
     Attributes:
         source: folder of an engine with its manifest.json, a bundle, or an ONNX file.
+        beside: others, that are run in turns with it; only where images come one after the other.
         scenario: how images come.
         measure: how many, at which rate, of how many cameras, under which load.
         term: the deadline to keep; None: there is none.
@@ -72,6 +77,7 @@ class BenchJob:
     threads: int | None = None
     trust: Trust = field(default_factory=Trust)
     every_s: float | None = None
+    beside: tuple[Path, ...] = ()
 
 
 class Opened(NamedTuple):
@@ -95,28 +101,35 @@ class _Fed(NamedTuple):
 
 def check_job(job: BenchJob) -> None:
     """Raise RecipeError, before the work, for a deadline that so few images cannot decide, and what does not fit."""
+    for other in job.beside:
+        check_job(_alone(job, other))
     if not job.source.exists():
         raise RecipeError(f"{job.source}: expected an engine's folder or an ONNX file, got nothing; check the path")
     if job.source.is_dir() and not (job.source / NAME).exists():
         _refuse_folder(job.source)
-    if job.term is not None:
-        what, needed = hardest_claim(job.term)
-        if needed is None:
-            raise RecipeError(
-                "--max-miss-rate: expected a rate above 0 to prove, got 0: no number of images is enough; "
-                "raise it, or give --decide point"
-            )
-        if job.measure.runs < needed:
-            raise RecipeError(
-                f"--runs: expected at least {needed} to decide {what} ({job.term.decide}), got {job.measure.runs}; "
-                "raise it"
-            )
+    _check_term(job)
     if job.source.is_file():
         _check_file(job)
     elif job.backend is not None or job.threads is not None:
         raise RecipeError(
             f"--backend, --threads: expected an ONNX file with them, got the folder {job.source}, whose engine has its "
             "own; leave them out"
+        )
+
+
+def _check_term(job: BenchJob) -> None:
+    """Whether so few images can decide the deadline."""
+    if job.term is None:
+        return
+    what, needed = hardest_claim(job.term)
+    if needed is None:
+        raise RecipeError(
+            "--max-miss-rate: expected a rate above 0 to prove, got 0: no number of images is enough; "
+            "raise it, or give --decide point"
+        )
+    if job.measure.runs < needed:
+        raise RecipeError(
+            f"--runs: expected at least {needed} to decide {what} ({job.term.decide}), got {job.measure.runs}; raise it"
         )
 
 
@@ -152,7 +165,42 @@ def bench_engine(job: BenchJob, instruments: Instruments | None = None) -> tuple
         fed = _feed(job, opened)
         used = instruments or Instruments(every_s=job.every_s)
         result = measure_scenario(job.scenario, fed.stages, fed.items, job.measure, used)
-        return result, _facts(job, opened, fed, result)
+        facts = _facts(job, opened, fed, result)
+    return result, facts.model_copy(update={"in_turns": _in_turns(job)}) if job.beside else facts
+
+
+def _alone(job: BenchJob, source: Path) -> BenchJob:
+    """The same job for one engine; what only an ONNX file is told, only where it is one."""
+    own = replace(job, source=source, beside=())
+    return own if source.is_file() else replace(own, backend=None, threads=None)
+
+
+def _in_turns(job: BenchJob) -> tuple[Beside, ...]:
+    """The engines of a job, each fed one image in turn."""
+    sources = (job.source, *job.beside)
+    with contextlib.ExitStack() as stack:
+        jobs = [_alone(job, source) for source in sources]
+        runs = [_running(_feed(own, stack.enter_context(open_benched(own)))) for own in jobs]
+        with background_load(job.measure.background_load):
+            found = in_turn(time_each(runs, job.measure.runs, job.measure.warmup))
+    return tuple(
+        Beside(engine=str(source), p50_ms=each.p50_ms, noise_ms=each.noise_ms)
+        for source, each in zip(sources, found, strict=True)
+    )
+
+
+def _running(fed: _Fed) -> Callable[[], object]:
+    """What runs all stages on the next item; it has done so once."""
+    items, functions = itertools.cycle(fed.items), tuple(fed.stages.values())
+
+    def run() -> object:
+        value = next(items)
+        for function in functions:
+            value = function(value)
+        return value
+
+    run()
+    return run
 
 
 # --- the engine

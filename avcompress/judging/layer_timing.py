@@ -19,7 +19,7 @@ from engines.build import Built, build_engine
 from engines.layer_times import LayerTime, LayerTimes, Timing
 from engines.layer_times.measure import time_layers
 from engines.network import network_inputs
-from validation.machine import runtime_versions
+from validation.machine import processors, runtime_versions
 
 RESULT = "layers.json"
 TIMING = Timing(warmup=3, runs=20)
@@ -36,7 +36,8 @@ def measure_layers(steps: Steps, trial: Trial, network: Path, built: Built, engi
     files = {file: sha256_file(built.folder / file) for file in built.files}
     parts = (files, engine.model_dump(), trial.preprocess.model_dump(), trial.source.fingerprint, asdict(TIMING))
     title = f"time by layer, {engine.backend}"
-    folder = steps.take(f"layers-{engine.backend}", title, step_key("layers", parts, runtime_versions()), compute, True)
+    key = step_key("layers", parts, runtime_versions(), processors())
+    folder = steps.take(f"layers-{engine.backend}", title, key, compute, True)
     return _read(folder / RESULT)
 
 
@@ -50,7 +51,7 @@ def measure_float_layers(steps: Steps, trial: Trial, network: Path, engine: Engi
         write_atomically(folder / RESULT, json.dumps(asdict(times)))
 
     settings = (engine.model_dump(), trial.preprocess.model_dump(), trial.source.fingerprint, asdict(TIMING))
-    key = step_key("float layers", sha256_file(network), settings, runtime_versions())
+    key = step_key("float layers", sha256_file(network), settings, runtime_versions(), processors())
     title = f"time by layer, float network, {engine.backend}"
     return _read(steps.take(f"float-layers-{engine.backend}", title, key, compute, True) / RESULT)
 

@@ -20,7 +20,7 @@ from engines.session import Session
 from validation.corruptions import CorruptedSource, parse_corruptions
 from validation.detection import tally_boxes
 from validation.latency import ScenarioResult, Speedup, measure_scenario, speedup_of, time_in_turns
-from validation.machine import runtime_versions
+from validation.machine import processors, runtime_versions
 from validation.predict import predict, stages
 from validation.predictions import BoxPredictions, MaskPredictions, Predictions, check_predictions, collect
 from validation.predictions_file import load_predictions, save_predictions
@@ -108,7 +108,7 @@ def measure_speedup(steps: Steps, trial: Trial, subject: Subject, beside: Subjec
             np.save(folder / TURNS, times)
 
     keys = (subject.key, beside.key, trial.source.fingerprint, trial.running, trial.measure.model_dump())
-    key = step_key("speedup", keys, runtime_versions())
+    key = step_key("speedup", keys, runtime_versions(), processors())
     folder = steps.take(f"speedup-{subject.name}", f"time in turns, {subject.name}", key, compute, still=True)
     return speedup_of(np.load(folder / TURNS))
 
@@ -177,6 +177,6 @@ def _time(steps: Steps, trial: Trial, scenario: Scenario, subject: Subject, besi
 
     keys = [timed.key for timed in (subject, beside) if timed is not None]
     images = (trial.source.fingerprint, trial.running, trial.measure.model_dump())
-    key = step_key("time", scenario, keys, images, runtime_versions())
+    key = step_key("time", scenario, keys, images, runtime_versions(), processors())
     title = f"time, {subject.name}, {scenario.replace('_', ' ')}"
     return steps.take(f"time-{subject.name}-{scenario}", title, key, compute, still=True)

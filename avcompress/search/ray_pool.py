@@ -229,10 +229,8 @@ def _answer(ray: Any, reference: Any) -> Any:
 
 def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report its use over the network
-    os.environ.setdefault(
-        "RAY_worker_niceness", "0"
-    )  # of a cluster that begins here: 15, and other programs come first
-    os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster that is started here: latencies are measured in it
+    # Of a cluster that is started here: latencies are measured in it. Ray's own is 15: all other programs come first.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         import ray
     except ImportError as error:

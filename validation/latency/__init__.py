@@ -8,6 +8,7 @@ from validation.latency.speedup import Speedup, speedup_of, time_in_turns
 from validation.latency.stages import TOTAL, Stages, measure_latency, measure_stages
 from validation.latency.terms import MISS_RATE, TermFigure, hardest_claim, runs_needed, term_figures
 from validation.latency.timing import REAL, Clock, Time
+from validation.latency.turns import InTurn, in_turn, time_each
 from validation.latency.values import LATE, PERMILLE, RUNS_NEEDED, Latency
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "TOTAL",
     "WAITING",
     "Clock",
+    "InTurn",
     "Instruments",
     "Latency",
     "ScenarioResult",
@@ -29,6 +31,7 @@ __all__ = [
     "Time",
     "background_load",
     "hardest_claim",
+    "in_turn",
     "measure_latency",
     "measure_scenario",
     "measure_stages",
@@ -39,6 +42,7 @@ __all__ = [
     "schedule",
     "speedup_of",
     "term_figures",
+    "time_each",
     "time_in_turns",
     "warm_up",
 ]

@@ -121,6 +121,16 @@ class ScenarioFacts(Model):
     dropped_s: tuple[float, ...] = Field(description="when the dropped images were due, from the start")
 
 
+class Beside(Model):
+    """An engine that was run in turns with others."""
+
+    engine: str = Field(description="the path that was given")
+    p50_ms: float = Field(description="median, the machine's moods divided out, which all of them met")
+    noise_ms: float = Field(
+        description="how far chance may have moved that; engines nearer to each other than both their noises are equal"
+    )
+
+
 class BenchFacts(Model):
     """What `avcompress bench` found."""
 
@@ -139,6 +149,9 @@ class BenchFacts(Model):
     misses: Misses | None = Field(description="null without a deadline")
     checks: tuple[DeadlineCheck, ...] = Field(description="the deadline, as it was asked for; empty without one")
     passed: bool | None = Field(description="whether every check is kept; null without one")
+    in_turns: tuple[Beside, ...] = Field(
+        (), description="this engine and those beside it, each fed one image in turn; empty where there are none"
+    )
     warnings: tuple[str, ...] = Field(description="what makes the figures less than they seem")
     notes: tuple[str, ...] = Field(description="what else is to be known about them")
     machine: dict[str, str] = Field(description="processor, cores, operating system, Python")

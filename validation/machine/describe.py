@@ -38,6 +38,14 @@ def describe_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Machine:
     )
 
 
+def processors() -> dict[str, str]:
+    """The models of the CPU and of the first GPU: a latency is of these alone."""
+    from engines.machine import local_gpu
+
+    gpu = local_gpu()
+    return {"cpu": describe_machine().cpu, **({"gpu": gpu.name} if gpu is not None else {})}
+
+
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that decide figures, where they are installed."""
     installed = {name: next(iter(metadata.distributions(name=name)), None) for name in LIBRARIES}

@@ -11,7 +11,7 @@ import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from avcompress.search.pool import Pool
 from avcompress.search.trials.process import OUT, Runner, Task, record_of
 from avcompress.search.trials.record import Record
 from avcompress.search.trials.writing import moved_text
+from validation.machine import runtime_versions
 
 DATA_ROOT = "AVCOMPRESS_DATA"
 """Where a machine has the data, in case its folder is not the same as here."""
@@ -88,18 +89,28 @@ def data_root_here(given: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class DataLook:
-    """Looks whether a machine has the data."""
+class MachineLook:
+    """Looks whether a machine has the data, and what runs engines in the same versions as here: figures depend on both.
+
+    Attributes:
+        versions: of the libraries that build and run engines, here. Those that are not on both machines do not count.
+    """
 
     data_root: Path
+    versions: Mapping[str, str]
 
     def __call__(self) -> str:
         """What is lacking, in words."""
-        if data_root_here(self.data_root).is_dir():
-            return ""
-        return (
-            f"expected the data at {self.data_root}, got no such folder; copy it there, or set {DATA_ROOT} where "
-            "`ray start` is called"
+        if not data_root_here(self.data_root).is_dir():
+            return (
+                f"expected the data at {self.data_root}, got no such folder; copy it there, or set {DATA_ROOT} where "
+                "`ray start` is called"
+            )
+        own = runtime_versions()
+        other = [name for name in sorted({*own} & {*self.versions}) if own[name] != self.versions[name]]
+        return "; ".join(
+            f"expected {name} {self.versions[name]} as here, got {own[name]}; install the same version"
+            for name in other
         )
 
 

@@ -7,8 +7,10 @@ the item with all it holds: so stages may be left out, or come in another order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import yaml
 
@@ -25,7 +27,7 @@ class Options:
     Attributes:
         name: where the choice is: `stages[1].ranges`; within the option 0 of another one `stages[1]=0.ratio`.
         line: of the file, from 1.
-        tiers: of each option, what it costs to try: see `tiers`.
+        tiers: of each option, that of the cheapest recipe with it: see `tiers`; zeros until a space has found them.
         given: the options of other choices, by name, that lead to this one.
     """
 
@@ -51,7 +53,6 @@ class Range:
 Choice = Options | Range
 Suggestion = Mapping[str, Value]
 """A value for each choice that is reached, by its name."""
-TierOf = Callable[[yaml.Node], int]
 
 
 class ChoiceError(ValueError):
@@ -75,20 +76,18 @@ def resolved(node: yaml.Node, suggestion: Suggestion, name: str = "") -> yaml.No
     return node
 
 
-def choices_in(
-    node: yaml.Node, tier_of: TierOf, name: str = "", given: tuple[tuple[str, int], ...] = ()
-) -> Iterator[Choice]:
+def choices_in(node: yaml.Node, name: str = "", given: tuple[tuple[str, int], ...] = ()) -> Iterator[Choice]:
     """All choices of a tree, those within options of others too, in the order of the file; raises ChoiceError."""
     if not _is_choice(node):
         for inner, value in _parts(node, name):
-            yield from choices_in(value, tier_of, inner, given)
+            yield from choices_in(value, inner, given)
     elif "between" in _keys(node):
         yield _range(node, name, given)
     else:
         options = _options(node)
-        yield Options(name, _line(node), tuple(tier_of(option) for option in options), given)
+        yield Options(name, _line(node), (0,) * len(options), given)
         for number, option in enumerate(options):
-            yield from choices_in(option, tier_of, f"{name}={number}", (*given, (name, number)))
+            yield from choices_in(option, f"{name}={number}", (*given, (name, number)))
 
 
 def texts_in(node: yaml.Node, name: str = "") -> dict[str, tuple[str, ...]]:
@@ -170,13 +169,37 @@ def _range(node: yaml.Node, name: str, given: tuple[tuple[str, int], ...]) -> Ra
     unknown = [key for key in keys if key not in {"between", "log"}]
     if unknown:
         raise ChoiceError(node, f"{unknown[0]}: unknown key; valid keys here: between, log")
-    ends = keys["between"].value if isinstance(keys["between"], yaml.SequenceNode) else []
-    if len(ends) != 2 or any(end.tag not in {INT, FLOAT} for end in ends):
-        raise ChoiceError(node, "between: expected two numbers, low and high, got something else; mend them")
-    low, high = (float(end.value) for end in ends)
-    log = "log" in keys and keys["log"].value == "true"
+    ends = _read(keys["between"])
+    if not isinstance(ends, list) or len(ends) != 2 or not all(map(_is_finite, ends)):
+        raise ChoiceError(
+            keys["between"], f"between: expected two finite numbers, low and high, got {_told(ends)}; mend them"
+        )
+    log = _read(keys["log"]) if "log" in keys else False
+    if not isinstance(log, bool):
+        raise ChoiceError(keys["log"], f"log: expected true or false, got {_told(log)}; mend it")
+    low, high = map(float, ends)
     if not low < high or (log and low <= 0):
         raise ChoiceError(
             node, f"between: expected a smaller number first{', above 0 with log' if log else ''}; mend it"
         )
-    return Range(name, _line(node), low, high, all(end.tag == INT for end in ends), log, given)
+    return Range(name, _line(node), low, high, all(isinstance(end, int) for end in ends), log, given)
+
+
+def _read(node: yaml.Node) -> Any:
+    """What a node says, by the same rules as any other value of a recipe: 010 is eight, yes is true."""
+    try:
+        return yaml.SafeLoader("").construct_document(node)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ChoiceError(node, f"expected plain YAML values, got {str(error).splitlines()[0]}; mend them") from None
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
+
+
+def _told(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

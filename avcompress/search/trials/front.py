@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, TypeVar
 
-from avcompress.search.trials.record import Record
+from avcompress.search.trials.record import Record, noise_ms
 
 T = TypeVar("T")
 Objectives = tuple[float, ...]
@@ -28,6 +28,19 @@ def steady(record: Record) -> Objectives:
     """
     accuracy, _, size = objectives(record)
     return record.miss(timed=False), accuracy, size
+
+
+def outdoes(one: Record, other: Record) -> bool:
+    """Whether a trial dominates another one, latencies within their noise being equal."""
+    ours, theirs = objectives(one), objectives(other)
+    if abs(ours[1] - theirs[1]) <= noise_ms(one, other):
+        theirs = theirs[0], ours[1], theirs[2]
+    return dominates(ours, theirs)
+
+
+def front_of(records: Sequence[Record]) -> tuple[Record, ...]:
+    """Those that no other one outdoes. There is always one: of trials that are alike in all else, the fastest."""
+    return tuple(record for record in records if not any(outdoes(other, record) for other in records))
 
 
 def _or_infinite(value: float | None) -> float:
@@ -56,9 +69,15 @@ def promoted(records: Sequence[Record], count: int) -> tuple[Record, ...]:
 
 
 def winner(records: Iterable[Record], prefer: Prefer) -> Record | None:
-    """The best whole trial that keeps the contract; None where none does."""
-    kept = [record for record in records if record.share == 1 and record.met]
-    return min(kept, key=lambda record: (*_ordered(record, prefer), record.number), default=None)
+    """The best whole trial that keeps the contract; None where none does.
+
+    It is the best in what is preferred; of those as good in that, the best in the next figure, and so on.
+    """
+    left = [record for record in records if record.share == 1 and record.met]
+    for place in _ORDER[prefer] if left else ():
+        best = min(left, key=lambda record: objectives(record)[place])
+        left = [record for record in left if _equals(record, best, place)]
+    return min(left, key=lambda record: record.number, default=None)
 
 
 def nearest(records: Iterable[Record]) -> Record | None:
@@ -78,12 +97,15 @@ def binding(records: Sequence[Record]) -> tuple[str, ...]:
     return tuple(never) or best.broken
 
 
-def _ordered(record: Record, prefer: Prefer) -> Objectives:
-    accuracy, latency, size = objectives(record)
-    match prefer:
-        case "latency":
-            return latency, accuracy, size
-        case "size":
-            return size, accuracy, latency
-        case "accuracy":
-            return accuracy, latency, size
+_ACCURACY, _LATENCY, _SIZE = range(3)
+_ORDER: Mapping[Prefer, tuple[int, ...]] = {
+    "latency": (_LATENCY, _ACCURACY, _SIZE),
+    "size": (_SIZE, _ACCURACY, _LATENCY),
+    "accuracy": (_ACCURACY, _LATENCY, _SIZE),
+}
+"""Which of the objectives decides first."""
+
+
+def _equals(record: Record, best: Record, place: int) -> bool:
+    own, least = objectives(record)[place], objectives(best)[place]
+    return own == least or (place == _LATENCY and own - least <= noise_ms(record, best))

@@ -10,10 +10,13 @@ import sys
 _PR_SET_PDEATHSIG = 1
 
 
-def tie() -> None:
-    """Let this process be asked to end when its parent is gone. Linux alone knows how; elsewhere nothing happens."""
-    parent = os.getppid()
+def tie(parent: int) -> None:
+    """Let this process be asked to end when its parent is gone. Linux alone knows how; elsewhere nothing happens.
+
+    Args:
+        parent: its process id, as it says itself: it may have gone before this is called.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it went in between
+        if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGTERM)

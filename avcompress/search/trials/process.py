@@ -14,16 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avcompress.files import write_atomically
+from avcompress.outdir import is_free_within
 from avcompress.search.trials.choices import Suggestion
 from avcompress.search.trials.record import Record, Status, figures_of, keep_record, lines_of
+from avcompress.spec import MissingError
 from validation.report import Report
 
 RECIPE, OUT, LOG = "recipe.yaml", "run", "log.txt"
 _GRACE_S = 10.0
+_FREE_S = 60.0
+"""A trial of a search that was killed may take so long to end."""
 # Gives the process this one's import path, so that it finds this package however it is installed.
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
-    "from avcompress.search.trials.leash import tie; tie(); from avcompress.__main__ import main; main()"
+    "from avcompress.search.trials.leash import tie; tie(int(sys.argv.pop(1))); "
+    "from avcompress.__main__ import main; main()"
 )
 _JUDGED, _REFUSED, _LACKING = (0, 1), 2, 3
 
@@ -58,7 +63,10 @@ class Task:
 
 
 Runner = Callable[[Task], Record]
-"""What runs a trial, and tells what came of it; it never raises for what the trial does."""
+"""What runs a trial, and tells what came of it; it never raises for what the trial does.
+
+It raises MissingError where the trial's folder is not free: that says nothing of the trial.
+"""
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,12 @@ class Saving:
 
 
 def run_trial(task: Task) -> Record:
-    """Run a trial, as far as time allows."""
+    """Run a trial, as far as time allows; raises MissingError where another run does not let go of its folder."""
+    if not is_free_within(task.folder / OUT, min(_FREE_S, task.until - time.time())) and time.time() < task.until:
+        raise MissingError(
+            f"{task.folder / OUT}: expected a trial's folder that is free, got one that another run is at work in; "
+            "end that run, and go on with --resume"
+        )
     left = task.until - time.time()
     if left <= 0:
         return record_of(task, "not begun", 0.0, "the budget was spent")
@@ -142,7 +155,8 @@ def _command(task: Task) -> list[str]:
 
 def command_of(arguments: Sequence[str]) -> list[str]:
     """What runs avcompress with these arguments, in a process that ends with this one."""
-    return [sys.executable, "-c", _BOOT, json.dumps([os.path.abspath(part) for part in sys.path]), *arguments]
+    path = json.dumps([os.path.abspath(part) for part in sys.path])
+    return [sys.executable, "-c", _BOOT, path, str(os.getpid()), *arguments]
 
 
 def _ended(task: Task, code: int | None, seconds: float) -> Record:

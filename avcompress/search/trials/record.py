@@ -42,6 +42,11 @@ class Figures(Model):
     accuracy: Measured = Field(description="the contract's main metric, the lowest of the engines that ran")
     latency_ms: Measured = Field(description="the median of the first engine that was timed, from image to prediction")
     size_bytes: int | None = Field(description="of that engine")
+    noise_ms: Measured = Field(
+        None,
+        description="how far chance may have moved the latency, which was measured in turns with others: those that "
+        "differ by less than both their noises are equal; null: it was measured by itself, and compares with none",
+    )
 
 
 class Record(Model):
@@ -74,6 +79,11 @@ class Record(Model):
         if self.status != "judged":
             return math.inf
         return sum(line.miss for line in self.lines if timed or not line.timed)
+
+
+def noise_ms(one: Record, other: Record) -> float:
+    """Latencies that differ by no more are equal."""
+    return (one.figures.noise_ms or 0.0) + (other.figures.noise_ms or 0.0)
 
 
 def lines_of(report: Report) -> tuple[Line, ...]:

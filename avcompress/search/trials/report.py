@@ -8,9 +8,9 @@ from typing import Literal
 from pydantic import Field
 
 from avcompress.frozen import Model
-from avcompress.search.trials.front import Prefer, binding, front, nearest, objectives, winner
+from avcompress.search.trials.front import Prefer, binding, front_of, nearest, winner
 from avcompress.search.trials.halving import TRIALS
-from avcompress.search.trials.record import Record
+from avcompress.search.trials.record import Figures, Record
 from avcompress.search.trials.tiers import TIERS
 
 JSON, MARKDOWN, BEST = "search.json", "search.md", "best.yaml"
@@ -48,7 +48,7 @@ def report_of(recipe: str, metric: str, records: Sequence[Record], prefer: Prefe
         met=best is not None,
         chosen=chosen.key if chosen else None,
         binding=() if best else binding(records),
-        front=tuple(record.key for record in front(whole, objectives)),
+        front=tuple(record.key for record in front_of(whole)),
         spent=any(record.status == "not begun" for record in records),
         trials=tuple(records),
     )
@@ -68,10 +68,16 @@ def row(report: SearchReport, record: Record) -> tuple[str, ...]:
         f"{record.share:g}",
         TIERS[record.tier],
         "" if figures.accuracy is None else f"{figures.accuracy:.4f}",
-        "" if figures.latency_ms is None else f"{figures.latency_ms:.3f}",
+        _latency(figures),
         "" if figures.size_bytes is None else str(figures.size_bytes),
         outcome,
     )
+
+
+def _latency(figures: Figures) -> str:
+    if figures.latency_ms is None:
+        return ""
+    return f"{figures.latency_ms:.3f}" + (f" ± {figures.noise_ms:.3f}" if figures.noise_ms is not None else "")
 
 
 def markdown(report: SearchReport) -> str:
@@ -83,6 +89,11 @@ def markdown(report: SearchReport) -> str:
     lines += ["The budget was spent before all was tried.", ""] if report.spent else []
     lines += [_line(COLUMNS), _line(["---"] * len(COLUMNS))]
     lines += [_line([*row(report, record)]) for record in report.trials]
+    if any(record.figures.noise_ms is not None for record in report.trials):
+        lines += [
+            "",
+            "`ms` with ± were measured in turns; what differs by less than both is equal. Others do not compare.",
+        ]
     lines += ["", f"`accuracy` is {report.metric}. Each trial's recipe and report are in `{TRIALS}`:", ""]
     lines += [f"- {record.number} at {record.share:g}: `{TRIALS}/{record.key[:16]}`" for record in report.trials]
     return "\n".join(lines) + "\n"

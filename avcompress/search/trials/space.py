@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -11,8 +11,8 @@ import yaml
 from avcompress.recipe import Recipe
 from avcompress.recipe_load import check_node
 from avcompress.recipe_search import Search
-from avcompress.search.trials.choices import Choice, ChoiceError, Options, Suggestion, choices_in, resolved
-from avcompress.search.trials.tiers import tier_of_node
+from avcompress.search.trials.choices import Choice, ChoiceError, Options, Suggestion, Value, choices_in, resolved
+from avcompress.search.trials.tiers import cost_of, tier_of
 from avcompress.spec import RecipeError
 from avcompress.yaml_file import Kind, compose
 
@@ -60,7 +60,7 @@ def load_space(path: Path) -> Space:
     space = Space(path, root, settings, _choices(root, path))
     for suggestion in _each_option(space.choices):
         space.recipe(suggestion)
-    return space
+    return replace(space, choices=_with_tiers(space))
 
 
 def _mapping(node: yaml.Node) -> yaml.MappingNode:
@@ -71,7 +71,7 @@ def _mapping(node: yaml.Node) -> yaml.MappingNode:
 
 def _choices(root: yaml.MappingNode, path: Path) -> tuple[Choice, ...]:
     try:
-        choices = tuple(choices_in(root, tier_of_node))
+        choices = tuple(choices_in(root))
     except ChoiceError as error:
         raise RecipeError(f"{path}:{error.line}: {error}") from None
     for choice in choices:
@@ -94,3 +94,32 @@ def _each_option(choices: tuple[Choice, ...]) -> Iterator[Suggestion]:
         values = range(len(choice.tiers)) if isinstance(choice, Options) else (choice.low, choice.high)
         for value in values:
             yield {**dict(choice.given), choice.name: value}
+
+
+def _with_tiers(space: Space) -> tuple[Choice, ...]:
+    """The choices, each option with the tier of the cheapest recipe that has it.
+
+    What an option costs is known from the recipes that have it, wherever it stands: at a stage, its kind, what it
+    trains by. Choices within an option come behind it, so from the last to the first each one meets cheap ones alone.
+    """
+    cheap: dict[str, Value] = {}
+    for choice in reversed(space.choices):
+        if isinstance(choice, Options):
+            costs = [cost_of(recipe) for recipe in _with_each(space, choice, cheap)]
+            cheap[choice.name] = costs.index(min(costs))
+    return tuple(
+        replace(choice, tiers=tuple(map(tier_of, _with_each(space, choice, cheap))))
+        if isinstance(choice, Options)
+        else choice
+        for choice in space.choices
+    )
+
+
+def _with_each(space: Space, choice: Options, others: Suggestion) -> Iterator[Recipe]:
+    """A recipe with each option of a choice; the others at their first options where those do not go with it."""
+    for option in range(len(choice.tiers)):
+        own = {**dict(choice.given), choice.name: option}
+        try:
+            yield space.recipe({**others, **own})
+        except RecipeError:
+            yield space.recipe(own)

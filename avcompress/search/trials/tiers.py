@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
-
-import yaml
 
 from avcompress.contract import AccuracyTerm, Contract
 from avcompress.recipe import DataSource, GeneratedSource, Recipe, Stage
@@ -33,18 +32,10 @@ def _stage_tier(stage: Stage) -> int:
     return 2 if trains else tier_of_kind(stage.kind)
 
 
-def tier_of_node(node: yaml.Node) -> int:
-    """The tier of the dearest stage in a part of a recipe, choices aside: the cheapest of their options counts."""
-    if isinstance(node, yaml.SequenceNode):
-        return max(map(tier_of_node, node.value), default=0)
-    if not isinstance(node, yaml.MappingNode):
-        return 0
-    parts = {str(key.value): value for key, value in node.value}
-    if "choose" in parts and isinstance(parts["choose"], yaml.SequenceNode):
-        return min(map(tier_of_node, parts["choose"].value), default=0)
-    kind = parts.get("kind")
-    own = tier_of_kind(kind.value) if isinstance(kind, yaml.ScalarNode) else 0
-    return max([own, *map(tier_of_node, parts.values())])
+def cost_of(recipe: Recipe) -> tuple[int, ...]:
+    """How many stages of each tier a candidate has, the dearest tier first: the less, the cheaper."""
+    count = Counter(map(_stage_tier, recipe.stages))
+    return tuple(count[tier] for tier in reversed(range(len(TIERS))))
 
 
 def at_share(recipe: Recipe, share: float) -> Recipe:

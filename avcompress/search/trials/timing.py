@@ -54,7 +54,7 @@ class TimedOn:
 
 
 def timed_again(record: Record, folder: Path, bench: Bench, where: str) -> Record:
-    """A judged trial with the latency that `bench` finds, and its deadlines held against that.
+    """A judged trial with the latency that `bench` finds of its first engine, and all deadlines held against that.
 
     Args:
         record: of the trial; unchanged where it was not timed at all.
@@ -64,21 +64,46 @@ def timed_again(record: Record, folder: Path, bench: Bench, where: str) -> Recor
 
     Raises EngineError for files of the trial that are damaged, and what `bench` raises.
     """
-    recipe, engine = _timed_engine(folder)
-    if engine is None:
+    recipe, engines = _timed_engines(folder)
+    if not engines:
         return record
     median, lines = record.figures.latency_ms, {line.name: line for line in record.lines}
-    for term in _terms(recipe, engine):
+    for engine, term in _asked(recipe, engines):
         facts = bench(folder / OUT / "engines" / engine, _options(recipe.measure, term))
-        if facts.scenario.scenario == "single_stream":
+        if engine == engines[0] and facts.scenario.scenario == "single_stream":
             median = facts.scenario.latency.p50.ms
         lines |= {line.name: line for line in _lines(term, facts.checks)}
-    figures = record.figures.model_copy(update={"latency_ms": median})
-    return record.model_copy(update={"figures": figures, "lines": tuple(lines.values()), "timed_on": where})
+    timed = _with_latency(record, median, None)
+    return timed.model_copy(update={"lines": tuple(lines.values()), "timed_on": where})
 
 
-def _timed_engine(folder: Path) -> tuple[Recipe, str | None]:
-    """A trial's recipe, and the first of its engines that was timed."""
+def timed_in_turns(
+    trials: Sequence[tuple[Record, Path]], bench_beside: Callable[[Sequence[Path]], Bench]
+) -> list[Record]:
+    """Judged trials with what their first engines take, run in turns; all else is as it was.
+
+    Args:
+        trials: each with its folder, two at least; all of them were timed.
+        bench_beside: a bench that measures beside other engines.
+
+    Raises what `timed_again` does.
+    """
+    read = [_timed_engines(folder) for _, folder in trials]
+    first, *others = [
+        folder / OUT / "engines" / engines[0] for (_, folder), (_, engines) in zip(trials, read, strict=True)
+    ]
+    facts = bench_beside(others)(first, _options(read[0][0].measure, None))
+    found = zip(trials, facts.in_turns, strict=True)
+    return [_with_latency(record, turn.p50_ms, turn.noise_ms) for (record, _), turn in found]
+
+
+def _with_latency(record: Record, p50_ms: float | None, noise_ms: float | None) -> Record:
+    figures = record.figures.model_copy(update={"latency_ms": p50_ms, "noise_ms": noise_ms})
+    return record.model_copy(update={"figures": figures})
+
+
+def _timed_engines(folder: Path) -> tuple[Recipe, tuple[str, ...]]:
+    """A trial's recipe, and those of its engines that were timed, in order."""
     try:
         report = Report.model_validate_json((folder / OUT / "report.json").read_bytes())
         recipe = Recipe.model_validate(yaml.safe_load((folder / RECIPE).read_bytes()))
@@ -86,15 +111,16 @@ def _timed_engine(folder: Path) -> tuple[Recipe, str | None]:
         raise EngineError(
             f"{folder}: expected the trial's recipe and report, got damaged ones: {first_line(error)}"
         ) from error
-    return recipe, next(iter(report.latency), None)
+    return recipe, tuple(report.latency)
 
 
-def _terms(recipe: Recipe, engine: str) -> Iterator[LatencyTerm | None]:
-    """The deadlines of an engine; None: one image after the other, without one."""
-    own = [term for term in recipe.contract.latency if term.engine == engine]
-    yield from own
-    if all(term.scenario != "single_stream" for term in own):
-        yield None
+def _asked(recipe: Recipe, engines: Sequence[str]) -> Iterator[tuple[str, LatencyTerm | None]]:
+    """Every engine's deadlines, and of the first one, in any case, one image after the other: None, without one."""
+    for engine in engines:
+        own = [term for term in recipe.contract.latency if term.engine == engine]
+        yield from ((engine, term) for term in own)
+        if engine == engines[0] and all(term.scenario != "single_stream" for term in own):
+            yield engine, None
 
 
 def _options(measure: Measure, term: LatencyTerm | None) -> list[str]:
@@ -126,14 +152,15 @@ def _lines(term: LatencyTerm | None, checks: Sequence[DeadlineCheck]) -> Iterato
 # --- where
 
 
-def bench_here(limit_s: float) -> Bench:
-    """On this machine."""
+def bench_here(limit_s: float, beside: Sequence[Path] = ()) -> Bench:
+    """On this machine; beside other engines, where there are any, in turns with them."""
     end = time.monotonic() + limit_s
+    others = [part for other in beside for part in ("--beside", str(other))]
 
     def bench(folder: Path, options: Sequence[str]) -> BenchFacts:
         with private_folder() as place:
             facts, log = place / RESULT, place / "log.txt"
-            command = command_of(["bench", str(folder), *options, "--json", str(facts), "--quiet"])
+            command = command_of(["bench", str(folder), *options, *others, "--json", str(facts), "--quiet"])
             code = run_command(command, log, _left(end))
             if code is None:
                 raise LateError(f"bench: expected an end within {limit_s:g} s, got none")
@@ -144,14 +171,16 @@ def bench_here(limit_s: float) -> Bench:
     return bench
 
 
-def bench_on(remote: Remote, limit_s: float) -> Bench:
-    """On another one."""
+def bench_on(remote: Remote, limit_s: float, beside: Sequence[Path] = ()) -> Bench:
+    """On another one, likewise."""
     end = time.monotonic() + limit_s
+    files = {f"beside-{number}": other for number, other in enumerate(beside)}
+    others = [part for name in files for part in ("--beside", name)]
 
     def bench(folder: Path, options: Sequence[str]) -> BenchFacts:
-        arguments = ["bench", folder.name, *options, "--json", RESULT, "--quiet"]
+        arguments = ["bench", folder.name, *options, *others, "--json", RESULT, "--quiet"]
         hasty = replace(remote, limit_s=_left(end))
-        return facts_from(remote, BenchFacts, run_remotely(hasty, arguments, {folder.name: folder}))
+        return facts_from(remote, BenchFacts, run_remotely(hasty, arguments, {folder.name: folder, **files}))
 
     return bench
 

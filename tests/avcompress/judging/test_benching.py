@@ -136,6 +136,18 @@ def test_images_of_a_folder_are_taken_from_all_over_it(engine, tmp_path):
     assert facts.data == f"16 images of {tmp_path}"
 
 
+def test_engines_beside_each_other_are_run_in_turns_and_one_is_as_fast_as_itself(engine, network):
+    result, facts = bench_engine(BenchJob(engine, measure=Measure(runs=40, warmup=5), beside=(engine, engine)))
+
+    assert [each.engine for each in facts.in_turns] == [str(engine)] * 3
+    one, *others = facts.in_turns
+    # Two intervals of 90 % each: hence twice the noise, on a machine that others use.
+    assert all(abs(one.p50_ms - each.p50_ms) <= 2 * (one.noise_ms + each.noise_ms) for each in others)
+    assert len(result.samples_ms) == 40
+    with pytest.raises(RecipeError, match="expected an engine's folder or an ONNX file, got nothing"):
+        bench_engine(BenchJob(engine, beside=(engine / "none",)))
+
+
 def test_a_bundle_is_opened_as_a_vehicle_would(bundle):
     job = BenchJob(bundle, measure=FEW)
     with pytest.raises(RecipeError, match="expected a public key to verify by, got none"):
@@ -300,6 +312,15 @@ def test_the_command_tells_by_its_exit_code_and_writes_the_facts(engine, tmp_pat
     assert facts.scenario.background_load == 1
     assert [check.name for check in facts.checks] == ["p99"]
     assert len(facts.scenario.samples_ms) == 100
+
+
+def test_the_command_tells_what_engines_take_in_turns(engine, tmp_path, capsys):
+    options = ["--runs", "20", "--beside", str(engine), "--json", str(tmp_path / "bench.json")]
+
+    assert in_process(engine, *options) == 0
+    assert capsys.readouterr().out.count("in turns: ") == 2
+    facts = BenchFacts.model_validate_json((tmp_path / "bench.json").read_bytes())
+    assert all(each.p50_ms > 0 for each in facts.in_turns)
 
 
 def test_a_deadline_that_is_not_kept_is_exit_code_1(engine, capsys):

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from avcompress.search.pool import Here
-from avcompress.search.trials.away import Away, DataLook, StepsRemoval, data_root_here, lost, steps_folder
+from avcompress.search.trials import away
+from avcompress.search.trials.away import Away, MachineLook, StepsRemoval, data_root_here, lost, steps_folder
 from avcompress.search.trials.process import LOG, OUT, RECIPE, Task, record_of
 from avcompress.search.trials.record import Record
 from avcompress.search.trials.space import load_space
@@ -95,12 +96,22 @@ def test_a_machine_that_has_the_data_elsewhere_says_so_by_its_environment(
     given, own = tmp_path / "given", tmp_path / "own"
     own.mkdir()
     assert data_root_here(given) == given
-    assert "got no such folder" in DataLook(given)()
+    assert "got no such folder" in MachineLook(given, {})()
     monkeypatch.setenv("AVCOMPRESS_DATA", str(own))
     assert data_root_here(given) == own
-    assert DataLook(given)() == ""
+    assert MachineLook(given, {})() == ""
     given.mkdir()
     assert data_root_here(given) == given
+
+
+def test_a_machine_with_another_version_of_a_runtime_is_told_to_install_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(away, "runtime_versions", lambda: {"onnx": "1", "openvino": "2", "tensorrt": "3"})
+
+    assert MachineLook(tmp_path, {"onnx": "1", "openvino": "2", "onnxruntime": "4"})() == ""
+    told = MachineLook(tmp_path, {"onnx": "1", "openvino": "5"})()
+    assert told == "expected openvino 5 as here, got 2; install the same version"
 
 
 def test_shared_steps_are_removed_from_a_machine_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

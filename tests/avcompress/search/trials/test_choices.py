@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avcompress.search.trials.choices import ChoiceError, Options, Range, choices_in, resolved
-from avcompress.search.trials.tiers import tier_of_node
 
 
 def tree(text: str) -> yaml.Node:
@@ -28,7 +27,7 @@ c: {between: [0.5, 2.0], log: true}
 
 
 def test_choices_are_named_by_their_place_and_tell_which_options_lead_to_them() -> None:
-    found = list(choices_in(tree(TEXT), lambda _: 0))
+    found = list(choices_in(tree(TEXT)))
 
     assert found == [
         Options("a", 2, (0, 0)),
@@ -77,28 +76,53 @@ def test_a_real_number_comes_out_as_it_was_suggested(low: float, value: float) -
         ("a:\n  choose: 3", "expected a list of options"),
         ("a:\n  {choose: [1], by: 2}", "expected `choose` alone"),
         ("a:\n  between: [2, 1]", "expected a smaller number first"),
-        ("a:\n  between: [1, x]", "expected two numbers"),
+        ("a:\n  between: [1, x]", "expected two finite numbers"),
         ("a:\n  {between: [0, 1], log: true}", "above 0 with log"),
         ("a:\n  {between: [0, 1], stop: 1}", "stop: unknown key"),
     ],
 )
 def test_a_choice_that_offers_nothing_is_refused_with_its_line(text: str, message: str) -> None:
     with pytest.raises(ChoiceError, match=message) as error:
-        list(choices_in(tree(text), lambda _: 0))
+        list(choices_in(tree(text)))
 
     assert error.value.line == 2
 
 
 @pytest.mark.parametrize(
-    ("text", "tier"),
+    ("text", "low", "high", "whole", "log"),
     [
-        ("{kind: ptq}", 0),
-        ("[{kind: ptq}, {kind: adaround}]", 1),
-        ("[{kind: prune, recover: {kind: train}}]", 2),
-        ("[{kind: ptq}, {choose: [{kind: qat}, null]}]", 0),
+        ("[0x10, 1000]", 16, 1000, True, False),
+        ("[010, 1_000]", 8, 1000, True, False),
+        ("[1, 2.5e+1], log: True", 1, 25, False, True),
+        ("[1, 8], log: yes", 1, 8, True, True),
+        ("[1, 8], log: off", 1, 8, True, False),
     ],
 )
-def test_a_part_of_a_recipe_costs_what_its_dearest_stage_does_and_a_choice_what_its_cheapest(
-    text: str, tier: int
+def test_a_range_is_read_as_any_other_value_of_yaml_is(
+    text: str, low: float, high: float, whole: bool, log: bool
 ) -> None:
-    assert tier_of_node(tree(text)) == tier
+    (found,) = choices_in(tree(f"a: {{between: {text}}}"))
+
+    assert found == Range("a", 1, low, high, whole, log)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a:\n  between: [1, .inf]", r"expected two finite numbers, low and high, got \[1, inf\]"),
+        ("a:\n  between: [.nan, 1]", r"got \[nan, 1\]"),
+        ("a:\n  between: [1, true]", r"got \[1, True\]"),
+        ("a:\n  between: [0, 1" + 400 * "0" + "]", "expected two finite numbers"),
+        ("a:\n  between: [2001-02-30, 1]", "expected plain YAML values"),
+        ("a:\n  between: 3", "got 3"),
+        ("a: {between: [1, 8],\n  log: 7}", "log: expected true or false, got 7"),
+        ("a: {between: [1, 8],\n  log: 'true'}", "log: expected true or false, got 'true'"),
+    ],
+)
+def test_a_range_without_two_finite_numbers_or_with_a_log_that_is_no_boolean_is_refused_with_its_line(
+    text: str, message: str
+) -> None:
+    with pytest.raises(ChoiceError, match=message) as error:
+        list(choices_in(tree(text)))
+
+    assert error.value.line == 2

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avcompress.search.trials.front import binding, dominates, front, nearest, promoted, winner
+from avcompress.search.trials.front import binding, dominates, front, front_of, nearest, outdoes, promoted, winner
 from avcompress.search.trials.record import Figures, Line, Record
 
 Points = list[tuple[float, ...]]
@@ -56,6 +56,35 @@ def test_the_winner_is_the_preferred_one_of_those_that_keep_the_contract() -> No
     assert winner(records, "accuracy").number == 0
     assert winner(records, "size").number == 0
     assert winner([records[2]], "latency") is None
+
+
+def in_turns(number: int, accuracy: float, ms: float, noise_ms: float, size: int = 10) -> Record:
+    found = record(number, accuracy, ms, size)
+    return found.model_copy(update={"figures": found.figures.model_copy(update={"noise_ms": noise_ms})})
+
+
+def test_of_trials_that_are_as_fast_as_each_other_the_next_figure_decides() -> None:
+    fast, other, small = in_turns(0, 0.8, 10.0, 0.3), in_turns(1, 0.9, 10.5, 0.3), in_turns(2, 0.9, 10.4, 0.3, size=9)
+    slow = in_turns(3, 0.95, 10.7, 0.3)
+
+    assert winner([fast, other, slow], "latency").number == 1
+    assert winner([fast, other, small], "latency").number == 2
+    assert [each.number for each in front_of([fast, other, small])] == [2]
+    assert [each.number for each in front_of([fast, slow])] == [0, 3]
+    assert winner([in_turns(0, 0.8, 9.7, 0.3), other], "latency").number == 0
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 3)] * 4), min_size=1, max_size=8))
+def test_noise_never_leaves_the_front_empty_and_without_it_the_front_is_the_usual_one(found: Points) -> None:
+    records = [in_turns(number, a / 4, ms + 1.0, n / 2, size) for number, (a, ms, size, n) in enumerate(found)]
+    exact = [
+        each.model_copy(update={"figures": each.figures.model_copy(update={"noise_ms": None})}) for each in records
+    ]
+
+    assert front_of(records)
+    assert not any(outdoes(one, one) for one in records)
+    points = [(-a / 4, ms + 1.0, float(size)) for a, ms, size, _ in found]
+    assert [each.number for each in front_of(exact)] == [n for n, p in enumerate(points) if p in front(points, itself)]
 
 
 def test_a_trial_with_a_share_of_the_images_never_wins() -> None:

@@ -90,6 +90,13 @@ def test_what_trains_comes_after_what_does_not_and_only_where_that_is_not_enough
     assert trains == [tier == 2 for tier in order]
 
 
+def test_every_kind_of_a_stage_that_is_for_choice_is_tried(searched: Searched, fake_runner: Any) -> None:
+    runner = fake_runner(floor=0.99)
+    searching(searched([{"kind": "ptq"}, {"kind": {"choose": ["correct_bias", "adaround"]}}], shares=[1.0]), runner)
+
+    assert [(task.tier, task.suggestion["stages[1].kind"]) for task in runner.ran] == [(0, 0), (1, 1)]
+
+
 def test_training_is_as_much_shorter_as_there_are_fewer_images(searched: Searched, fake_runner: Any) -> None:
     runner = fake_runner(floor=0.99)
     searching(searched([{"kind": "ptq", "ranges": {"choose": ["mse", "minmax"]}}, QAT]), runner)
@@ -227,6 +234,25 @@ def test_a_trial_is_repeated_where_a_file_that_it_reads_has_changed_and_no_other
 
     assert same.ran == []
     assert {task.suggestion["stages[0].statistics"] for task in other.ran} == again
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [("runtime_versions", {"openvino": "2030.9"}), ("processors", {"cpu": "another one"})],
+)
+def test_no_trial_is_kept_from_other_versions_of_the_runtimes_or_another_machine(
+    searched: Searched, fake_runner: Any, monkeypatch: pytest.MonkeyPatch, name: str, there: Any
+) -> None:
+    path = searched(shares=[1.0])
+    first, other, back = fake_runner(), fake_runner(), fake_runner()
+    searching(path, first)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(f"avcompress.searching.{name}", lambda: there)
+        searching(path, other, resume=True)
+    searching(path, back, resume=True)
+
+    assert tried(other) == tried(first)
+    assert back.ran == []
 
 
 def test_a_trial_that_was_refused_for_a_file_that_is_there_now_is_tried_again(

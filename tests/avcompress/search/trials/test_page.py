@@ -27,7 +27,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 def record(number: int, accuracy: float | None, ms: float | None = 1.0, **suggestion: float) -> Record:
     return Record(
         key=f"{number:064x}", number=number, tier=0, share=1.0, suggestion=suggestion, status="judged", seconds=1.0,
-        figures=Figures(accuracy=accuracy, latency_ms=ms, size_bytes=1000 + number),
+        figures=Figures(accuracy=accuracy, latency_ms=ms, size_bytes=1000 + number, noise_ms=0.1),
     )  # fmt: skip
 
 
@@ -40,6 +40,15 @@ def test_an_effect_is_the_mean_over_pairs_that_differ_in_one_choice() -> None:
     assert found[0].latency_ms == pytest.approx((2.0 + 1.0) / 2)
     assert found[0].size_bytes == pytest.approx(1)
     assert found[1].accuracy == pytest.approx((-0.1 + 0.1) / 2)
+
+
+def test_latencies_count_where_they_were_measured_in_turns_and_differ_by_more_than_their_noise() -> None:
+    one, near, far = record(0, 0.5, 2.0, a=0), record(1, 0.5, 2.1, a=1), record(2, 0.5, 2.3, a=2)
+    alone = far.model_copy(update={"figures": far.figures.model_copy(update={"noise_ms": None})})
+
+    assert [each.latency_ms for each in effects([one, near])] == [0.0]
+    assert [each.latency_ms for each in effects([one, far])] == [pytest.approx(0.3)]
+    assert [each.latency_ms for each in effects([one, alone])] == [None]
 
 
 def test_what_an_option_leads_to_differs_with_it_and_what_was_not_measured_counts_nowhere() -> None:

@@ -1,13 +1,16 @@
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from avcompress.outdir import enter
 from avcompress.search.trials import process
 from avcompress.search.trials.process import Saving, Task, record_of, run_command, run_trial
 from avcompress.search.trials.record import load_record
+from avcompress.spec import MissingError
 
 
 def python(code: str) -> list[str]:
@@ -105,3 +108,38 @@ def test_a_trial_that_the_budget_ends_is_not_held_against_it(tmp_path: Path, mon
     monkeypatch.setattr(process, "_command", lambda _: python("import time; time.sleep(60)"))
 
     assert run_trial(task(tmp_path, left_s=1)).status == "not begun"
+
+
+def test_a_folder_that_a_run_of_a_killed_search_still_holds_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_command", lambda _: python("print('error: mend it'); raise SystemExit(2)"))
+    holds, lets_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with enter(tmp_path / "trial" / "run"):
+            holds.set()
+            lets_go.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    holds.wait(60)
+    threading.Timer(0.5, lets_go.set).start()
+    start = time.monotonic()
+    found = run_trial(task(tmp_path))
+    holder.join()
+
+    assert time.monotonic() - start > 0.4
+    assert found.message == "mend it"
+
+
+def test_a_folder_that_is_never_free_is_no_verdict_on_the_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_FREE_S", 0.2)
+    with enter(tmp_path / "trial" / "run"):
+        with pytest.raises(MissingError, match="got one that another run is at work in; end that run"):
+            Saving(run_trial)(task(tmp_path))
+        assert run_trial(task(tmp_path, left_s=0.1)).status == "not begun"
+
+    assert load_record(tmp_path / "trial", "k") is None

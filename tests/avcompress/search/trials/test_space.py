@@ -148,3 +148,28 @@ def test_a_share_leaves_terms_on_slices_to_the_whole_trial(searched: Searched, j
     (term,) = at_share(recipe, 0.5).contract.accuracy
 
     assert (term.slice, term.decide, term.min) == (None, "point", 0.5)
+
+
+TRAINED = {"kind": "train", "steps": 10, "loss": "cross_entropy"}
+PRUNED = {"kind": "prune", "ratio": 0.3, "schedule": "iterative"}
+QAT = {"kind": "qat", "steps": 9}
+
+
+@pytest.mark.parametrize(
+    ("stages", "tiers"),
+    [
+        ([{"kind": "ptq"}, {"kind": {"choose": ["correct_bias", "adaround", "reconstruct"]}}], [(0, 1, 1)]),
+        ([{"choose": [None, {**PRUNED, "recover": TRAINED}]}, {"kind": "ptq"}], [(0, 2)]),
+        ([{**PRUNED, "recover": {"choose": [None, TRAINED]}}, {"kind": "ptq"}], [(1, 2)]),
+        ([{"choose": [[QAT], {"kind": "adaround"}]}, {"choose": [QAT, None]}],
+         [(2, 1), (2, 1)]),
+        ([{"choose": [{"kind": {"choose": ["adaround", "correct_bias"]}}, {"kind": "reconstruct"}]}], [(0, 1), (1, 0)]),
+    ],
+    ids=["kind", "training within a stage", "what a stage trains by", "both dear at first", "within an option"],
+)  # fmt: skip
+def test_an_option_costs_what_the_cheapest_recipe_with_it_does_wherever_it_stands(
+    searched: Searched, stages: list[Any], tiers: list[tuple[int, ...]]
+) -> None:
+    stages = stages if {"kind": "ptq"} in stages else [{"kind": "ptq"}, *stages]
+
+    assert [choice.tiers for choice in load_space(searched(stages)).choices] == tiers

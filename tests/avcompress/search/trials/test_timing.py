@@ -1,5 +1,6 @@
 """A trial's engine timed once more, and its deadlines judged by that; what measures is made up here."""
 
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from avcompress.search.trials.process import Task, record_of
 from avcompress.search.trials.record import Figures, Line, Record, load_record
 from avcompress.search.trials.report import report_of
 from avcompress.search.trials.space import load_space
-from avcompress.search.trials.timing import ALONE, TimedOn, timed_again
+from avcompress.search.trials.timing import ALONE, TimedOn, timed_again, timed_in_turns
 from avcompress.searching import SearchJob
 from avcompress.spec import EngineError, LateError, MissingError
 from avcompress.watch import SilentWatch
@@ -87,6 +88,24 @@ def test_latency_and_deadlines_are_those_that_were_measured_anew_and_nothing_els
     assert [options[options.index("--deadline-ms") + 1] for options in asked] == ["5.0", "40.0"]
     assert "--rate" not in asked[0]
     assert asked[1][asked[1].index("--max-miss-rate") + 1] == "0.1"
+
+
+def test_every_engine_that_has_a_deadline_is_timed_there_and_the_latency_is_that_of_the_first(
+    trial: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latency = {"openvino": None, "ort": None}
+    monkeypatch.setattr(timing.Report, "model_validate_json", lambda _: SimpleNamespace(latency=latency))
+    times = {"openvino": 2.0, "ort": 7.0}
+
+    def bench(folder: Path, options: Sequence[str]) -> Any:
+        scenario = "constant_stream" if "constant_stream" in options else "single_stream"
+        checks = [check("p99", times[folder.name], 5.0)] if "5.0" in options else []
+        return facts(scenario, times[folder.name], *checks)
+
+    found = timed_again(judged(trial), trial.folder, bench, "the vehicle")
+
+    assert found.figures.latency_ms == 2.0
+    assert [(line.measured, line.passed) for line in found.lines if line.name == "p99 @ ort"] == [(7.0, False)]
 
 
 def test_a_figure_that_could_not_be_measured_keeps_no_deadline(trial: Task) -> None:
@@ -217,7 +236,7 @@ def test_after_trials_side_by_side_the_front_is_timed_alone_until_the_winner_has
         return record.model_copy(update={"figures": figures, "timed_on": where})
 
     monkeypatch.setattr(searching, "timed_again", again)
-    found = searching._timed_alone(job, base, time.time() + 60, SilentWatch())
+    found = searching._timed_alone(job, base, time.time() + 60, SilentWatch(), set())
 
     assert [(each.number, each.figures.latency_ms) for each in found.trials] == [(0, 5.0), (1, 1.5), (2, 9.0)]
     assert (found.chosen, found.front) == ("1", ("0", "1"))
@@ -249,12 +268,14 @@ def test_a_trial_that_a_disturbed_latency_alone_has_beaten_is_timed_alone_as_lon
         return record.model_copy(update={"figures": figures, "lines": kept, "timed_on": where})
 
     monkeypatch.setattr(searching, "timed_again", again)
-    found = searching._timed_alone(job, report_of("x", "mIoU", records, "latency"), time.time() + left_s, SilentWatch())
+    found = searching._timed_alone(
+        job, report_of("x", "mIoU", records, "latency"), time.time() + left_s, SilentWatch(), set()
+    )
 
     assert (sorted(tried), found.chosen) == (timed, chosen)
 
 
-def test_a_trial_that_hangs_when_it_is_timed_alone_is_not_chosen(
+def test_a_trial_that_hangs_when_it_is_timed_alone_stays_judged_and_is_not_run_again(
     searched: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = SearchJob(load_space(searched(shares=[1.0])), tmp_path, tmp_path / "out")
@@ -266,10 +287,72 @@ def test_a_trial_that_hangs_when_it_is_timed_alone_is_not_chosen(
 
     monkeypatch.setattr(searching, "timed_again", again)
     base = report_of("x", "mIoU", [judged_with(0, 0.9, 1.0), judged_with(1, 0.8, 2.0)], "latency")
-    found = searching._timed_alone(job, base, time.time() + 60, SilentWatch())
+    found = searching._timed_alone(job, base, time.time() + 60, SilentWatch(), set())
 
-    assert [each.status for each in found.trials] == ["timed out", "judged"]
-    assert found.chosen == "1"
+    assert [(each.status, each.timed_on) for each in found.trials] == [("judged", ""), ("judged", ALONE)]
+    assert load_record(tmp_path / "out" / "trials" / "0", "0") is None  # what the trial itself has left holds
+
+
+def test_trials_are_run_in_turns_and_their_latencies_have_a_noise(trial: Task, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "abc"]
+    for folder in folders:
+        shutil.copytree(trial.folder, folder)
+    asked: list[Any] = []
+
+    def bench_beside(others: Sequence[Path]) -> Any:
+        def bench(folder: Path, options: Sequence[str]) -> Any:
+            asked.append([*options[:2], *(path.relative_to(tmp_path).as_posix() for path in (folder, *others))])
+            return SimpleNamespace(in_turns=[SimpleNamespace(p50_ms=ms, noise_ms=0.5) for ms in (3.0, 4.0, 5.0)])
+
+        return bench
+
+    found = timed_in_turns([(judged(trial), folder) for folder in folders], bench_beside)
+
+    assert asked == [["--runs", "5", *(f"{name}/run/engines/ort" for name in "abc")]]
+    assert [(each.figures.latency_ms, each.figures.noise_ms) for each in found] == [(3.0, 0.5), (4.0, 0.5), (5.0, 0.5)]
+    assert [each.lines for each in found] == [judged(trial).lines] * 3
+
+
+def test_the_front_is_timed_in_turns_again_until_nothing_else_has_come_onto_it(
+    searched: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = SearchJob(load_space(searched(shares=[1.0])), tmp_path, tmp_path / "out")
+    # Of different moments: 0 seems the fastest, and 2, which breaks another line, far too slow for the front.
+    wrong = Line(name="mIoU @ ort", measured=0.05, sense=">=", limit=0.1, miss=0.5, timed=False)
+    records = [judged_with(0, 0.8, 10.0), judged_with(1, 0.9, 28.0), judged_with(2, 0.05, 20.0)]
+    records[2] = records[2].model_copy(update={"lines": (wrong,)})
+    true = {0: 22.0, 1: 22.5, 2: 20.0}
+    turns: list[list[int]] = []
+
+    def in_turns(trials: Any, bench_beside: Any) -> list[Record]:
+        turns.append([each.number for each, _ in trials])
+        figures = [
+            each.figures.model_copy(update={"latency_ms": true[each.number], "noise_ms": 0.4}) for each, _ in trials
+        ]
+        return [each.model_copy(update={"figures": own}) for (each, _), own in zip(trials, figures, strict=True)]
+
+    monkeypatch.setattr(searching, "timed_in_turns", in_turns)
+    base = report_of("x", "mIoU", records, "latency")
+    assert (base.chosen, base.front) == ("0", ("0", "1"))
+    found = searching._compared(job, base, time.time() + 60, again=False, watch=SilentWatch())
+
+    assert turns == [[0, 1], [0, 1, 2]]
+    assert (found.chosen, found.front) == ("1", ("1", "2"))  # 0 and 1 are as fast as each other
+    assert load_record(tmp_path / "out" / "trials" / "1", "1").figures.noise_ms == 0.4
+
+
+def test_trials_that_cannot_be_run_in_turns_keep_their_own_latencies_and_that_is_told(
+    searched: Any, tmp_path: Path
+) -> None:
+    job = SearchJob(load_space(searched(shares=[1.0])), tmp_path, tmp_path / "out")
+    base = report_of("x", "mIoU", [judged_with(0, 0.9, 2.0), judged_with(1, 0.8, 1.0)], "latency")
+    told: list[str] = []
+    watch = SilentWatch()
+    watch.note = told.append  # type: ignore[method-assign]
+
+    assert searching._compared(job, base, time.time() + 60, again=False, watch=watch) == base
+    (note,) = told
+    assert note.startswith("2 trials are not timed in turns: ")
 
 
 def judged_with(number: int, accuracy: float, ms: float) -> Record:
