@@ -13,6 +13,7 @@ from avcompress.spec import ModelError
 from engines.onnx_graph import first_line
 
 _LARGEST_BYTES = 2**31  # of a protobuf message
+_HALF_BYTES = frozenset({TensorProto.UINT4, TensorProto.INT4, TensorProto.FLOAT4E2M1})
 
 
 def stored_tensors(model: onnx.ModelProto) -> list[TensorProto]:
@@ -45,6 +46,11 @@ def load_weights_(model: onnx.ModelProto, folder: Path) -> None:
                 f"expected readable weights of {tensor.name!r} in {location!r}, got: {first_line(error)}; "
                 "export the model again"
             ) from error
+        found, needed = len(tensor.raw_data), _stored_bytes(tensor)
+        if found < needed:
+            raise ModelError(
+                f"expected {needed} bytes of {tensor.name!r} in {location!r}, got {found}; copy the weights again"
+            )
         # The data is in memory now; older versions of ONNX keep the marks of where it was.
         tensor.data_location = TensorProto.DEFAULT
         del tensor.external_data[:]
@@ -60,4 +66,12 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
 
 
 def _stored_bytes(tensor: TensorProto) -> int:
-    return int(np.prod(tensor.dims)) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    values = int(np.prod(tensor.dims))
+    if tensor.data_type in _HALF_BYTES:
+        return (values + 1) // 2
+    try:
+        return values * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    except KeyError:
+        raise ModelError(
+            f"expected weights of a type that ONNX has, got type {tensor.data_type} of {tensor.name!r}; export it again"
+        ) from None

@@ -119,9 +119,7 @@ def bench(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
     context.obj.install()
     console = open_console()
     for option, path in (("--json", json_file), ("--junit", junit_file)):
-        check_json(path, None, (engine,), option)
-        if path and engine.is_dir() and path.resolve().is_relative_to(engine.resolve()):
-            raise RecipeError(f"{option}: expected a file outside the engine's folder, got {path}; give another path")
+        _check_written(option, path, (engine, *(beside or ())))
     streamed = {"--rate": rate, "--queue": queue}
     _refuse(streamed, scenario != "single_stream", f"--scenario {STREAMED}")
     _refuse({"--cameras": cameras, "--phases": phases}, scenario == "multi_camera", "--scenario multi_camera")
@@ -157,6 +155,12 @@ def bench(  # noqa: PLR0913, PLR0917 (the options of a command, and its context)
     if junit_file:
         write_junit(junit_file, facts.network, Verdict(_checks(facts)))
     raise typer.Exit(Exit.NOT_MET if facts.passed is False else Exit.MET)
+
+
+def _check_written(option: str, path: Path | None, engines: tuple[Path, ...]) -> None:
+    check_json(path, None, engines, option)
+    if path and any(each.is_dir() and path.resolve().is_relative_to(each.resolve()) for each in engines):
+        raise RecipeError(f"{option}: expected a file outside the engine's folder, got {path}; give another path")
 
 
 def _bench_there(context: typer.Context, remote: Remote, job: BenchJob, keys: list[Path]) -> BenchFacts:

@@ -110,7 +110,7 @@ def check_job(job: BenchJob) -> None:
     _check_term(job)
     if job.source.is_file():
         _check_file(job)
-    elif job.backend is not None or job.threads is not None:
+    elif (job.backend is not None or job.threads is not None) and not any(other.is_file() for other in job.beside):
         raise RecipeError(
             f"--backend, --threads: expected an ONNX file with them, got the folder {job.source}, whose engine has its "
             "own; leave them out"

@@ -15,7 +15,7 @@ from avcompress.running.choosing import Chooser, concerned
 from avcompress.running.targeting import engine_of
 from avcompress.spec import Track
 from avcompress.state import step_key
-from validation.machine import runtime_versions
+from validation.machine import processors, runtime_versions
 from validation.report import LatencyGoal, LatencyTry
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def take_budget(chooser: Chooser[Prune], name: str, dense_ms: float | None, part
         save_table(measure_table(network, free, engine, _steps(stage, free), track), folder / TABLE)
 
     patterns = (stage.layers, stage.exclude, stage.alignments)
-    key = step_key("latency", digest, engine.model_dump(exclude={"required"}), patterns, runtime_versions())
+    known = (engine.model_dump(exclude={"required"}), patterns, runtime_versions(), processors())
+    key = step_key("latency", digest, *known)
     folder = bench.step(name, f"time widths, {engine.backend}", key, compute, still=True)
     now = load_table(folder / TABLE, digest).designs[0].total_ms
     goal = stage.deadline_ms or (dense_ms or now) / (stage.speedup or 1)

@@ -45,7 +45,7 @@ from calibration.batches import Batches
 from calibration.statistics import Statistics
 from calibration.statistics_file import load_statistics
 from engines.profile_load import load_profile
-from validation.machine import describe_machine, runtime_versions
+from validation.machine import processors, runtime_versions
 
 CHOSEN = "chosen.json"
 _CHOOSE = "choose"
@@ -85,7 +85,7 @@ class PrecisionChoice:
             machine = load_profile(self.mixed.machine)
             known += [machine.profile.model_dump(mode="json"), machine.name]
         known += [bench.recipe.task.model_dump(), bench.recipe.preprocess.model_dump(), bench.classes]
-        known += [sha256_file(self._times_path)] if self._times_path is not None else [describe_machine().cpu]
+        known += [sha256_file(self._times_path)] if self._times_path is not None else [processors()]
         return [*known, bench.calibration.fingerprint, source.fingerprint, runtime_versions()]
 
     @property

@@ -32,7 +32,7 @@ from avcompress.running.teaching import images_of
 from avcompress.running.training import SKIPPED, Place, seen_by, train_step
 from avcompress.spec import Artifact, ModelError, RecipeError, Track
 from avcompress.state import step_key
-from validation.machine import runtime_versions
+from validation.machine import processors, runtime_versions
 from validation.report import Factorization, Pruning, Rewriting
 
 Taken = tuple[FloatModel, tuple[Path, ...]]
@@ -146,7 +146,7 @@ def _prune_in_training(chooser: Chooser[Prune], index: int, recover: FloatTraini
 def _factorize(bench: Bench, index: int, stage: Factorize, model: FloatModel) -> Taken:
     engine = engine_of(bench.engines, stage.backend, f"stages[{index}]")
     images = (bench.recipe.preprocess.model_dump(), bench.calibration.fingerprint)
-    known = (stage.model_dump(), engine.model_dump(exclude={"required"}), images, runtime_versions())
+    known = (stage.model_dump(), engine.model_dump(exclude={"required"}), images, runtime_versions(), processors())
     names = (f"{index}{FACTORIZED}", f"factorize ({stage.method})")
     make = partial(factorize, bench, f"stages[{index}]", stage)
     factorized, folder = _step(bench, model, names, step_key("factorize", model.key, *known), make, still=True)
@@ -155,7 +155,8 @@ def _factorize(bench: Bench, index: int, stage: Factorize, model: FloatModel) ->
 
 def _rewrite(bench: Bench, index: int, stage: Rewrite, model: FloatModel) -> Taken:
     engine = engine_of(bench.engines, stage.backend, f"stages[{index}]")
-    known = (stage.model_dump(), engine.model_dump(exclude={"required"}), seen_by(bench), runtime_versions())
+    settings = (stage.model_dump(), engine.model_dump(exclude={"required"}))
+    known = (*settings, seen_by(bench), runtime_versions(), processors())
     names = (f"{index}-rewrite", f"rewrite ({', '.join(stage.rules)})")
     make = partial(rewrite, bench, f"stages[{index}]", stage, engine)
     rewritten, folder = _step(bench, model, names, step_key("rewrite", model.key, *known), make, still=True)

@@ -44,6 +44,7 @@ class Node:
         self._state, self._trace = State.UNCONFIGURED, tracer()
         # Who is announcing the engine: one after the other, for the last one is what subscribers believe.
         self._announcer: object | None = None
+        self._announcing_ns = 0
         self._desk, self._engines, self._drift = Desk(settings), OnBoard(settings), DriftWatch(settings)
         self._job: Job | None = None
         # With those that hang and were given up: what they use cannot be closed.
@@ -147,7 +148,7 @@ class Node:
     def _free(self) -> None:
         with self._lock:
             self._engines.retire_all()
-            if self._job is not None and self._job.hung:
+            if self._announcer is not None or (self._job is not None and self._job.hung):
                 self._give_up()
         self._close_retired()
 
@@ -319,28 +320,39 @@ class Node:
     def watch(self) -> None:
         """Look whether a deadline has passed or the inference hangs; to be called a few times in every deadline."""
         with self._lock:
-            job, found, now = self._job, self._engines.limits, self._clock.monotonic_ns()
-            if job is None:
-                return
-            late = found is not None and now - job.first_ns > found.deadline_ns
-            if late and not (job.missed or job.done or job.cancelled):
-                job.missed = True
-                self._engines.missed(now)
-            if now - job.taken_ns <= job.hang_ns:
-                return
-            job.hung = True
-            job.cancel("hung")
-            reason = job.hanging(now)
-            if not self._engines.hung(job.served, reason):
-                self._give_up()
-                return
-        self.fail(reason)
+            job, now = self._job, self._clock.monotonic_ns()
+            reason = self._stuck(now) if job is None else self._hang(job, now)
+        if reason:
+            self.fail(reason)
+
+    def _hang(self, job: Job, now_ns: int) -> str:
+        """Count a deadline that has passed; why the node has to stop, where the engine hangs and none replaces it."""
+        found = self._engines.limits
+        late = found is not None and now_ns - job.first_ns > found.deadline_ns
+        if late and not (job.missed or job.done or job.cancelled):
+            job.missed = True
+            self._engines.missed(now_ns)
+        if now_ns - job.taken_ns <= job.hang_ns:
+            return ""
+        job.hung = True
+        job.cancel("hung")
+        reason = job.hanging(now_ns)
+        if self._engines.hung(job.served, reason):
+            return reason
+        self._give_up()
+        return ""
+
+    def _stuck(self, now_ns: int) -> str:
+        """Why the node has to stop, where a worker without frames announces an engine and does not come back."""
+        found, waited_ns = self._engines.limits, now_ns - self._announcing_ns
+        if self._announcer is None or found is None or waited_ns <= found.hang_ns:
+            return ""
+        return f"transport: hangs: an announcement has not ended for {waited_ns / MS:.0f} ms"
 
     def _give_up(self) -> None:
         # A thread cannot be ended. What it holds is closed when it comes back, if ever; another one takes its place.
-        if self._announcer is self._job:
-            self._announcer = None
-        self._job, self._generation = None, self._generation + 1
+        self._job = self._announcer = None
+        self._generation += 1
         self._lock.notify_all()
 
     # --- hot swap
@@ -394,6 +406,7 @@ class Node:
             if self._announcer is not None:
                 return None
             self._engines.is_new, self._announcer = False, by
+            self._announcing_ns = self._clock.monotonic_ns()
         return Announcement(
             kind=primary.task.kind,
             name=primary.manifest.name,

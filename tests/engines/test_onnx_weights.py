@@ -62,3 +62,27 @@ def test_a_lost_file_and_a_short_one_are_one_line_each(saved, tmp_path):
     weights.unlink()
     with pytest.raises(ModelError, match=r"expected the weights file 'all\.bin' beside it, got nothing of that name"):
         load_weights_(onnx.load(saved, load_external_data=False), tmp_path)
+
+
+def stated(saved, tmp_path, **changes):
+    """What is said of the network, one of whose tensors says something else."""
+    model = onnx.load(saved, load_external_data=False)
+    tensor = stored_tensors(model)[0]
+    if "type" in changes:
+        tensor.data_type = changes["type"]
+    else:
+        (length,) = (each for each in tensor.external_data if each.key == "length")
+        tensor.external_data.remove(length)
+    with pytest.raises(ModelError) as caught:
+        load_weights_(model, tmp_path)
+    return str(caught.value)
+
+
+def test_a_short_file_is_noticed_where_the_network_does_not_say_how_long_it_is(saved, tmp_path):
+    (tmp_path / "all.bin").write_bytes(b"1234")
+    assert stated(saved, tmp_path) == "expected 16 bytes of 'a' in 'all.bin', got 4; copy the weights again"
+
+
+def test_a_type_that_onnx_does_not_have_is_one_line(saved, tmp_path):
+    said = stated(saved, tmp_path, type=99)
+    assert said == "expected weights of a type that ONNX has, got type 99 of 'a'; export it again"

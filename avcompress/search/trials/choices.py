@@ -170,6 +170,7 @@ def _range(node: yaml.Node, name: str, given: tuple[tuple[str, int], ...]) -> Ra
     if unknown:
         raise ChoiceError(node, f"{unknown[0]}: unknown key; valid keys here: between, log")
     ends = _read(keys["between"])
+    ends = [*map(_number, ends)] if isinstance(ends, list) else ends
     if not isinstance(ends, list) or len(ends) != 2 or not all(map(_is_finite, ends)):
         raise ChoiceError(
             keys["between"], f"between: expected two finite numbers, low and high, got {_told(ends)}; mend them"
@@ -191,6 +192,14 @@ def _read(node: yaml.Node) -> Any:
         return yaml.SafeLoader("").construct_document(node)
     except (yaml.YAMLError, ValueError) as error:
         raise ChoiceError(node, f"expected plain YAML values, got {str(error).splitlines()[0]}; mend them") from None
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 takes 1e-4 for a word; in a recipe it is a number."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _is_finite(value: Any) -> bool:

@@ -516,6 +516,38 @@ def test_an_announcement_that_never_ends_holds_up_nobody(bench, engine):
     assert b.is_exact()
 
 
+def test_an_announcement_that_never_ends_stops_a_node_without_frames_and_a_clean_up_gets_over_it(bench, engine):
+    b = bench(warmup=1).start()
+    b.engines["2"] = engine(revision=2)
+    announce, begun, release = b.port.announce, threading.Event(), threading.Event()
+
+    def stuck(_):
+        begun.set()
+        assert release.wait(20)
+
+    b.port.announce = stuck
+    b.node.swap("2")
+    given_up = threading.Thread(target=b.node.step)
+    given_up.start()
+    assert begun.wait(20)
+    b.time.pass_ms(500)
+    b.node.watch()
+    assert b.node.state == State.ACTIVE
+    b.time.pass_ms(1)
+    b.node.watch()
+    assert b.node.state == State.INACTIVE
+    assert b.status("engine").message == "transport: hangs: an announcement has not ended for 501 ms"
+
+    generation, b.port.announce = b.node.generation, announce
+    b.node.transition("cleanup")
+    b.start().serve(1)
+    assert (b.node.generation, len(b.port.published)) == (generation + 1, 1)
+    release.set()
+    given_up.join(20)
+    b.serve(1)
+    assert b.is_exact()
+
+
 def test_an_activation_does_not_wait_for_ever_for_an_announcement(bench, engine):
     b = bench(hang_ms=100).start()
     b.engines["2"] = engine(revision=2)

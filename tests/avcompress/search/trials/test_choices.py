@@ -94,6 +94,7 @@ def test_a_choice_that_offers_nothing_is_refused_with_its_line(text: str, messag
         ("[0x10, 1000]", 16, 1000, True, False),
         ("[010, 1_000]", 8, 1000, True, False),
         ("[1, 2.5e+1], log: True", 1, 25, False, True),
+        ("[1e-4, 1e-2]", 1e-4, 1e-2, False, False),
         ("[1, 8], log: yes", 1, 8, True, True),
         ("[1, 8], log: off", 1, 8, True, False),
     ],
