@@ -26,7 +26,8 @@ class SearchReport(Model):
     chosen: str | None = Field(description="key of the winner, else of the nearest one; null where nothing was judged")
     binding: tuple[str, ...] = Field(description="the contract's lines that stand in the way, where it is not met")
     front: tuple[str, ...] = Field(
-        description="keys of the trials with all images that no other one beats in accuracy, latency and size together"
+        description="keys of the trials with all images that no other one beats in accuracy, latency and size together; "
+        "what keeps the contract is beaten by such alone"
     )
     spent: bool = Field(description="whether the budget was spent before all was tried")
     trials: tuple[Record, ...] = Field(description="in order")
@@ -92,7 +93,7 @@ def markdown(report: SearchReport) -> str:
     if any(record.figures.noise_ms is not None for record in report.trials):
         lines += [
             "",
-            "`ms` with ± were measured in turns; what differs by less than both is equal. Others do not compare.",
+            "`ms` with ± were measured in turns; what differs by less than both is equal. Others count as slower.",
         ]
     lines += ["", f"`accuracy` is {report.metric}. Each trial's recipe and report are in `{TRIALS}`:", ""]
     lines += [f"- {record.number} at {record.share:g}: `{TRIALS}/{record.key[:16]}`" for record in report.trials]
