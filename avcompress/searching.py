@@ -225,8 +225,8 @@ def _known(job: SearchJob, classes: tuple[str, ...]) -> Callable[[Recipe], Any]:
     On a cluster that is this machine, where the best are timed at last; the cluster's others have the same runtimes.
     """
     inputs = KnownInputs(job.space.path.parent, job.data_root, classes)
-    timed_on = processors() if job.remote is None else job.remote.host
-    return lambda recipe: [*inputs(recipe), runtime_versions(), timed_on]
+    place = runtime_versions(), processors() if job.remote is None else job.remote.host
+    return lambda recipe: [*inputs(recipe), *place]
 
 
 def _told(record: Record, kept: bool) -> str:

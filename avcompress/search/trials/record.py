@@ -45,7 +45,7 @@ class Figures(Model):
     noise_ms: Measured = Field(
         None,
         description="how far chance may have moved the latency, which was measured in turns with others: those that "
-        "differ by less than both their noises are equal; null: it was measured by itself, and counts as slower than these",
+        "differ by less than both their noises are equal; null: it was measured by itself, and counts as slower",
     )
 
 

@@ -26,8 +26,8 @@ class SearchReport(Model):
     chosen: str | None = Field(description="key of the winner, else of the nearest one; null where nothing was judged")
     binding: tuple[str, ...] = Field(description="the contract's lines that stand in the way, where it is not met")
     front: tuple[str, ...] = Field(
-        description="keys of the trials with all images that no other one beats in accuracy, latency and size together; "
-        "what keeps the contract is beaten by such alone"
+        description="keys of the trials with all images that no other one beats in accuracy, latency and size "
+        "together; what keeps the contract is beaten by such alone"
     )
     spent: bool = Field(description="whether the budget was spent before all was tried")
     trials: tuple[Record, ...] = Field(description="in order")
