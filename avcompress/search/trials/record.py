@@ -58,7 +58,7 @@ class Record(Model):
     share: float = Field(description="of the images and of the training steps")
     suggestion: dict[str, int | float] = Field(description="by choice, the number of its option or its value")
     status: Status = Field(description="how it ended")
-    message: str = Field("", description="why, where it was not judged")
+    message: str = Field("", description="why, where it was not judged, or not timed")
     seconds: float = Field(description="wall time of its process")
     figures: Figures = Field(Figures(accuracy=None, latency_ms=None, size_bytes=None), description="what it reached")
     lines: tuple[Line, ...] = Field((), description="the contract")

@@ -137,7 +137,7 @@ def test_an_engine_that_the_other_machine_refuses_fails_the_trial_and_a_lost_con
 
 @pytest.mark.parametrize(
     ("trial_s", "left_s", "status", "limit_s"),
-    [(60, 600, "timed out", 60), (60, 20, "not begun", 20), (60, -1, "not begun", None)],
+    [(60, 600, "judged", 60), (60, 20, "not begun", 20), (60, -1, "not begun", None)],
 )
 def test_timing_there_takes_no_longer_than_a_trial_and_the_budget(
     trial: Task, monkeypatch: pytest.MonkeyPatch, trial_s: float, left_s: float, status: str, limit_s: float | None
@@ -153,6 +153,24 @@ def test_timing_there_takes_no_longer_than_a_trial_and_the_budget(
 
     assert found.status == status
     assert limits == ([] if limit_s is None else [pytest.approx(limit_s, abs=5)])
+
+
+def test_a_trial_that_is_timed_too_late_there_stays_judged_and_keeps_no_deadline_until_it_is_timed(
+    trial: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*_: Any) -> bytes:
+        raise LateError("--on vehicle: expected an answer")
+
+    monkeypatch.setattr(timing, "run_remotely", late)
+    fast = judged(trial)
+    fast = fast.model_copy(update={"lines": tuple(line.model_copy(update={"miss": 0.0}) for line in fast.lines)})
+    found = TimedOn(Remote("vehicle"))(fast, trial)
+    later = timed_again(found, trial.folder, lambda *_: facts("single_stream", 3.0, check("p99", 4.0, 5.0)), "vehicle")
+
+    assert (found.status, found.message, found.timed_on) == ("judged", "not timed on vehicle: ended after 60 s", "")
+    assert found.figures == Figures(accuracy=0.8, latency_ms=None, size_bytes=7)
+    assert (fast.met, found.broken) == (True, ("p99 @ ort",))
+    assert (later.figures.latency_ms, later.message, later.lines[1].measured) == (3.0, "", 4.0)
 
 
 def test_a_bench_here_that_hangs_is_ended(trial: Task, monkeypatch: pytest.MonkeyPatch) -> None:
