@@ -30,6 +30,7 @@ class SearchReport(Model):
         "together; what keeps the contract is beaten by such alone"
     )
     spent: bool = Field(description="whether the budget was spent before all was tried")
+    notes: tuple[str, ...] = Field((), description="which latencies could not be compared, and why")
     trials: tuple[Record, ...] = Field(description="in order")
 
     @property
@@ -88,6 +89,7 @@ def markdown(report: SearchReport) -> str:
     lines = [f"# Search: {report.recipe}", "", f"Best: {best}.", ""]
     lines += [f"In the way: {', '.join(report.binding)}.", ""] if report.binding else []
     lines += ["The budget was spent before all was tried.", ""] if report.spent else []
+    lines += [line for note in report.notes for line in (f"{note}.", "")]
     lines += [_line(COLUMNS), _line(["---"] * len(COLUMNS))]
     lines += [_line([*row(report, record)]) for record in report.trials]
     if any(record.figures.noise_ms is not None for record in report.trials):

@@ -193,6 +193,11 @@ def bench_on(remote: Remote, limit_s: float, beside: Sequence[Path] = ()) -> Ben
     return bench
 
 
+def bench_at(remote: Remote | None, limit_s: float, beside: Sequence[Path] = ()) -> Bench:
+    """On another one, or on this one: None."""
+    return bench_here(limit_s, beside) if remote is None else bench_on(remote, limit_s, beside)
+
+
 def _left(end: float) -> float:
     """The seconds until then, as time.monotonic() has it; raises LateError where there are none."""
     left = end - time.monotonic()
