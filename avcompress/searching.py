@@ -174,12 +174,13 @@ def _in_turns(job: SearchJob, report: SearchReport, chosen: Sequence[Record], wa
     try:
         found = timed_in_turns(list(zip(chosen, folders, strict=True)), bench)
     except (OSError, AvcompressError) as error:
+        why = str(error).replace(f"{job.out}/", "")  # the results may be moved
         lost = isinstance(error, MissingError) and not isinstance(error, LateError)
         able = [] if lost else [each for each in chosen if _runs_alone(job, each)]
         if not 1 < len(able) < len(chosen):
-            return _noted(report, f"{len(chosen)} trials are not timed in turns: {error}", watch)
+            return _noted(report, f"{len(chosen)} trials are not timed in turns: {why}", watch)
         numbers = ", ".join(str(each.number) for each in chosen if each not in able)
-        return _in_turns(job, _noted(report, f"not timed in turns: {numbers}: {error}", watch), able, watch)
+        return _in_turns(job, _noted(report, f"not timed in turns: {numbers}: {why}", watch), able, watch)
     for record, folder in zip(found, folders, strict=True):
         save_record(record, folder)
     return _with(job, report, found)
