@@ -32,7 +32,7 @@ from avcompress.search.trials.report import BEST, JSON, MARKDOWN, SearchReport, 
 from avcompress.search.trials.sampler import open_sampler
 from avcompress.search.trials.space import Space
 from avcompress.search.trials.spending import SPENT, counted
-from avcompress.search.trials.timing import ALONE, TimedOn, bench_here, bench_on, timed_again, timed_in_turns
+from avcompress.search.trials.timing import ALONE, TimedOn, bench_at, bench_here, timed_again, timed_in_turns
 from avcompress.search.trials.writing import recipe_text
 from avcompress.spec import AvcompressError, LateError, MissingError, RecipeError
 from avcompress.watch import SilentWatch, Watch, took
@@ -40,7 +40,7 @@ from validation.machine import processors, runtime_versions
 
 LOCK = "lock"
 _MOST = 16
-"""Engines that are run in turns, unless more are on the front: all are loaded at once."""
+"""Engines that are run in turns: all are loaded at once."""
 _REMOVAL_S = 4.0
 """For machines of a cluster to remove what they have kept."""
 OURS = (TRIALS, STEPS, JSON, MARKDOWN, PAGE, BEST, LOCK, SPENT)
@@ -137,62 +137,83 @@ def _compared(job: SearchJob, report: SearchReport, until: float, again: bool, w
     """The report by latencies that compare: those of trials are of different moments.
 
     Deadlines are judged by what an engine takes alone, which is measured `again` where trials had disturbed each other,
-    ran elsewhere, or are held to one; which of several is faster, by runs in turns. The front and the best one always
-    are measured so; until the budget is spent, others too that might be.
+    ran elsewhere, or are held to one; which of several is faster, by runs in turns.
     """
-    tried, alone = set[str](), set[str]()
-    while True:
-        report = _timed_alone(job, report, until, watch, alone) if again else report
-        wanted = _comparable(report, again, until)
-        if wanted <= tried or len(wanted) < 2:
-            return report
-        tried |= wanted
-        report = _in_turns(job, report, tried, watch)
+    report = _timed_alone(job, report, until, watch) if again else report
+    chosen = _comparable(report, again, until)
+    return _in_turns(job, report, chosen, watch) if len(chosen) > 1 else report
 
 
-def _comparable(report: SearchReport, again: bool, until: float) -> set[str]:
-    """Keys of the trials whose latencies decide something, as far as their engines run here, the fastest first."""
+def _comparable(report: SearchReport, again: bool, until: float) -> list[Record]:
+    """As many trials as may be loaded at once, of those whose engines run here: what decides most, then the fastest.
+
+    That is the best one, then the front, and until the budget is spent, all others, first what a time alone has beaten.
+    """
     timed = [each for each in _whole(report) if each.figures.latency_ms is not None and (each.timed_on or not again)]
-    decisive = [each for each in timed if each.key in {*report.front, report.chosen}]
-    others = [each for each in timed if each not in decisive and each.miss(timed=False) == 0]
-    others = sorted(others, key=lambda each: (each.figures.latency_ms, each.number)) if time.time() < until else []
-    return {each.key for each in (decisive + others)[: max(_MOST, len(decisive))]}
+    decisive = {report.chosen, *report.front}
+    due = timed if time.time() < until else [each for each in timed if each.key in decisive]
+
+    def urgency(each: Record) -> tuple[Any, ...]:
+        missed = each.miss(timed=False) > 0
+        return each.key != report.chosen, each.key not in decisive, missed, each.figures.latency_ms, each.number
+
+    return sorted(due, key=urgency)[:_MOST]
 
 
 def _whole(report: SearchReport) -> list[Record]:
     return [each for each in report.trials if each.status == "judged" and each.share == 1]
 
 
-def _in_turns(job: SearchJob, report: SearchReport, keys: Collection[str], watch: Watch) -> SearchReport:
-    """The report once these trials' engines were run in turns, which is saved; or as it was, where they cannot be."""
-    limit_s, remote = job.space.settings.trial_s, job.remote
-    chosen = [(each, job.out / TRIALS / each.key[:16]) for each in _whole(report) if each.key in keys]
-    bench = partial(bench_here, limit_s) if remote is None else partial(bench_on, remote, limit_s)
+def _in_turns(job: SearchJob, report: SearchReport, chosen: Sequence[Record], watch: Watch) -> SearchReport:
+    """The report once these trials' engines were run in turns, which is saved; or with a note that they were not.
+
+    Where that fails, engines that do not run by themselves either are left out; a connection that is lost ends it.
+    """
+    folders = [job.out / TRIALS / each.key[:16] for each in chosen]
+    bench = partial(bench_at, job.remote, len(chosen) * job.space.settings.trial_s)
     try:
-        found = timed_in_turns(chosen, lambda beside: bench(beside=beside))
+        found = timed_in_turns(list(zip(chosen, folders, strict=True)), bench)
     except (OSError, AvcompressError) as error:
-        if remote is not None and isinstance(error, MissingError) and not isinstance(error, LateError):
-            raise  # the connection is lost
-        watch.note(f"{len(chosen)} trials are not timed in turns: {error}")
-        return report
-    for record, (_, folder) in zip(found, chosen, strict=True):
+        why = str(error).replace(f"{job.out}/", "")  # the results may be moved
+        lost = isinstance(error, MissingError) and not isinstance(error, LateError)
+        able = [] if lost else [each for each in chosen if _runs_alone(job, each)]
+        if not 1 < len(able) < len(chosen):
+            return _noted(report, f"{len(chosen)} trials are not timed in turns: {why}", watch)
+        numbers = ", ".join(str(each.number) for each in chosen if each not in able)
+        return _in_turns(job, _noted(report, f"not timed in turns: {numbers}: {why}", watch), able, watch)
+    for record, folder in zip(found, folders, strict=True):
         save_record(record, folder)
     return _with(job, report, found)
+
+
+def _runs_alone(job: SearchJob, record: Record) -> bool:
+    try:
+        timed_again(record, job.out / TRIALS / record.key[:16], bench_at(job.remote, job.space.settings.trial_s), "")
+    except (OSError, AvcompressError):
+        return False
+    return True
+
+
+def _noted(report: SearchReport, note: str, watch: Watch) -> SearchReport:
+    watch.note(note)
+    return report.model_copy(update={"notes": (*report.notes, note)})
 
 
 def _with(job: SearchJob, report: SearchReport, found: Sequence[Record]) -> SearchReport:
     fresh = {(record.key, record.share): record for record in found}
     trials = [fresh.get((each.key, each.share), each) for each in report.trials]
-    return report_of(report.recipe, report.metric, trials, job.space.settings.prefer)
+    changed = report_of(report.recipe, report.metric, trials, job.space.settings.prefer)
+    return changed.model_copy(update={"notes": report.notes})
 
 
-def _timed_alone(job: SearchJob, report: SearchReport, until: float, watch: Watch, tried: set[str]) -> SearchReport:
+def _timed_alone(job: SearchJob, report: SearchReport, until: float, watch: Watch) -> SearchReport:
     """The report once trials were timed with nothing beside.
 
     The front and the best one always are; then, until the budget is spent, all others that a latency alone keeps from
     being the best. One whose engine does not run here, as that of another machine of a cluster, keeps the latency that
-    it had there, and is one of the `tried` from then on.
+    it had there.
     """
+    tried = set[str]()
     while (record := _next_untimed(report, tried, until)) is not None:
         tried.add(record.key)
         report = _with(job, report, [_alone(job, record, watch)])
@@ -225,8 +246,8 @@ def _known(job: SearchJob, classes: tuple[str, ...]) -> Callable[[Recipe], Any]:
     On a cluster that is this machine, where the best are timed at last; the cluster's others have the same runtimes.
     """
     inputs = KnownInputs(job.space.path.parent, job.data_root, classes)
-    timed_on = processors() if job.remote is None else job.remote.host
-    return lambda recipe: [*inputs(recipe), runtime_versions(), timed_on]
+    place = runtime_versions(), processors() if job.remote is None else job.remote.host
+    return lambda recipe: [*inputs(recipe), *place]
 
 
 def _told(record: Record, kept: bool) -> str:

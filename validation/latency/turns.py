@@ -30,12 +30,16 @@ class InTurn:
 
 
 def time_each(runs: Sequence[Callable[[], object]], turns: int, warmup: int = 0, clock: Clock = REAL.clock) -> Array:
-    """Milliseconds of each turn, (turns, engines), after so many that do not count; each turn begins with another."""
+    """Milliseconds of each turn, (turns, engines), after so many that do not count.
+
+    Each turn has an order of its own, the same every time: an engine that always followed the same one would have its
+    caches and threads to live with.
+    """
     times = np.empty((warmup + turns, len(runs)))
+    random = np.random.default_rng(0)
     with no_garbage_collection():
         for turn in range(warmup + turns):
-            for step in range(len(runs)):
-                place = (turn + step) % len(runs)
+            for place in random.permutation(len(runs)):
                 start = clock()
                 runs[place]()
                 times[turn, place] = (clock() - start) / 1e6

@@ -8,7 +8,7 @@ from itertools import combinations
 from statistics import fmean
 
 from avcompress.search.trials.choices import Value
-from avcompress.search.trials.record import Record, noise_ms
+from avcompress.search.trials.record import Record, slower_ms
 
 
 @dataclass(frozen=True)
@@ -70,21 +70,12 @@ def _different(one: Mapping[str, Value], other: Mapping[str, Value]) -> Iterator
     yield from (name for name in {*one, *other} if one.get(name) != other.get(name))
 
 
-def _gained_ms(before: Record, after: Record) -> float | None:
-    """Of latencies that were measured in turns; 0 within their noise."""
-    one, other = before.figures, after.figures
-    if one.latency_ms is None or other.latency_ms is None or one.noise_ms is None or other.noise_ms is None:
-        return None
-    gained = other.latency_ms - one.latency_ms
-    return gained if abs(gained) > noise_ms(before, after) else 0.0
-
-
 def _effect(choice: str, of: Value, to: Value, pairs: Sequence[tuple[Record, Record]]) -> Effect:
     def mean(name: str) -> float | None:
         values = [(getattr(before.figures, name), getattr(after.figures, name)) for before, after in pairs]
         known = [after - before for before, after in values if before is not None and after is not None]
         return fmean(known) if known else None
 
-    times = [gained for pair in pairs if (gained := _gained_ms(*pair)) is not None]
+    times = [gained for before, after in pairs if (gained := slower_ms(after, before)) is not None]
     latency_ms = fmean(times) if times else None
     return Effect(choice, of, to, mean("accuracy"), latency_ms, mean("size_bytes"), len(pairs))

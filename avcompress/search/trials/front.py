@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from avcompress.search.trials.record import Record, noise_ms
+from avcompress.search.trials.record import Record, slower_ms
 
 T = TypeVar("T")
-Objectives = tuple[float, ...]
+Objectives = tuple[Any, ...]
 """Each the less, the better; infinite where it was not measured."""
 Prefer = Literal["latency", "size", "accuracy"]
 
 
 def objectives(record: Record) -> Objectives:
-    """Lost accuracy, latency and size."""
+    """Lost accuracy, latency and size; who was not run in turns is behind all who were, whatever its own latency."""
     figures = record.figures
     accuracy = math.inf if figures.accuracy is None else -figures.accuracy
-    return accuracy, _or_infinite(figures.latency_ms), _or_infinite(figures.size_bytes)
+    latency = figures.noise_ms is None, _or_infinite(figures.latency_ms)
+    return accuracy, latency, _or_infinite(figures.size_bytes)
 
 
 def steady(record: Record) -> Objectives:
@@ -31,15 +32,15 @@ def steady(record: Record) -> Objectives:
 
 
 def outdoes(one: Record, other: Record) -> bool:
-    """Whether a trial dominates another one, latencies within their noise being equal."""
-    ours, theirs = objectives(one), objectives(other)
-    if abs(ours[1] - theirs[1]) <= noise_ms(one, other):
-        theirs = theirs[0], ours[1], theirs[2]
-    return dominates(ours, theirs)
+    """Whether a trial dominates another one; one that keeps the contract is outdone by such alone.
+
+    Noise has no part in it: `equal within noise` is not transitive, and would let each trial of a row drop the next.
+    """
+    return one.met >= other.met and dominates(objectives(one), objectives(other))
 
 
 def front_of(records: Sequence[Record]) -> tuple[Record, ...]:
-    """Those that no other one outdoes. There is always one: of trials that are alike in all else, the fastest."""
+    """Those that no other one outdoes; each of the rest is outdone by one of these."""
     return tuple(record for record in records if not any(outdoes(other, record) for other in records))
 
 
@@ -69,14 +70,15 @@ def promoted(records: Sequence[Record], count: int) -> tuple[Record, ...]:
 
 
 def winner(records: Iterable[Record], prefer: Prefer) -> Record | None:
-    """The best whole trial that keeps the contract; None where none does.
+    """The best whole trial that keeps the contract, one of the front; None where none does.
 
-    It is the best in what is preferred; of those as good in that, the best in the next figure, and so on.
+    It is the best in what is preferred; of those as good in that, the best in the next figure, and so on. Latencies
+    within their noise of the least are as good.
     """
-    left = [record for record in records if record.share == 1 and record.met]
+    left = front_of([record for record in records if record.share == 1 and record.met])
     for place in _ORDER[prefer] if left else ():
         best = min(left, key=lambda record: objectives(record)[place])
-        left = [record for record in left if _equals(record, best, place)]
+        left = tuple(record for record in left if _equals(record, best, place))
     return min(left, key=lambda record: record.number, default=None)
 
 
@@ -107,5 +109,5 @@ _ORDER: Mapping[Prefer, tuple[int, ...]] = {
 
 
 def _equals(record: Record, best: Record, place: int) -> bool:
-    own, least = objectives(record)[place], objectives(best)[place]
-    return own == least or (place == _LATENCY and own - least <= noise_ms(record, best))
+    same = objectives(record)[place] == objectives(best)[place]
+    return same or (place == _LATENCY and slower_ms(record, best) == 0)

@@ -223,9 +223,13 @@ def _timed(ground: Ground, record: Record | None, task: Task) -> Record | None:
 
 
 def _kept(task: Task) -> Record | None:
-    """What is known of a task; one that failed, or ran out of a time that is longer now, is tried again."""
+    """What is known of a task; one that failed, or ran out of a time that is longer now, is tried again.
+
+    That it was measured in turns with others holds for those of its own search alone: noise is left out.
+    """
     record = load_record(task.folder, task.key)
     if record is None or record.status == "failed" or (record.status == "timed out" and record.seconds < task.limit_s):
         return None
     named = record_of(task, record.status, record.seconds, record.message)
-    return named.model_copy(update={name: getattr(record, name) for name in ("figures", "lines", "timed_on")})
+    figures = record.figures.model_copy(update={"noise_ms": None})
+    return named.model_copy(update={"figures": figures, "lines": record.lines, "timed_on": record.timed_on})

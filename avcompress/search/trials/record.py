@@ -45,7 +45,7 @@ class Figures(Model):
     noise_ms: Measured = Field(
         None,
         description="how far chance may have moved the latency, which was measured in turns with others: those that "
-        "differ by less than both their noises are equal; null: it was measured by itself, and compares with none",
+        "differ by less than both their noises are equal; null: it was measured by itself, and counts as slower",
     )
 
 
@@ -58,7 +58,7 @@ class Record(Model):
     share: float = Field(description="of the images and of the training steps")
     suggestion: dict[str, int | float] = Field(description="by choice, the number of its option or its value")
     status: Status = Field(description="how it ended")
-    message: str = Field("", description="why, where it was not judged")
+    message: str = Field("", description="why, where it was not judged, or not timed")
     seconds: float = Field(description="wall time of its process")
     figures: Figures = Field(Figures(accuracy=None, latency_ms=None, size_bytes=None), description="what it reached")
     lines: tuple[Line, ...] = Field((), description="the contract")
@@ -81,9 +81,13 @@ class Record(Model):
         return sum(line.miss for line in self.lines if timed or not line.timed)
 
 
-def noise_ms(one: Record, other: Record) -> float:
-    """Latencies that differ by no more are equal."""
-    return (one.figures.noise_ms or 0.0) + (other.figures.noise_ms or 0.0)
+def slower_ms(one: Record, other: Record) -> float | None:
+    """How much longer one takes than another; 0 within their noise, None unless they were measured in turns."""
+    ours, theirs = one.figures, other.figures
+    if ours.latency_ms is None or theirs.latency_ms is None or ours.noise_ms is None or theirs.noise_ms is None:
+        return None
+    longer = ours.latency_ms - theirs.latency_ms
+    return longer if abs(longer) > ours.noise_ms + theirs.noise_ms else 0.0
 
 
 def lines_of(report: Report) -> tuple[Line, ...]:

@@ -26,9 +26,11 @@ class SearchReport(Model):
     chosen: str | None = Field(description="key of the winner, else of the nearest one; null where nothing was judged")
     binding: tuple[str, ...] = Field(description="the contract's lines that stand in the way, where it is not met")
     front: tuple[str, ...] = Field(
-        description="keys of the trials with all images that no other one beats in accuracy, latency and size together"
+        description="keys of the trials with all images that no other one beats in accuracy, latency and size "
+        "together; what keeps the contract is beaten by such alone"
     )
     spent: bool = Field(description="whether the budget was spent before all was tried")
+    notes: tuple[str, ...] = Field((), description="which latencies could not be compared, and why")
     trials: tuple[Record, ...] = Field(description="in order")
 
     @property
@@ -87,12 +89,13 @@ def markdown(report: SearchReport) -> str:
     lines = [f"# Search: {report.recipe}", "", f"Best: {best}.", ""]
     lines += [f"In the way: {', '.join(report.binding)}.", ""] if report.binding else []
     lines += ["The budget was spent before all was tried.", ""] if report.spent else []
+    lines += [line for note in report.notes for line in (f"{note}.", "")]
     lines += [_line(COLUMNS), _line(["---"] * len(COLUMNS))]
     lines += [_line([*row(report, record)]) for record in report.trials]
     if any(record.figures.noise_ms is not None for record in report.trials):
         lines += [
             "",
-            "`ms` with ± were measured in turns; what differs by less than both is equal. Others do not compare.",
+            "`ms` with ± were measured in turns; what differs by less than both is equal. Others count as slower.",
         ]
     lines += ["", f"`accuracy` is {report.metric}. Each trial's recipe and report are in `{TRIALS}`:", ""]
     lines += [f"- {record.number} at {record.share:g}: `{TRIALS}/{record.key[:16]}`" for record in report.trials]

@@ -40,17 +40,25 @@ class TimedOn:
 
     def __call__(self, record: Record, task: Task) -> Record:
         """The record with what was found there; raises MissingError where that machine does not answer."""
-        left, start = task.until - time.time(), time.monotonic()
+        left = task.until - time.time()
         limit_s = min(task.limit_s, left)
         try:
             return timed_again(record, task.folder, bench_on(self.remote, limit_s), self.remote.host)
         except LateError:
             if left < task.limit_s:
                 return record_of(task, "not begun", record.seconds, "the budget was spent before it was timed")
-            seconds = round(record.seconds + time.monotonic() - start, 3)
-            return record_of(task, "timed out", seconds, f"timed on {self.remote.host}: ended after {limit_s:g} s")
+            return _untimed(record, f"not timed on {self.remote.host}: ended after {limit_s:g} s")
         except EngineError as error:
             return record_of(task, "failed", record.seconds, str(error))
+
+
+def _untimed(record: Record, why: str) -> Record:
+    """A judged trial whose engine was not timed where its deadlines are to be kept: it keeps none of them."""
+    lines = tuple(
+        line.model_copy(update={"measured": None, "miss": 1.0}) if line.timed and line.sense == "<=" else line
+        for line in record.lines
+    )
+    return _with_latency(record, None, None).model_copy(update={"lines": lines, "message": why})
 
 
 def timed_again(record: Record, folder: Path, bench: Bench, where: str) -> Record:
@@ -74,7 +82,7 @@ def timed_again(record: Record, folder: Path, bench: Bench, where: str) -> Recor
             median = facts.scenario.latency.p50.ms
         lines |= {line.name: line for line in _lines(term, facts.checks)}
     timed = _with_latency(record, median, None)
-    return timed.model_copy(update={"lines": tuple(lines.values()), "timed_on": where})
+    return timed.model_copy(update={"lines": tuple(lines.values()), "timed_on": where, "message": ""})
 
 
 def timed_in_turns(
@@ -183,6 +191,11 @@ def bench_on(remote: Remote, limit_s: float, beside: Sequence[Path] = ()) -> Ben
         return facts_from(remote, BenchFacts, run_remotely(hasty, arguments, {folder.name: folder, **files}))
 
     return bench
+
+
+def bench_at(remote: Remote | None, limit_s: float, beside: Sequence[Path] = ()) -> Bench:
+    """On another one, or on this one: None."""
+    return bench_here(limit_s, beside) if remote is None else bench_on(remote, limit_s, beside)
 
 
 def _left(end: float) -> float:

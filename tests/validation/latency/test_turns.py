@@ -1,5 +1,10 @@
 """Several engines run in turns; the clock and the engines are made up."""
 
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,11 +13,11 @@ from hypothesis import strategies as st
 from validation.latency import in_turn, time_each
 
 
-def test_each_turn_begins_with_another_engine_and_the_warm_up_is_left_out() -> None:
+def test_each_turn_has_each_engine_once_and_the_warm_up_is_left_out() -> None:
     ran: list[str] = []
     now = [0]
 
-    def engine(name: str, ms: int) -> object:
+    def engine(name: str, ms: int) -> Callable[[], None]:
         def run() -> None:
             ran.append(name)
             now[0] += ms * 1_000_000
@@ -21,8 +26,22 @@ def test_each_turn_begins_with_another_engine_and_the_warm_up_is_left_out() -> N
 
     times = time_each([engine("a", 1), engine("b", 2), engine("c", 3)], 2, warmup=1, clock=lambda: now[0])
 
-    assert "".join(ran) == "abc" + "bca" + "cab"
+    assert [sorted(ran[turn : turn + 3]) for turn in (0, 3, 6)] == [["a", "b", "c"]] * 3
     assert times.tolist() == [[1, 2, 3], [1, 2, 3]]
+
+
+def test_no_engine_follows_the_same_one_more_often_than_another_and_the_order_is_the_same_every_time() -> None:
+    ran: list[str] = []
+    runs = [partial(ran.append, name) for name in "abcd"]
+    time_each(runs, 600)
+    first = ran.copy()
+    ran.clear()
+    time_each(runs, 600)
+
+    assert ran == first
+    pairs = Counter((one, other) for one, other in pairwise(first) if one != other)
+    assert len(pairs) == 12
+    assert max(pairs.values()) < 1.5 * min(pairs.values())
 
 
 def test_a_turn_in_which_the_machine_was_slow_for_all_moves_nothing() -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avcompress.search.trials.front import binding, dominates, front, front_of, nearest, outdoes, promoted, winner
-from avcompress.search.trials.record import Figures, Line, Record
+from avcompress.search.trials.record import Figures, Line, Record, slower_ms
 
 Points = list[tuple[float, ...]]
 points = st.lists(st.tuples(*[st.integers(0, 4).map(float)] * 3), max_size=8)
@@ -58,8 +58,10 @@ def test_the_winner_is_the_preferred_one_of_those_that_keep_the_contract() -> No
     assert winner([records[2]], "latency") is None
 
 
-def in_turns(number: int, accuracy: float, ms: float, noise_ms: float, size: int = 10) -> Record:
-    found = record(number, accuracy, ms, size)
+def in_turns(
+    number: int, accuracy: float, ms: float, noise_ms: float | None, size: int = 10, **broken: float
+) -> Record:
+    found = record(number, accuracy, ms, size, **broken)
     return found.model_copy(update={"figures": found.figures.model_copy(update={"noise_ms": noise_ms})})
 
 
@@ -69,22 +71,52 @@ def test_of_trials_that_are_as_fast_as_each_other_the_next_figure_decides() -> N
 
     assert winner([fast, other, slow], "latency").number == 1
     assert winner([fast, other, small], "latency").number == 2
-    assert [each.number for each in front_of([fast, other, small])] == [2]
-    assert [each.number for each in front_of([fast, slow])] == [0, 3]
+    assert [each.number for each in front_of([fast, other, small])] == [0, 2]
     assert winner([in_turns(0, 0.8, 9.7, 0.3), other], "latency").number == 0
 
 
-@given(st.lists(st.tuples(*[st.integers(0, 3)] * 4), min_size=1, max_size=8))
-def test_noise_never_leaves_the_front_empty_and_without_it_the_front_is_the_usual_one(found: Points) -> None:
-    records = [in_turns(number, a / 4, ms + 1.0, n / 2, size) for number, (a, ms, size, n) in enumerate(found)]
-    exact = [
-        each.model_copy(update={"figures": each.figures.model_copy(update={"noise_ms": None})}) for each in records
-    ]
+def test_in_a_row_of_trials_each_as_fast_as_the_next_none_drops_another() -> None:
+    three = [in_turns(number, 0.8 + number / 100, 10 + number / 4, 0.15) for number in range(3)]
+    row = [in_turns(number, 0.8 + number / 1000, 10 * 1.03**number, 0.2 * 1.03**number) for number in range(16)]
 
-    assert front_of(records)
-    assert not any(outdoes(one, one) for one in records)
-    points = [(-a / 4, ms + 1.0, float(size)) for a, ms, size, _ in found]
-    assert [each.number for each in front_of(exact)] == [n for n, p in enumerate(points) if p in front(points, itself)]
+    for records in (three, row):
+        assert list(front_of(records)) == records
+        assert winner(records, "latency").number == 1
+
+
+def test_a_trial_that_was_not_run_in_turns_is_slower_than_those_that_were() -> None:
+    records = [in_turns(0, 0.8, 10.0, 0.3), in_turns(1, 0.8, 2.0, None), in_turns(2, 0.9, 3.0, None)]
+
+    assert [each.number for each in front_of(records)] == [0, 2]
+    assert winner(records, "latency").number == 0
+    assert winner(records, "accuracy").number == 2
+    assert slower_ms(records[1], records[0]) is None
+    assert winner(records[1:], "latency").number == 1  # with none run in turns, each has its own
+
+
+@given(
+    st.lists(st.tuples(*[st.integers(0, 3)] * 4, st.booleans()), min_size=1, max_size=8),
+    st.sampled_from(["latency", "size", "accuracy"]),
+)
+def test_what_is_not_on_the_front_is_outdone_by_one_that_is_and_the_winner_is_on_it(found: Points, prefer: str) -> None:
+    records = [
+        in_turns(number, a / 4, ms + 1.0, n / 2 if n else None, size, AP=float(broken))
+        for number, (a, ms, size, n, broken) in enumerate(found)
+    ]
+    best, chosen = front_of(records), winner(records, prefer)  # type: ignore[arg-type]
+
+    assert all(each in best or any(outdoes(other, each) for other in best) for each in records)
+    assert chosen in best if any(each.met for each in records) else chosen is None
+    assert not any(outdoes(one, other) for one, other in itertools.permutations(best, 2))
+
+
+@given(points)
+def test_without_noise_the_front_is_the_usual_one(found: Points) -> None:
+    records = [record(number, -a, ms, int(size)) for number, (a, ms, size) in enumerate(found)]
+
+    assert [
+        (-each.figures.accuracy, each.figures.latency_ms, each.figures.size_bytes) for each in front_of(records)
+    ] == [*front(found, itself)]
 
 
 def test_a_trial_with_a_share_of_the_images_never_wins() -> None:

@@ -14,7 +14,7 @@ import pytest
 from avcompress.recipe_load import load_recipe
 from avcompress.search.trials import spending
 from avcompress.search.trials.process import Task
-from avcompress.search.trials.record import Record
+from avcompress.search.trials.record import Record, save_record
 from avcompress.search.trials.report import SearchReport
 from avcompress.search.trials.space import load_space
 from avcompress.searching import SearchJob, execute_search
@@ -253,6 +253,30 @@ def test_no_trial_is_kept_from_other_versions_of_the_runtimes_or_another_machine
 
     assert tried(other) == tried(first)
     assert back.ran == []
+
+
+def test_versions_of_runtimes_are_read_once_in_a_search(
+    searched: Searched, fake_runner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    monkeypatch.setattr("avcompress.searching.runtime_versions", lambda: read.append("") or {"openvino": "2030.9"})
+    runner = fake_runner()
+    searching(searched(shares=[1.0]), runner)
+
+    assert len(runner.ran) > 1
+    assert len(read) == 1
+
+
+def test_a_latency_that_an_earlier_search_measured_in_turns_has_no_noise_in_the_next_one(
+    searched: Searched, fake_runner: Any, tmp_path: Path
+) -> None:
+    path = searched(shares=[1.0])
+    for record in searching(path, fake_runner()).trials:
+        in_turns = record.figures.model_copy(update={"latency_ms": 7.0, "noise_ms": 0.1})
+        save_record(record.model_copy(update={"figures": in_turns}), tmp_path / "out" / "trials" / record.key[:16])
+    report = searching(path, fake_runner(), resume=True)
+
+    assert {(each.figures.latency_ms, each.figures.noise_ms) for each in report.trials} == {(7.0, None)}
 
 
 def test_a_trial_that_was_refused_for_a_file_that_is_there_now_is_tried_again(

@@ -17,7 +17,7 @@ from avcompress.remote import Remote
 from avcompress.search.trials import timing
 from avcompress.search.trials.process import Task, record_of
 from avcompress.search.trials.record import Figures, Line, Record, load_record
-from avcompress.search.trials.report import report_of
+from avcompress.search.trials.report import markdown, report_of
 from avcompress.search.trials.space import load_space
 from avcompress.search.trials.timing import ALONE, TimedOn, timed_again, timed_in_turns
 from avcompress.searching import SearchJob
@@ -137,7 +137,7 @@ def test_an_engine_that_the_other_machine_refuses_fails_the_trial_and_a_lost_con
 
 @pytest.mark.parametrize(
     ("trial_s", "left_s", "status", "limit_s"),
-    [(60, 600, "timed out", 60), (60, 20, "not begun", 20), (60, -1, "not begun", None)],
+    [(60, 600, "judged", 60), (60, 20, "not begun", 20), (60, -1, "not begun", None)],
 )
 def test_timing_there_takes_no_longer_than_a_trial_and_the_budget(
     trial: Task, monkeypatch: pytest.MonkeyPatch, trial_s: float, left_s: float, status: str, limit_s: float | None
@@ -153,6 +153,24 @@ def test_timing_there_takes_no_longer_than_a_trial_and_the_budget(
 
     assert found.status == status
     assert limits == ([] if limit_s is None else [pytest.approx(limit_s, abs=5)])
+
+
+def test_a_trial_that_is_timed_too_late_there_stays_judged_and_keeps_no_deadline_until_it_is_timed(
+    trial: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*_: Any) -> bytes:
+        raise LateError("--on vehicle: expected an answer")
+
+    monkeypatch.setattr(timing, "run_remotely", late)
+    fast = judged(trial)
+    fast = fast.model_copy(update={"lines": tuple(line.model_copy(update={"miss": 0.0}) for line in fast.lines)})
+    found = TimedOn(Remote("vehicle"))(fast, trial)
+    later = timed_again(found, trial.folder, lambda *_: facts("single_stream", 3.0, check("p99", 4.0, 5.0)), "vehicle")
+
+    assert (found.status, found.message, found.timed_on) == ("judged", "not timed on vehicle: ended after 60 s", "")
+    assert found.figures == Figures(accuracy=0.8, latency_ms=None, size_bytes=7)
+    assert (fast.met, found.broken) == (True, ("p99 @ ort",))
+    assert (later.figures.latency_ms, later.message, later.lines[1].measured) == (3.0, "", 4.0)
 
 
 def test_a_bench_here_that_hangs_is_ended(trial: Task, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +254,7 @@ def test_after_trials_side_by_side_the_front_is_timed_alone_until_the_winner_has
         return record.model_copy(update={"figures": figures, "timed_on": where})
 
     monkeypatch.setattr(searching, "timed_again", again)
-    found = searching._timed_alone(job, base, time.time() + 60, SilentWatch(), set())
+    found = searching._timed_alone(job, base, time.time() + 60, SilentWatch())
 
     assert [(each.number, each.figures.latency_ms) for each in found.trials] == [(0, 5.0), (1, 1.5), (2, 9.0)]
     assert (found.chosen, found.front) == ("1", ("0", "1"))
@@ -268,9 +286,7 @@ def test_a_trial_that_a_disturbed_latency_alone_has_beaten_is_timed_alone_as_lon
         return record.model_copy(update={"figures": figures, "lines": kept, "timed_on": where})
 
     monkeypatch.setattr(searching, "timed_again", again)
-    found = searching._timed_alone(
-        job, report_of("x", "mIoU", records, "latency"), time.time() + left_s, SilentWatch(), set()
-    )
+    found = searching._timed_alone(job, report_of("x", "mIoU", records, "latency"), time.time() + left_s, SilentWatch())
 
     assert (sorted(tried), found.chosen) == (timed, chosen)
 
@@ -287,7 +303,7 @@ def test_a_trial_that_hangs_when_it_is_timed_alone_stays_judged_and_is_not_run_a
 
     monkeypatch.setattr(searching, "timed_again", again)
     base = report_of("x", "mIoU", [judged_with(0, 0.9, 1.0), judged_with(1, 0.8, 2.0)], "latency")
-    found = searching._timed_alone(job, base, time.time() + 60, SilentWatch(), set())
+    found = searching._timed_alone(job, base, time.time() + 60, SilentWatch())
 
     assert [(each.status, each.timed_on) for each in found.trials] == [("judged", ""), ("judged", ALONE)]
     assert load_record(tmp_path / "out" / "trials" / "0", "0") is None  # what the trial itself has left holds
@@ -313,46 +329,133 @@ def test_trials_are_run_in_turns_and_their_latencies_have_a_noise(trial: Task, t
     assert [each.lines for each in found] == [judged(trial).lines] * 3
 
 
-def test_the_front_is_timed_in_turns_again_until_nothing_else_has_come_onto_it(
-    searched: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class Turns:
+    """In the place of `timed_in_turns`: who was run, and what it took; the errors are raised first."""
+
+    def __init__(self, true: dict[int, float], *errors: Exception) -> None:
+        self.true, self.errors, self.ran = true, list(errors), list[list[int]]()
+
+    def __call__(self, trials: Any, _: Any) -> list[Record]:
+        self.ran.append([each.number for each, _ in trials])
+        if self.errors:
+            raise self.errors.pop(0)
+        return [in_turns(each, self.true[each.number]) for each, _ in trials]
+
+
+def in_turns(record: Record, ms: float) -> Record:
+    figures = record.figures.model_copy(update={"latency_ms": ms, "noise_ms": 0.4})
+    return record.model_copy(update={"figures": figures})
+
+
+@pytest.fixture
+def out_job(searched: Any, tmp_path: Path) -> SearchJob:
+    """A search that is at its end."""
+    return SearchJob(load_space(searched(shares=[1.0], trial_s=60)), tmp_path, tmp_path / "out")
+
+
+def test_the_best_the_front_and_what_is_near_are_run_in_turns(
+    out_job: SearchJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = SearchJob(load_space(searched(shares=[1.0])), tmp_path, tmp_path / "out")
     # Of different moments: 0 seems the fastest, and 2, which breaks another line, far too slow for the front.
     wrong = Line(name="mIoU @ ort", measured=0.05, sense=">=", limit=0.1, miss=0.5, timed=False)
     records = [judged_with(0, 0.8, 10.0), judged_with(1, 0.9, 28.0), judged_with(2, 0.05, 20.0)]
     records[2] = records[2].model_copy(update={"lines": (wrong,)})
-    true = {0: 22.0, 1: 22.5, 2: 20.0}
-    turns: list[list[int]] = []
-
-    def in_turns(trials: Any, bench_beside: Any) -> list[Record]:
-        turns.append([each.number for each, _ in trials])
-        figures = [
-            each.figures.model_copy(update={"latency_ms": true[each.number], "noise_ms": 0.4}) for each, _ in trials
-        ]
-        return [each.model_copy(update={"figures": own}) for (each, _), own in zip(trials, figures, strict=True)]
-
-    monkeypatch.setattr(searching, "timed_in_turns", in_turns)
+    turns = Turns({0: 22.0, 1: 22.5, 2: 20.0})
+    monkeypatch.setattr(searching, "timed_in_turns", turns)
     base = report_of("x", "mIoU", records, "latency")
     assert (base.chosen, base.front) == ("0", ("0", "1"))
-    found = searching._compared(job, base, time.time() + 60, again=False, watch=SilentWatch())
+    found = searching._compared(out_job, base, time.time() + 60, again=False, watch=SilentWatch())
 
-    assert turns == [[0, 1], [0, 1, 2]]
-    assert (found.chosen, found.front) == ("1", ("1", "2"))  # 0 and 1 are as fast as each other
+    assert turns.ran == [[0, 1, 2]]
+    assert (found.chosen, found.front) == ("1", ("0", "1", "2"))  # 0 and 1 are as fast as each other
     assert load_record(tmp_path / "out" / "trials" / "1", "1").figures.noise_ms == 0.4
 
 
-def test_trials_that_cannot_be_run_in_turns_keep_their_own_latencies_and_that_is_told(
-    searched: Any, tmp_path: Path
+@pytest.mark.parametrize(("left_s", "rising", "ran"), [(60, 0.001, 16), (60, 0, 16), (-1, 0.001, 16), (-1, 0, 1)])
+def test_never_more_than_16_engines_are_loaded_at_once_and_without_budget_the_front_alone(
+    out_job: SearchJob, monkeypatch: pytest.MonkeyPatch, left_s: float, rising: float, ran: int
 ) -> None:
-    job = SearchJob(load_space(searched(shares=[1.0])), tmp_path, tmp_path / "out")
+    records = [judged_with(number, 0.5 + number * rising, 10 * 1.03**number) for number in range(60)]
+    turns = Turns({number: 10.0 - number / 100 for number in range(60)})
+    monkeypatch.setattr(searching, "timed_in_turns", turns)
+    base = report_of("x", "mIoU", records, "accuracy")
+    found = searching._compared(out_job, base, time.time() + left_s, again=False, watch=SilentWatch())
+
+    best = int(base.chosen or 0)
+    assert turns.ran == ([[best, *(number for number in range(60) if number != best)][:ran]] if ran > 1 else [])
+    assert found.chosen in found.front
+
+
+def test_engines_run_in_turns_have_the_time_of_as_many_trials(
+    out_job: SearchJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[tuple[float, int]] = []
+
+    def bench_at(remote: Remote | None, limit_s: float, beside: Sequence[Path]) -> Any:
+        assert remote is None
+        limits.append((limit_s, len(beside)))
+
+    def timed(trials: Any, bench_beside: Any) -> list[Record]:
+        bench_beside([folder for _, folder in trials[1:]])
+        return [in_turns(each, 1.0) for each, _ in trials]
+
+    monkeypatch.setattr(searching, "bench_at", bench_at)
+    monkeypatch.setattr(searching, "timed_in_turns", timed)
+    base = report_of("x", "mIoU", [judged_with(number, 0.5, 9.0 + number) for number in range(5)], "latency")
+    searching._compared(out_job, base, time.time() + 60, again=False, watch=SilentWatch())
+
+    assert limits == [(300.0, 4)]
+
+
+def test_trials_that_cannot_be_run_in_turns_keep_their_own_latencies_and_that_is_told(out_job: SearchJob) -> None:
     base = report_of("x", "mIoU", [judged_with(0, 0.9, 2.0), judged_with(1, 0.8, 1.0)], "latency")
     told: list[str] = []
     watch = SilentWatch()
     watch.note = told.append  # type: ignore[method-assign]
+    found = searching._compared(out_job, base, time.time() + 60, again=False, watch=watch)
 
-    assert searching._compared(job, base, time.time() + 60, again=False, watch=watch) == base
+    assert found == base.model_copy(update={"notes": tuple(told)})
     (note,) = told
     assert note.startswith("2 trials are not timed in turns: ")
+    assert note in markdown(found)
+
+
+def test_an_engine_that_fails_is_left_out_and_the_others_are_compared(
+    out_job: SearchJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = Turns({0: 5.0, 2: 4.0}, EngineError("no such engine"))
+
+    def again(record: Record, folder: Path, bench: Any, where: str) -> Record:
+        if record.number == 1:
+            raise EngineError("no such engine")
+        return record
+
+    monkeypatch.setattr(searching, "timed_in_turns", turns)
+    monkeypatch.setattr(searching, "timed_again", again)
+    base = report_of("x", "mIoU", [judged_with(number, 0.5, 9.0 + number) for number in range(3)], "latency")
+    found = searching._compared(out_job, base, time.time() + 60, again=False, watch=SilentWatch())
+
+    assert turns.ran == [[0, 1, 2], [0, 2]]
+    assert found.notes == ("not timed in turns: 1: no such engine",)
+    assert [each.figures.latency_ms for each in found.trials] == [5.0, 10.0, 4.0]
+    assert found.chosen == "2"
+
+
+@pytest.mark.parametrize("said", ["--on vehicle: expected a connection by SSH", "vehicle: exit code 137: Killed"])
+def test_a_search_whose_engines_cannot_be_run_in_turns_on_the_other_machine_leaves_its_results_all_the_same(
+    searched: Any, fake_runner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    pytest.importorskip("optuna", reason="the extra `search` is not installed")
+    path = searched([{"kind": "ptq", "ranges": {"choose": ["mse", "minmax"]}}], shares=[1.0])
+    monkeypatch.setattr(searching, "timed_in_turns", Turns({}, MissingError(said)))
+    monkeypatch.setattr(searching, "require_remote", lambda _: None)
+    monkeypatch.setattr(timing, "timed_again", lambda record, *_: record.model_copy(update={"timed_on": "vehicle"}))
+    job = SearchJob(load_space(path), tmp_path, tmp_path / "out", runner=fake_runner(), remote=Remote("vehicle"))
+    report = searching.execute_search(job, SilentWatch())
+
+    assert report.notes == (f"2 trials are not timed in turns: {said}",)
+    assert said in (tmp_path / "out" / "search.md").read_text()
+    assert said in (tmp_path / "out" / "index.html").read_text()
 
 
 def judged_with(number: int, accuracy: float, ms: float) -> Record:
