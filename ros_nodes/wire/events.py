@@ -58,7 +58,12 @@ def unmatched(
         for topic, writer in writers.items()
         if topic in suspects
     ]
-    return {topic for topic, kind, known in met if _present(participant, kind, topic) - set(known)}
+    return {topic for topic, kind, known in met if _present(participant, kind, topic) - {*map(_unsigned, known)}}
+
+
+def _unsigned(handle: int) -> int:
+    """As samples have it: the binding gives the handles of matched endpoints as if they had a sign."""
+    return handle % (1 << 64)
 
 
 def _present(participant: Participant, kind: Any, topic: str) -> set[int]:
