@@ -82,8 +82,10 @@ async def _listen(folder: Path, host_key: asyncssh.SSHKey, connections: list[Any
     async def handle(process: asyncssh.SSHServerProcess) -> None:
         connections.append(process.get_extra_info("connection"))
         shell = await asyncio.create_subprocess_shell(process.command, stdin=-1, stdout=-1, stderr=-1)
-        await process.redirect(stdin=shell.stdin, stdout=shell.stdout, stderr=shell.stderr, send_eof=True)
+        feeding = asyncio.create_task(_feed(process, shell))
+        await process.redirect(stdout=shell.stdout, stderr=shell.stderr, send_eof=True)
         code = await shell.wait()
+        feeding.cancel()
         await process.stderr.drain()
         await process.stdout.drain()
         process.exit(code)
@@ -92,6 +94,16 @@ async def _listen(folder: Path, host_key: asyncssh.SSHKey, connections: list[Any
         "127.0.0.1", 0, server_host_keys=[host_key], authorized_client_keys=str(folder / "authorized"),
         process_factory=handle, encoding=None,
     )  # fmt: skip
+
+
+async def _feed(process: asyncssh.SSHServerProcess, shell: asyncio.subprocess.Process) -> None:
+    """What comes goes to the shell; asyncssh's own way ends the connection where the shell has ended before."""
+    assert shell.stdin is not None
+    with contextlib.suppress(ConnectionError, asyncssh.Error):
+        while data := await process.stdin.read(1 << 16):
+            shell.stdin.write(data)
+            await shell.stdin.drain()
+    shell.stdin.close()
 
 
 def _configure(folder: Path, port: int, host_key: asyncssh.SSHKey) -> Path:
