@@ -22,7 +22,7 @@ from avcompress.step_cache import link_folder
 from engines.build import Built, build_engine
 from engines.machine import building_gpu
 from engines.manifest import Manifest, network_tensors, read_manifest, write_manifest
-from validation.machine import describe_machine, runtime_versions
+from validation.machine import processors, runtime_versions
 
 ENGINE, RESULT = "engine", "result.json"
 
@@ -38,10 +38,9 @@ def engine_key(built: Built, engine: Engine) -> str:
 
 
 def _build(bench: Bench, compressed: Compressed, engine: Engine) -> Built:
-    gpu = building_gpu(engine)
-    # Without a GPU, what the layers run in is this processor's.
-    machine = describe_machine().cpu if gpu is None else gpu.model_dump()
-    key = step_key("build", sha256_file(compressed.network), _settings(engine), runtime_versions(), machine)
+    # What layers run in is a processor's, and what TensorRT builds a GPU's.
+    known = (_settings(engine), runtime_versions(), processors())
+    key = step_key("build", sha256_file(compressed.network), *known)
 
     def compute(folder: Path, track: Track) -> None:
         built = build_engine(compressed.network, folder / ENGINE, engine, track)

@@ -459,58 +459,58 @@ def test_a_worker_that_wakes_while_the_node_is_being_activated_announces_nothing
     assert (seen, len(b.port.announced)) == ([0], 1)
 
 
+class Stuck:
+    """A worker in its own thread that swaps revision 2 in, and whose announcement of it lasts until it is let go."""
+
+    def __init__(self, b, engine):
+        self._announce, self._begun, self._release = b.port.announce, threading.Event(), threading.Event()
+        self._worker = threading.Thread(target=b.node.step)
+        b.port.announce = self._hold
+        b.engines["2"] = engine(revision=2)
+        b.node.swap("2")
+
+    def begin(self):
+        self._worker.start()
+        assert self._begun.wait(20)
+
+    def let_go(self):
+        self._release.set()
+        self._worker.join(20)
+
+    def _hold(self, announcement):
+        if announcement.revision == 2:
+            self._begun.set()
+            assert self._release.wait(20)
+        self._announce(announcement)
+
+
 def test_an_announcement_that_is_still_under_way_does_not_come_after_that_of_the_next_activation(bench, engine):
     b = bench().start()
-    b.engines |= {"2": engine(revision=2), "3": engine(revision=3)}
-    announce, begun, release = b.port.announce, threading.Event(), threading.Event()
-
-    def slowly(announcement):
-        if announcement.revision == 2:
-            begun.set()
-            assert release.wait(20)
-        announce(announcement)
-
-    b.port.announce = slowly
-    b.node.swap("2")
-    worker = threading.Thread(target=b.node.step)
-    worker.start()
-    assert begun.wait(20)
+    b.engines["3"] = engine(revision=3)
+    stuck = Stuck(b, engine)
+    stuck.begin()
     b.node.transition("deactivate")
     b.node.swap("3")
     manager = threading.Thread(target=b.node.transition, args=("activate",))
     manager.start()
     manager.join(0.2)  # without the order, it is through by then
-    release.set()
-    for thread in (worker, manager):
-        thread.join(20)
+    stuck.let_go()
+    manager.join(20)
     assert [announcement.revision for announcement in b.port.announced] == [1, 2, 3]
 
 
 def test_an_announcement_that_never_ends_holds_up_nobody(bench, engine):
     b = bench(warmup=1).start()
-    b.engines["2"] = engine(revision=2)
-    announce, begun, release = b.port.announce, threading.Event(), threading.Event()
-
-    def stuck(announcement):
-        if announcement.revision == 2:
-            begun.set()
-            assert release.wait(20)
-        announce(announcement)
-
-    b.port.announce = stuck
-    b.node.swap("2")
+    stuck = Stuck(b, engine)
     b.send()
-    given_up = threading.Thread(target=b.node.step)
-    given_up.start()
-    assert begun.wait(20)
+    stuck.begin()
     b.time.pass_ms(501)
     b.node.watch()
     b.serve(2)
 
     assert (b.node.state, b.dropped(), len(b.port.published)) == (State.ACTIVE, {"hung": 1}, 2)
     assert [one.revision for one in b.port.announced] == [1, 1]
-    release.set()
-    given_up.join(20)
+    stuck.let_go()
     # It was heard after the engine that serves again, which is told anew.
     assert [one.revision for one in b.port.announced] == [1, 1, 2, 1]
     assert b.is_exact()
@@ -518,18 +518,8 @@ def test_an_announcement_that_never_ends_holds_up_nobody(bench, engine):
 
 def test_an_announcement_that_never_ends_stops_a_node_without_frames_and_a_clean_up_gets_over_it(bench, engine):
     b = bench(warmup=1).start()
-    b.engines["2"] = engine(revision=2)
-    announce, begun, release = b.port.announce, threading.Event(), threading.Event()
-
-    def stuck(_):
-        begun.set()
-        assert release.wait(20)
-
-    b.port.announce = stuck
-    b.node.swap("2")
-    given_up = threading.Thread(target=b.node.step)
-    given_up.start()
-    assert begun.wait(20)
+    stuck = Stuck(b, engine)
+    stuck.begin()
     b.time.pass_ms(500)
     b.node.watch()
     assert b.node.state == State.ACTIVE
@@ -538,34 +528,22 @@ def test_an_announcement_that_never_ends_stops_a_node_without_frames_and_a_clean
     assert b.node.state == State.INACTIVE
     assert b.status("engine").message == "transport: hangs: an announcement has not ended for 501 ms"
 
-    generation, b.port.announce = b.node.generation, announce
+    generation = b.node.generation
     b.node.transition("cleanup")
     b.start().serve(1)
     assert (b.node.generation, len(b.port.published)) == (generation + 1, 1)
-    release.set()
-    given_up.join(20)
+    stuck.let_go()
     b.serve(1)
     assert b.is_exact()
 
 
 def test_an_activation_does_not_wait_for_ever_for_an_announcement(bench, engine):
     b = bench(hang_ms=100).start()
-    b.engines["2"] = engine(revision=2)
-    begun, release = threading.Event(), threading.Event()
-
-    def stuck(_):
-        begun.set()
-        assert release.wait(20)
-
-    b.port.announce = stuck
-    b.node.swap("2")
-    worker = threading.Thread(target=b.node.step)
-    worker.start()
-    assert begun.wait(20)
+    stuck = Stuck(b, engine)
+    stuck.begin()
     b.node.transition("deactivate")
     step = b.node.transition("activate")
-    release.set()
-    worker.join(20)
+    stuck.let_go()
 
     assert step.outcome != "success"
     assert "expected the announcement that is under way to end, got none for 0.1 s" in step.reason
